@@ -1,0 +1,26 @@
+"""Shared fixtures. Shapes are checked at run time: see `addopts` in pyproject.toml."""
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64():
+    """Double precision for one test: what is compared with analytic truth."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def getkey():
+    """A function that returns a fresh key on every call."""
+    state = {"key": jax.random.key(0)}
+
+    def getkey():
+        state["key"], key = jax.random.split(state["key"])
+        return key
+
+    return getkey
