@@ -1,0 +1,227 @@
+"""Fields f(x, t, obs), what they predict, and the exact conversions between noise, score, velocity and data.
+
+With x = alpha x_0 + sigma eps (for one sample, or for the conditional means given x):
+
+    score = -eps / sigma,    velocity = dalpha/dt x_0 + dsigma/dt eps
+
+so that any two of x, data and one prediction determine the others.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import get_args
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float
+
+from dpolicy import _checks
+from dpolicy._types import Action, Key, Observation, Prediction, Scalar
+from dpolicy.embeddings import AbstractEmbedding, make_embedding
+from dpolicy.networks import MLP
+from dpolicy.schedules import AbstractSchedule
+
+PREDICTIONS: tuple[str, ...] = get_args(Prediction)
+
+
+class AbstractField(eqx.Module):
+    """A function of a noised action, the time and the observation that knows its schedule and what it predicts."""
+
+    schedule: eqx.AbstractVar[AbstractSchedule]
+    prediction: eqx.AbstractVar[Prediction]
+    action_size: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def __call__(self, x: Action, t: Scalar, obs: Observation) -> Action:
+        """The raw prediction, of the kind `prediction`, for one noised action."""
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """(t_min, t_max): where this field converts to every other kind (`AbstractSchedule.span`)."""
+        return self.schedule.span(self.prediction)
+
+
+def as_pair(
+    value: Float[Array, "*a"],
+    x: Float[Array, "*a"],
+    t: Float[Array, "..."],
+    *,
+    schedule: AbstractSchedule,
+    prediction: Prediction,
+) -> tuple[Float[Array, "*a"], Float[Array, "*a"]]:
+    """(data, noise) behind a prediction `value` at `x`, `t`; they satisfy x = alpha data + sigma noise.
+
+    Singular where alpha = 0 (from noise or score) or sigma = 0 (from data): see `AbstractSchedule.span`.
+    Raises `ValueError` for an unknown `prediction`.
+    """
+    _checks.one_of("prediction", prediction, PREDICTIONS)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    if prediction == "data":
+        return value, (x - alpha * value) / sigma
+    if prediction == "velocity":
+        dalpha, dsigma = schedule.dalpha(t), schedule.dsigma(t)
+        determinant = alpha * dsigma - sigma * dalpha
+        return (dsigma * x - sigma * value) / determinant, (alpha * value - dalpha * x) / determinant
+    noise = -sigma * value if prediction == "score" else value
+    return (x - sigma * noise) / alpha, noise
+
+
+def express(
+    data: Float[Array, "*a"],
+    noise: Float[Array, "*a"],
+    t: Float[Array, "..."],
+    *,
+    schedule: AbstractSchedule,
+    prediction: Prediction,
+) -> Float[Array, "*a"]:
+    """The (data, noise) pair said as a prediction: noise, -noise/sigma, dalpha data + dsigma noise, or data.
+
+    Raises `ValueError` for an unknown `prediction`.
+    """
+    _checks.one_of("prediction", prediction, PREDICTIONS)
+    if prediction == "data":
+        return data
+    if prediction == "noise":
+        return noise
+    if prediction == "score":
+        return -noise / schedule.sigma(t)
+    return schedule.dalpha(t) * data + schedule.dsigma(t) * noise
+
+
+def convert(
+    value: Float[Array, "*a"],
+    x: Float[Array, "*a"],
+    t: Float[Array, "..."],
+    *,
+    schedule: AbstractSchedule,
+    source: Prediction,
+    target: Prediction,
+) -> Float[Array, "*a"]:
+    """A prediction of kind `source` at `x`, `t` as one of kind `target`; the same kind comes back untouched.
+
+    Raises `ValueError` for an unknown kind.
+    """
+    if source == target:
+        _checks.one_of("source", source, PREDICTIONS)
+        return value
+    data, noise = as_pair(value, x, t, schedule=schedule, prediction=source)
+    return express(data, noise, t, schedule=schedule, prediction=target)
+
+
+def predict(field: AbstractField, target: Prediction, x: Action, t: Scalar, obs: Observation) -> Action:
+    """The field's prediction said as `target`."""
+    return convert(field(x, t, obs), x, t, schedule=field.schedule, source=field.prediction, target=target)
+
+
+def predict_noise(field: AbstractField, x: Action, t: Scalar, obs: Observation) -> Action:
+    """E[eps | x_t = x]."""
+    return predict(field, "noise", x, t, obs)
+
+
+def predict_score(field: AbstractField, x: Action, t: Scalar, obs: Observation) -> Action:
+    """grad_x log p_t(x)."""
+    return predict(field, "score", x, t, obs)
+
+
+def predict_velocity(field: AbstractField, x: Action, t: Scalar, obs: Observation) -> Action:
+    """E[dx_t/dt | x_t = x], the drift of the probability-flow ODE."""
+    return predict(field, "velocity", x, t, obs)
+
+
+def predict_data(field: AbstractField, x: Action, t: Scalar, obs: Observation) -> Action:
+    """E[x_0 | x_t = x], the denoised action."""
+    return predict(field, "data", x, t, obs)
+
+
+class Field(AbstractField):
+    """A network: MLP over the noised action, the embedded time and the observation, times `output_scale`.
+
+    The defaults are FlowRL's (arXiv 2603.27450, appendix A): three Mish layers of 256, orthogonal with gain sqrt(2)
+    throughout, 64 learnable Fourier features of the time through a two-layer MLP; `obs_hidden=(128, 128)` adds its
+    observation encoder. `final_scale=0` starts the field at zero. `embedding` is a name of EMBEDDINGS or a factory
+    `key -> embedding`. Raises `ValueError` for sizes that are no positive ints and for unknown names.
+    """
+
+    embedding: AbstractEmbedding
+    encoder: MLP | None
+    mlp: MLP
+    schedule: AbstractSchedule
+    prediction: Prediction = eqx.field(static=True)
+    action_size: int = eqx.field(static=True)
+    output_scale: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        *,
+        schedule: AbstractSchedule,
+        prediction: Prediction = "noise",
+        hidden: tuple[int, ...] = (256, 256, 256),
+        activation: str = "mish",
+        embedding: str | Callable[[Key], AbstractEmbedding] = "fourier_mlp",
+        obs_hidden: tuple[int, ...] = (),
+        initialisation: str = "orthogonal",
+        final_scale: float | int = 1.0,
+        layer_norm: bool = False,
+        output_scale: float | int = 1.0,
+        key: Key,
+    ):
+        _checks.integer("obs_size", obs_size, 0)
+        _checks.integer("action_size", action_size)
+        _checks.one_of("prediction", prediction, PREDICTIONS)
+        _checks.in_range("output_scale", output_scale)
+        embedding_key, encoder_key, mlp_key = jax.random.split(key, 3)
+        self.embedding = make_embedding(embedding, key=embedding_key)
+        self.encoder = None
+        if obs_hidden:
+            self.encoder = MLP(
+                (obs_size,),
+                obs_hidden[-1],
+                hidden=obs_hidden[:-1],
+                activation=activation,
+                initialisation=initialisation,
+                final_activation=True,
+                key=encoder_key,
+            )
+        self.mlp = MLP(
+            (action_size, self.embedding.size, obs_hidden[-1] if obs_hidden else obs_size),
+            action_size,
+            hidden=hidden,
+            activation=activation,
+            initialisation=initialisation,
+            final_scale=final_scale,
+            layer_norm=layer_norm,
+            key=mlp_key,
+        )
+        self.schedule, self.prediction, self.action_size = schedule, prediction, action_size
+        self.output_scale = float(output_scale)
+
+    def __call__(self, x: Action, t: Scalar, obs: Observation) -> Action:
+        features = obs if self.encoder is None else self.encoder(obs)
+        return self.output_scale * self.mlp(x, self.embedding(t), features)
+
+
+class FunctionField(AbstractField):
+    """A field given by a function `fn(x, t, obs)`: analytic fields, guidance, tests."""
+
+    fn: Callable[[Action, Scalar, Observation], Action]
+    schedule: AbstractSchedule
+    prediction: Prediction = eqx.field(static=True)
+    action_size: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        fn: Callable[[Action, Scalar, Observation], Action],
+        *,
+        schedule: AbstractSchedule,
+        prediction: Prediction,
+        action_size: int,
+    ):
+        _checks.one_of("prediction", prediction, PREDICTIONS)
+        _checks.integer("action_size", action_size)
+        self.fn, self.schedule = fn, schedule
+        self.prediction, self.action_size = prediction, action_size
+
+    def __call__(self, x: Action, t: Scalar, obs: Observation) -> Action:
+        return self.fn(x, t, obs)

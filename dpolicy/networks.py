@@ -1,0 +1,184 @@
+"""Multi-layer perceptrons over several inputs, activations, initialisations, ensembles.
+
+Modules hold arrays as leaves and everything else as static structure, so that they pass through `jax.jit`, `vmap`
+and checkpoints as they are.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dpolicy import _checks
+from dpolicy._types import Key
+
+Module = TypeVar("Module")
+
+
+def mish(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """x tanh(softplus(x)) with one exponential: x n / (n + 2), n = e (e + 2), e = exp(x) (Misra, arXiv 1908.08681)."""
+    e = jnp.exp(jnp.minimum(x, 20.0))
+    n = e * (e + 2)
+    return x * (n / (n + 2))
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "elu": jax.nn.elu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+    "gelu": jax.nn.gelu,
+    "mish": mish,
+}
+
+
+def _uniform(key: Key, shape: tuple[int, int]) -> Array:
+    bound = 1 / math.sqrt(shape[0])
+    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+
+_INITIALISERS: dict[str, Callable[[Key, tuple[int, int]], Array]] = {
+    "lecun_uniform": jax.nn.initializers.lecun_uniform(),
+    "lecun_normal": jax.nn.initializers.lecun_normal(),
+    "he_normal": jax.nn.initializers.he_normal(),
+    "xavier_uniform": jax.nn.initializers.glorot_uniform(),
+    "orthogonal": jax.nn.initializers.orthogonal(math.sqrt(2)),
+    "torch": _uniform,
+}
+INITIALISATIONS = tuple(_INITIALISERS)
+
+
+class Linear(eqx.Module):
+    """y = sum_i W_i x_i + b. The weight is stored split by input part.
+
+    Under `vmap` the product of a part that carries no batch axis (a time embedding shared by the batch, an
+    observation shared by its proposals) is computed once and then broadcast.
+    """
+
+    weights: tuple[Float[Array, "out _"], ...]
+    bias: Float[Array, " out"]
+
+    def __init__(
+        self,
+        in_sizes: tuple[int, ...],
+        out_size: int,
+        *,
+        initialisation: str = "orthogonal",
+        scale: float = 1.0,
+        key: Key,
+    ):
+        _checks.one_of("initialisation", initialisation, INITIALISATIONS)
+        weight_key, bias_key = jax.random.split(key)
+        fan_in = sum(in_sizes)
+        weight = scale * _INITIALISERS[initialisation](weight_key, (fan_in, out_size)).T
+        ends = [sum(in_sizes[: i + 1]) for i in range(len(in_sizes) - 1)]
+        self.weights = tuple(jnp.split(weight, ends, axis=1))
+        self.bias = jnp.zeros(out_size)
+        if initialisation == "torch":
+            self.bias = scale * _uniform(bias_key, (fan_in, out_size))[0]
+
+    def __call__(self, *parts: Float[Array, " _"]) -> Float[Array, " out"]:
+        if len(parts) != len(self.weights):
+            raise ValueError(f"This layer takes {len(self.weights)} inputs, got {len(parts)}.")
+        total = self.bias
+        for weight, part in zip(self.weights, parts, strict=True):
+            total = total + weight @ part
+        return total
+
+
+class LayerNorm(eqx.Module):
+    """(x - mean) / sqrt(var + 1e-6) * scale + shift (Ba et al. 2016, arXiv 1607.06450)."""
+
+    scale: Float[Array, " n"]
+    shift: Float[Array, " n"]
+
+    def __init__(self, size: int):
+        self.scale, self.shift = jnp.ones(size), jnp.zeros(size)
+
+    def __call__(self, x: Float[Array, " n"]) -> Float[Array, " n"]:
+        centred = x - jnp.mean(x)
+        return centred * jax.lax.rsqrt(jnp.mean(centred**2) + 1e-6) * self.scale + self.shift
+
+
+class MLP(eqx.Module):
+    """Hidden layers `activation(norm(W x + b))` and a linear output; called on the parts of its input, `mlp(x, obs)`.
+
+    Arguments: `in_sizes` the size of each part; `hidden` the widths (empty: one linear map); `initialisation` one of
+    INITIALISATIONS ("orthogonal" has gain sqrt(2), "torch" draws weight and bias from U(+-1/sqrt(fan_in)), the others
+    have zero bias); `final_scale` multiplies the last layer's initial parameters (0: the output starts at 0);
+    `layer_norm` normalises before each activation; `final_activation` applies the activation to the output too.
+    """
+
+    layers: tuple[Linear, ...]
+    norms: tuple[LayerNorm, ...]
+    activation: str = eqx.field(static=True)
+    final_activation: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        in_sizes: tuple[int, ...],
+        out_size: int,
+        *,
+        hidden: tuple[int, ...],
+        activation: str = "relu",
+        initialisation: str = "orthogonal",
+        final_scale: float | int = 1.0,
+        layer_norm: bool = False,
+        final_activation: bool = False,
+        key: Key,
+    ):
+        for size in in_sizes:
+            _checks.integer("in_sizes", size, 0)
+        for size in hidden:
+            _checks.integer("hidden", size)
+        _checks.integer("out_size", out_size)
+        _checks.one_of("activation", activation, ACTIVATIONS)
+        _checks.non_negative("final_scale", final_scale)
+        sizes = [tuple(in_sizes), *((width,) for width in hidden)]
+        outs = [*hidden, out_size]
+        scales = [1.0] * len(hidden) + [final_scale]
+        keys = jax.random.split(key, len(outs))
+        self.layers = tuple(
+            Linear(inputs, out, initialisation=initialisation, scale=scale, key=k)
+            for inputs, out, scale, k in zip(sizes, outs, scales, keys, strict=True)
+        )
+        self.norms = tuple(LayerNorm(width) for width in hidden) if layer_norm else ()
+        self.activation = activation
+        self.final_activation = final_activation
+
+    def __call__(self, *parts: Float[Array, " _"]) -> Float[Array, " out"]:
+        activate = ACTIVATIONS[self.activation]
+        for i, layer in enumerate(self.layers[:-1]):
+            x = layer(*parts)
+            parts = (activate(self.norms[i](x) if self.norms else x),)
+        out = self.layers[-1](*parts)
+        return activate(out) if self.final_activation else out
+
+
+class Ensemble(eqx.Module, Generic[Module]):
+    """Modules of one kind with stacked parameters; calling it stacks the members' outputs, [size, ...]."""
+
+    members: Any
+    size: int = eqx.field(static=True)
+
+    def __call__(self, *args: Any) -> Any:
+        return eqx.filter_vmap(lambda member: member(*args), axis_size=self.size)(self.members)
+
+    def __getitem__(self, index: int) -> Any:
+        """One member, to be called by itself (TD3's actor uses the first critic only)."""
+        _checks.integer("index", index, -self.size, self.size - 1)
+        return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, self.members)
+
+
+def ensemble(make: Callable[[Key], Module], size: int, *, key: Key) -> Ensemble[Module]:
+    """`size` independent modules `make(key)`, evaluated together: `ensemble(lambda key: QNetwork(..., key=key), 2, ...)`.
+
+    Raises `ValueError` if `size` is not a positive int.
+    """
+    _checks.integer("size", size)
+    return Ensemble(eqx.filter_vmap(make)(jax.random.split(key, size)), size)

@@ -1,0 +1,210 @@
+"""Gaussian policies: squashed (SAC), state-independent (PPO) and residual (DP-CPPO)."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dpolicy import _checks
+from dpolicy._types import Action, Key, Observation, Scalar
+from dpolicy.networks import MLP
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+def gaussian_log_prob(x: Action, mean: Action, log_std: Action) -> Scalar:
+    """log N(x; mean, diag exp(2 log_std)), summed over the action dimensions."""
+    return jnp.sum(-0.5 * ((x - mean) * jnp.exp(-log_std)) ** 2 - log_std - 0.5 * _LOG_2PI)
+
+
+def gaussian_entropy(log_std: Action) -> Scalar:
+    """sum_j (1/2 + 1/2 log 2 pi + log_std_j), in nats."""
+    return jnp.sum(0.5 + 0.5 * _LOG_2PI + log_std)
+
+
+def gaussian_kl(mean_old: Action, log_std_old: Action, mean_new: Action, log_std_new: Action) -> Scalar:
+    """KL(N(mean_old, std_old^2) || N(mean_new, std_new^2)) of diagonal Gaussians, in nats.
+
+    sum_j [log_std_new - log_std_old + (std_old^2 + (mean_old - mean_new)^2) / (2 std_new^2) - 1/2]
+    """
+    variance = jnp.exp(2 * (log_std_old - log_std_new))
+    shift = ((mean_old - mean_new) * jnp.exp(-log_std_new)) ** 2
+    return jnp.sum(log_std_new - log_std_old + 0.5 * (variance + shift - 1))
+
+
+def tanh_log_det(u: Action) -> Scalar:
+    """sum_j log(1 - tanh(u_j)^2) = sum_j 2 (log 2 - u_j - softplus(-2 u_j)), finite for every u."""
+    return jnp.sum(2 * (math.log(2) - u - jax.nn.softplus(-2 * u)))
+
+
+class TanhGaussian(eqx.Module):
+    """a = tanh(u), u ~ N(mean(s), std(s)^2), the squashed Gaussian of SAC (Haarnoja et al. 2018, arXiv 1812.05905).
+
+    One MLP gives mean and log std; the latter is clipped to [log_std_min, log_std_max].
+    """
+
+    mlp: MLP
+    action_size: int = eqx.field(static=True)
+    log_std_min: float = eqx.field(static=True)
+    log_std_max: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        *,
+        hidden: tuple[int, ...] = (256, 256),
+        activation: str = "relu",
+        log_std_min: float | int = -20.0,
+        log_std_max: float | int = 2.0,
+        initialisation: str = "orthogonal",
+        final_scale: float | int = 1.0,
+        key: Key,
+    ):
+        _checks.integer("action_size", action_size)
+        _checks.in_range("log_std_min", log_std_min)
+        _checks.in_range("log_std_max", log_std_max, float(log_std_min))
+        self.mlp = MLP(
+            (obs_size,),
+            2 * action_size,
+            hidden=hidden,
+            activation=activation,
+            initialisation=initialisation,
+            final_scale=final_scale,
+            key=key,
+        )
+        self.action_size = action_size
+        self.log_std_min, self.log_std_max = float(log_std_min), float(log_std_max)
+
+    def parameters(self, obs: Observation) -> tuple[Action, Action]:
+        """(mean, log_std) of the Gaussian before the squash."""
+        mean, log_std = jnp.split(self.mlp(obs), 2)
+        return mean, jnp.clip(log_std, self.log_std_min, self.log_std_max)
+
+    def sample(self, obs: Observation, key: Key) -> tuple[Action, Scalar]:
+        """An action and its log-probability, both differentiable in the parameters (reparameterised)."""
+        mean, log_std = self.parameters(obs)
+        u = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)
+        return jnp.tanh(u), gaussian_log_prob(u, mean, log_std) - tanh_log_det(u)
+
+    def mode(self, obs: Observation) -> Action:
+        """tanh of the mean, the action of evaluation."""
+        return jnp.tanh(self.parameters(obs)[0])
+
+    def log_prob_from_unsquashed(self, obs: Observation, u: Action) -> Scalar:
+        """log pi(tanh(u) | s), from the stored u: inverting tanh is never needed."""
+        mean, log_std = self.parameters(obs)
+        return gaussian_log_prob(u, mean, log_std) - tanh_log_det(u)
+
+
+class Gaussian(eqx.Module):
+    """a ~ N(mean(s), std^2) with one free log std per action dimension, independent of the state (PPO, RSL style)."""
+
+    mlp: MLP
+    log_std: Float[Array, " a"]
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        *,
+        hidden: tuple[int, ...] = (256, 256),
+        activation: str = "elu",
+        initial_std: float | int | Float[Array, ""] = 1.0,
+        initialisation: str = "orthogonal",
+        final_scale: float | int = 0.01,
+        key: Key,
+    ):
+        _checks.integer("action_size", action_size)
+        _checks.positive("initial_std", initial_std)
+        self.mlp = MLP(
+            (obs_size,),
+            action_size,
+            hidden=hidden,
+            activation=activation,
+            initialisation=initialisation,
+            final_scale=final_scale,
+            key=key,
+        )
+        self.log_std = jnp.full(action_size, jnp.log(initial_std))
+
+    def mean(self, obs: Observation) -> Action:
+        """The mean action."""
+        return self.mlp(obs)
+
+    def mode(self, obs: Observation) -> Action:
+        """The mean action, that of evaluation."""
+        return self.mlp(obs)
+
+    def sample(self, obs: Observation, key: Key) -> tuple[Action, Scalar]:
+        """An action, unbounded, and its log-probability."""
+        mean = self.mlp(obs)
+        action = mean + jnp.exp(self.log_std) * jax.random.normal(key, mean.shape, mean.dtype)
+        return action, gaussian_log_prob(action, mean, self.log_std)
+
+    def log_prob(self, obs: Observation, action: Action) -> Scalar:
+        """log pi(a | s)."""
+        return gaussian_log_prob(action, self.mlp(obs), self.log_std)
+
+    def entropy(self) -> Scalar:
+        """Entropy in nats, the same in every state."""
+        return gaussian_entropy(self.log_std)
+
+
+class ResidualGaussian(eqx.Module):
+    """a ~ N(a0 + mu(a0, s), std^2): a Gaussian step from a proposal a0 (DP-CPPO, arXiv 2603.04790, section 4).
+
+    `log_std` is one free vector. The offset's last layer starts small, at 0 with `final_scale=0`.
+    """
+
+    mlp: MLP
+    log_std: Float[Array, " a"]
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        *,
+        hidden: tuple[int, ...] = (256, 256),
+        activation: str = "elu",
+        initial_std: float | int | Float[Array, ""] = 1.0,
+        initialisation: str = "orthogonal",
+        final_scale: float | int = 0.01,
+        key: Key,
+    ):
+        _checks.integer("action_size", action_size)
+        _checks.positive("initial_std", initial_std)
+        self.mlp = MLP(
+            (obs_size, action_size),
+            action_size,
+            hidden=hidden,
+            activation=activation,
+            initialisation=initialisation,
+            final_scale=final_scale,
+            key=key,
+        )
+        self.log_std = jnp.full(action_size, jnp.log(initial_std))
+
+    def offset(self, obs: Observation, base: Action) -> Action:
+        """mu(a0, s)."""
+        return self.mlp(obs, base)
+
+    def mean(self, obs: Observation, base: Action) -> Action:
+        """a0 + mu(a0, s)."""
+        return base + self.mlp(obs, base)
+
+    def sample(self, obs: Observation, base: Action, key: Key) -> tuple[Action, Scalar]:
+        """An action and log p(a | a0, s)."""
+        mean = self.mean(obs, base)
+        action = mean + jnp.exp(self.log_std) * jax.random.normal(key, mean.shape, mean.dtype)
+        return action, gaussian_log_prob(action, mean, self.log_std)
+
+    def log_prob(self, obs: Observation, base: Action, action: Action) -> Scalar:
+        """log p(a | a0, s)."""
+        return gaussian_log_prob(action, self.mean(obs, base), self.log_std)
+
+    def entropy(self) -> Scalar:
+        """Entropy of the conditional, in nats: a lower bound on that of the marginal policy."""
+        return gaussian_entropy(self.log_std)
