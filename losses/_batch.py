@@ -1,0 +1,22 @@
+"""Statistics over the batch from inside a per-example loss."""
+
+from typing import TypeVar
+
+from jax import lax
+from jaxtyping import Array, Float
+
+BATCH_AXIS = "batch"
+
+ArrayT = TypeVar("ArrayT", bound=Array)
+
+
+def batch_mean(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The mean of `x` over the axis that `batched` (or `vmap(..., axis_name="batch")`) maps; `x` itself
+    outside one.
+
+    It stays right when the batch is sharded over devices under the same axis name.
+    """
+    try:
+        return lax.pmean(x, BATCH_AXIS)
+    except NameError:  # no such axis: a single example, as in tests and notebooks
+        return x

@@ -1,0 +1,155 @@
+"""Transforms that change the action, before any noise is added."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dpolicy._checks import integer, non_negative, positive
+from dpolicy._types import Action, Critic, Key, Observation, Scalar
+from dpolicy.losses.match import Match, Transform, of_actions
+
+
+def require_clean(name: str, match: Match) -> None:
+    """Raise `ValueError` when noise has been added: a new action would leave x and its target behind."""
+    if match.schedule is not None:
+        raise ValueError(f"{name} must come before noise is added (before perturb in the chain).")
+
+
+def _replace(actions: Float[Array, "n a"], match: Match) -> Match:
+    size = actions.shape[0]
+    weight = jnp.full((size,), jnp.sum(match.weight) / size, actions.dtype)
+    return of_actions(actions, weight, size)
+
+
+def candidates(policy: Callable[[Observation, Key], Action], n: int) -> Transform:
+    """Replace the actions by `n` draws `policy(obs, key)`, of equal weight and the same total weight.
+
+    The base measure of what follows is then that policy: with `boltzmann` the fit is policy mirror descent.
+    """
+    integer("n", n)
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        require_clean("candidates", match)
+        actions = jax.vmap(policy, in_axes=(None, 0))(example.obs, jax.random.split(key, n))
+        return _replace(actions, match)
+
+    return transform
+
+
+def uniform(n: int, *, bound: float = 1.0) -> Transform:
+    """Replace the actions by `n` draws uniform on [-bound, bound]^d, of equal weight and the same total
+    weight.
+    """
+    integer("n", n)
+    positive("bound", bound)
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        require_clean("uniform", match)
+        shape = (n, match.action.shape[1])
+        return _replace(jax.random.uniform(key, shape, match.action.dtype, -bound, bound), match)
+
+    return transform
+
+
+def mix(*branches: Transform | tuple[Any, Transform]) -> Transform:
+    """Side by side: every branch transforms the incoming record, and their candidates are concatenated.
+
+    A branch is a transform or a pair (share, transform), whose weights are multiplied by the share (default
+    1 / number of branches). QVPO's uniform term: mix((1.0, chain()), (10 * omega, uniform(10))).
+    """
+    if not branches:
+        raise ValueError("mix must be given at least one branch, got none.")
+    pairs = [branch if isinstance(branch, tuple) else (1 / len(branches), branch) for branch in branches]
+    for share, _ in pairs:
+        non_negative("a share of mix", share)
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        require_clean("mix", match)
+        parts = [branch(example, match, jax.random.fold_in(key, i)) for i, (_, branch) in enumerate(pairs)]
+        for part in parts:
+            require_clean("every branch of mix", part)
+        action = jnp.concatenate([part.action for part in parts])
+        weight = jnp.concatenate([share * part.weight for (share, _), part in zip(pairs, parts, strict=True)])
+        return of_actions(action, weight, sum(part.candidates for part in parts))
+
+    return transform
+
+
+def best(q: Critic) -> Transform:
+    """Keep the candidate of highest Q, with its weight relative to equal weights (n times its weight).
+
+    After `candidates` alone it weighs 1; after `advantage(q)` its advantage (QVPO, arXiv 2405.16173).
+    """
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        require_clean("best", match)
+        size = match.action.shape[0]
+        if size < 2:
+            raise ValueError("best needs at least two candidates: put candidates(policy, n) before it.")
+        index = jnp.argmax(jax.vmap(q, in_axes=(None, 0))(example.obs, match.action))
+        return of_actions(match.action[index][None], size * match.weight[index][None], 1)
+
+    return transform
+
+
+def jitter(std: Any, *, bound: float | None = None) -> Transform:
+    """Add N(0, std^2) to every action, clipped to [-bound, bound] when a bound is given."""
+    non_negative("std", std)
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        require_clean("jitter", match)
+        action = match.action + std * jax.random.normal(key, match.action.shape, match.action.dtype)
+        action = action if bound is None else jnp.clip(action, -bound, bound)
+        return of_actions(action, match.weight, match.candidates)
+
+    return transform
+
+
+def gradient_ascent(
+    value: Callable[[Action], Scalar],
+    action: Action,
+    *,
+    steps: int,
+    rate: Any,
+    bound: float = 1.0,
+    eps: float = 1e-5,
+) -> Action:
+    """Projected Adam ascent of `value` from `action`: a <- clip(a + rate m / (sqrt(v) + eps), -bound, bound).
+
+    A fresh Adam state (betas 0.9, 0.999, bias-corrected), so the scale of `value` hardly matters and each
+    coordinate moves at most about steps * rate. Source: DIPO (arXiv 2305.13122), code.
+    """
+    integer("steps", steps, 0)
+
+    def step(carry, index):
+        action, first, second = carry
+        gradient = jax.grad(value)(action)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        corrected = first / (1 - 0.9 ** (index + 1)), second / (1 - 0.999 ** (index + 1))
+        action = jnp.clip(action + rate * corrected[0] / (jnp.sqrt(corrected[1]) + eps), -bound, bound)
+        return (action, first, second), None
+
+    zeros = jnp.zeros_like(action)
+    (action, _, _), _ = jax.lax.scan(step, (action, zeros, zeros), jnp.arange(steps, dtype=action.dtype))
+    return action
+
+
+def ascend(q: Critic, *, steps: int = 20, rate: Any = 0.03, bound: float = 1.0) -> Transform:
+    """Move every action up the gradient of Q (see `gradient_ascent`): the target actions of DIPO."""
+    integer("steps", steps, 0)
+    positive("rate", rate)
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        require_clean("ascend", match)
+
+        def move(action):
+            return gradient_ascent(partial(q, example.obs), action, steps=steps, rate=rate, bound=bound)
+
+        return of_actions(jax.vmap(move)(match.action), match.weight, match.candidates)
+
+    return transform

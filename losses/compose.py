@@ -1,0 +1,105 @@
+"""Losses made of losses: sums, averages, the batch, and a part of the model."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dpolicy._checks import in_range, integer
+from dpolicy._types import Key, Loss, Metrics, Scalar
+from dpolicy.losses._batch import BATCH_AXIS
+
+
+def _combine(metrics: Metrics) -> Metrics:
+    """Reduce stacked metrics: `..._min` by the minimum, `..._max` by the maximum, the rest by the mean."""
+
+    def reduce(name: str, values: Any) -> Any:
+        if name.endswith("_min"):
+            return jnp.min(values, axis=0)
+        if name.endswith("_max"):
+            return jnp.max(values, axis=0)
+        return jnp.mean(values, axis=0)
+
+    return {name: reduce(name, values) for name, values in metrics.items()}
+
+
+def add(**terms: tuple[Any, Loss]) -> Loss:
+    """The weighted sum of named losses: add(bc=(1.0, matching(...)), q=(eta, bptt(sampler, q))).
+
+    Each term is (coefficient, loss); term `i` draws from `fold_in(key, i)`. The metrics are `loss`, the
+    total, and those of each term under its name: `bc/loss`, `q/value`, ...
+    """
+    if not terms:
+        raise ValueError("add must be given at least one term name=(coefficient, loss), got none.")
+    for name, term in terms.items():
+        if not (isinstance(term, tuple) and len(term) == 2 and callable(term[1])):
+            raise ValueError(f"add's term {name} must be a pair (coefficient, loss), got {term!r}.")
+        in_range(f"the coefficient of {name}", term[0])
+
+    def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        total, metrics = jnp.zeros(()), {}
+        for index, (name, (coefficient, term)) in enumerate(terms.items()):
+            value, inner = term(model, example, jax.random.fold_in(key, index))
+            total = total + coefficient * value
+            metrics |= {f"{name}/{inner_name}": x for inner_name, x in inner.items()}
+        return total, {"loss": total, **metrics}
+
+    return loss
+
+
+def averaged(loss: Loss, draws: int) -> Loss:
+    """The mean of `loss` over `draws` independent keys."""
+    integer("draws", draws)
+
+    def mean(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        value, metrics = jax.vmap(loss, in_axes=(None, None, 0))(model, example, jax.random.split(key, draws))
+        return jnp.mean(value), _combine(metrics)
+
+    return mean
+
+
+def batched(loss: Loss) -> Callable[[Any, Any, Key], tuple[Scalar, Metrics]]:
+    """The mean of a per-example loss over a batch: (model, batch, key) -> (scalar, metrics).
+
+    The model is shared, every leaf of `batch` carries a leading axis, and the key is split among the
+    examples. The mapped axis is named "batch", so a block may use statistics of the whole batch. Metrics are
+    averaged, except that names ending in `_min` and `_max` keep the extreme.
+    """
+
+    def mean(model: Any, batch: Any, key: Key) -> tuple[Scalar, Metrics]:
+        size = jax.tree.leaves(batch)[0].shape[0]
+        keys = jax.random.split(key, size)
+        value, metrics = jax.vmap(loss, in_axes=(None, 0, 0), axis_name=BATCH_AXIS)(model, batch, keys)
+        return jnp.mean(value), _combine(metrics)
+
+    return mean
+
+
+def on(selector: Callable[[Any], Any], loss: Loss) -> Loss:
+    """Apply `loss` to a part of a composite model: on(lambda model: model.field, loss)."""
+
+    def focused(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        return loss(selector(model), example, key)
+
+    return focused
+
+
+def given(view: Callable[[Any], Any], loss: Loss) -> Loss:
+    """Apply `loss` to `view(example)`, e.g. to the same transition with another action."""
+
+    def viewed(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        return loss(model, view(example), key)
+
+    return viewed
+
+
+def weighted(weight: Callable[[Any], Scalar], loss: Loss) -> Loss:
+    """Multiply `loss` by `weight(example)`, e.g. a mask; the metrics stay unweighted except `loss`."""
+
+    def scaled(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        value, metrics = loss(model, example, key)
+        value = weight(example) * value
+        return value, {**metrics, "loss": value}
+
+    return scaled

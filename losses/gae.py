@@ -1,0 +1,75 @@
+"""Generalised advantage estimation, in four dialects."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from dpolicy._checks import fraction, one_of
+
+
+def gae(
+    rewards: Float[Array, "t *batch"],
+    values: Float[Array, "t *batch"],
+    next_values: Float[Array, "t *batch"],
+    terminated: Bool[Array, "t *batch"],
+    truncated: Bool[Array, "t *batch"],
+    *,
+    discount: Any,
+    trace: Any,
+    dialect: Literal["exact", "rsl", "brax", "leaky"] = "exact",
+) -> tuple[Float[Array, "t *batch"], Float[Array, "t *batch"]]:
+    r"""Advantages and value targets over the leading time axis (arXiv 1506.02438).
+
+    With done = terminated or truncated and `next_values` the value of the true successor of each step,
+
+    $$ \delta_t = r_t + \gamma (1 - \mathrm{term}_t) V(s_{t+1}) - V(s_t), \quad
+       A_t = \delta_t + \gamma \lambda (1 - \mathrm{done}_t) A_{t+1}, \quad R_t = A_t + V(s_t). $$
+
+    **Arguments:**
+
+    - `rewards`, `values`, `next_values`, `terminated`, `truncated`: [T, ...]. `next_values` at a truncated
+      step must be the value of the terminal observation, not of the observation after the reset.
+    - `discount`, `trace`: gamma and lambda, in [0, 1].
+    - `dialect`: `exact` as above. `rsl`: a truncated step earns gamma V(s_t) in place of its lost successor
+      and ends the episode. `brax`: truncated steps are masked out of everything, value targets are vs_t = V +
+      accumulated deltas, and the advantage r + gamma (1 - term) vs_{t+1} - V does not multiply its first hop
+      by lambda. `leaky`: truncation is ignored, so advantages leak across it; only to reproduce published
+      numbers.
+
+    **Returns:** (advantages, returns), both [T, ...].
+    """
+    fraction("discount", discount)
+    fraction("trace", trace)
+    one_of("dialect", dialect, ("exact", "rsl", "brax", "leaky"))
+    term, trunc = terminated.astype(values.dtype), truncated.astype(values.dtype)
+    done = jnp.maximum(term, trunc)
+    mask = jnp.ones_like(values)
+    bootstrap, carry_on = 1 - term, 1 - done
+    if dialect == "rsl":
+        rewards = rewards + discount * values * trunc
+        bootstrap = 1 - done
+    elif dialect == "brax":
+        mask = 1 - trunc
+    elif dialect == "leaky":
+        carry_on = 1 - term
+    delta = mask * (rewards + discount * bootstrap * next_values - values)
+
+    def step(later: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        delta, carry_on = now
+        total = delta + discount * trace * carry_on * later
+        return total, (total, later)
+
+    _, (total, later) = jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, carry_on), reverse=True)
+    returns = total + values
+    if dialect == "brax":
+        total = mask * (rewards + discount * bootstrap * (next_values + later) - values)
+    return total, returns
+
+
+def standardise(x: Float[Array, "*shape"], *, eps: float = 1e-8) -> Float[Array, "*shape"]:
+    """(x - mean) / (std + eps) over all axes, population standard deviation: the usual treatment of
+    advantages.
+    """
+    return (x - jnp.mean(x)) / (jnp.std(x) + eps)

@@ -1,0 +1,195 @@
+"""The record of a matching loss, chains of transforms on it, and the regression at the end.
+
+A matching method says, for one state, what the field should be at some noised actions: candidates `action`,
+the noised points `x` at times `t`, the `target` there, and a `weight` for each. Every transform takes
+`(example, Match, key)` and returns a `Match`; `matching` turns a chain of them into a loss.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dpolicy._checks import one_of
+from dpolicy._types import Key, Loss, Metrics, Prediction, Scalar
+from dpolicy.fields import convert, express
+from dpolicy.schedules import AbstractSchedule
+
+
+class Target(eqx.Module):
+    """What the field should say at `x`, as the pair (clean action, noise) with `x = alpha data + sigma
+    noise`.
+
+    The pair determines all four kinds of prediction. A target that is a score alone has
+    `noise = -sigma score`, `data = (x - sigma noise) / alpha`.
+    """
+
+    data: Float[Array, "k a"]
+    noise: Float[Array, "k a"]
+
+
+class Match(eqx.Module):
+    """What the field is asked to fit for one state.
+
+    `k` candidates and `p` noised points; either `p == k`, or `p` divides `k` and candidate `i` belongs to
+    point `i // (k / p)` (a reverse proposal: many clean actions around one `x`, where the field is evaluated
+    once). Weights are a measure over the candidates of the state: they sum to 1 until a transform weighs them
+    otherwise.
+    """
+
+    action: Float[Array, "k a"]
+    x: Float[Array, "p a"]
+    t: Float[Array, " p"]
+    target: Target
+    weight: Float[Array, " k"]
+    schedule: AbstractSchedule | None = None  # None until noise has been added
+    candidates: int = eqx.field(static=True, default=1)  # distinct actions that compete for a weight
+
+    @property
+    def groups(self) -> int:
+        """Number of groups inside which weights are normalised: one for each shared `x`, else one."""
+        points, size = self.x.shape[0], self.action.shape[0]
+        return points if points < size else 1
+
+
+Transform: TypeAlias = Callable[[Any, Match, Key], Match]
+TimeWeight: TypeAlias = Literal["uniform", "capped_snr", "noise_variance"]
+
+
+def start(example: Any) -> Match:
+    """The record every chain begins with: the example's own action, no noise, weight 1."""
+    return of_actions(example.action[None])
+
+
+def of_actions(
+    action: Float[Array, "k a"], weight: Float[Array, " k"] | None = None, candidates: int = 1
+) -> Match:
+    """A record of clean actions, of equal weight unless told otherwise."""
+    size = action.shape[0]
+    weight = jnp.full((size,), 1 / size, action.dtype) if weight is None else weight
+    time = jnp.zeros((size,), action.dtype)
+    return Match(action, action, time, Target(action, jnp.zeros_like(action)), weight, None, candidates)
+
+
+class Chain(eqx.Module):
+    """Transforms applied in order; see `chain`."""
+
+    transforms: tuple[Transform, ...]
+
+    def __call__(self, example: Any, match: Match, key: Key) -> Match:
+        for index, transform in enumerate(self.transforms):
+            match = transform(example, match, jax.random.fold_in(key, index))
+        return match
+
+
+def chain(*transforms: Transform) -> Chain:
+    """Apply `transforms` from left to right; link `i` draws from `fold_in(key, i)`.
+
+    Appending a link therefore changes the draws of no other. `chain()` is the identity.
+    """
+    for transform in transforms:
+        if not callable(transform):
+            raise ValueError(f"chain takes transforms (example, match, key) -> match, got {transform!r}.")
+    return Chain(tuple(transforms))
+
+
+def _time_weight(rule: TimeWeight | Callable, schedule: AbstractSchedule, t: Float[Array, " p"]) -> Array:
+    if callable(rule):
+        return rule(schedule, t)
+    if rule == "capped_snr":
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        # min(1, alpha^2 / sigma^2) without dividing by sigma = 0
+        return alpha**2 / jnp.maximum(alpha**2, sigma**2)
+    if rule == "noise_variance":
+        return schedule.sigma(t) ** 2
+    return jnp.ones_like(t)
+
+
+def _same_schedule(match: Match, field: Any) -> AbstractSchedule:
+    if match.schedule is None:
+        raise ValueError(
+            "matching needs a chain that adds noise, such as chain(..., perturb(schedule)); got one without."
+        )
+    if jax.tree.structure(match.schedule) != jax.tree.structure(field.schedule):
+        raise ValueError(f"the chain's schedule must be the field's, {field.schedule}; got {match.schedule}.")
+    return match.schedule
+
+
+def matching(
+    transform: Transform,
+    *,
+    reduction: Literal["mean", "sum", "sqrt"] = "mean",
+    time_weight: TimeWeight | Callable[[AbstractSchedule, Float[Array, " p"]], Array] = "uniform",
+    compare: Prediction | None = None,
+) -> Loss:
+    r"""Weighted matching: a chain of transforms, then one regression of the field.
+
+    $$ L = \sum_k w_k\, c(t_k)\, \mathrm{reduce}_a\, ( f(x_k, t_k, s) - y_k )^2 $$
+
+    with target `y` expressed in what the field predicts. The minimiser is the field of the density
+    proportional to (law of the candidates) x (weight), for any `c(t) > 0`. Nothing in the chain is
+    differentiated.
+
+    **Arguments:**
+
+    - `transform`: a chain, or a single transform such as `perturb(schedule)`.
+    - `reduction`: over the action's coordinates: `mean`; `sum`; or `sqrt`, the sum divided by sqrt(d)
+      (FPO++).
+    - `time_weight`: `c(t)`: `uniform`; `capped_snr` = min(1, alpha^2 / sigma^2), which tames targets that are
+      gradients of Q; `noise_variance` = sigma^2; or a function of (schedule, t).
+    - `compare`: measure the error as this kind of prediction instead of the field's own. `noise` with a
+      rectified-flow velocity field is FPO's weight (1 - t)^2; `data` is the weight t^2.
+
+    **Returns:** a loss whose metrics are `loss`, and with several candidates `ess`, the effective sample size
+    (sum w)^2 / sum w^2 per noised point.
+
+    **Raises:** `ValueError` for an unknown option, a chain that adds no noise, or another schedule than the
+    field's.
+    """
+    one_of("reduction", reduction, ("mean", "sum", "sqrt"))
+    if not callable(time_weight):
+        one_of("time_weight", time_weight, ("uniform", "capped_snr", "noise_variance"))
+    if compare is not None:
+        one_of("compare", compare, ("noise", "score", "velocity", "data"))
+    links = transform if isinstance(transform, Chain) else chain(transform)
+
+    def loss(field: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        match = jax.lax.stop_gradient(links(example, start(example), key))
+        schedule = _same_schedule(match, field)
+        kind = field.prediction if compare is None else compare
+        (size, dim), points = match.action.shape, match.x.shape[0]
+        value = jax.vmap(field, in_axes=(0, 0, None))(match.x, match.t, example.obs)
+        if kind != field.prediction:
+            to_kind = partial(convert, schedule=schedule, source=field.prediction, target=kind)
+            value = jax.vmap(to_kind)(value, match.x, match.t)
+        time = jnp.repeat(match.t, size // points)
+        as_kind = partial(express, schedule=schedule, prediction=kind)
+        target = jax.vmap(as_kind)(match.target.data, match.target.noise, time)
+
+        squared = jnp.sum((value[:, None] - target.reshape(points, -1, dim)) ** 2, axis=-1)
+        squared = squared / {"mean": dim, "sum": 1, "sqrt": dim**0.5}[reduction]
+        weight = match.weight.reshape(points, -1)
+        scale = _time_weight(time_weight, schedule, match.t)
+        result = jnp.sum(weight * squared * scale[:, None])
+        metrics = {"loss": result}
+        if match.candidates > 1:
+            metrics["ess"] = effective_sample_size(match)
+        return result, metrics
+
+    return loss
+
+
+def effective_sample_size(match: Match) -> Scalar:
+    """(sum w)^2 / sum w^2 among the candidates of each noised point, averaged over the points.
+
+    Draws of the same action (`perturb(schedule, draws=n)`) count once.
+    """
+    weight = match.weight.reshape(match.groups, -1)
+    copies = weight.shape[1] / match.candidates if match.groups == 1 else 1
+    total = jnp.sum(weight, axis=1) ** 2
+    squares = jnp.sum(weight**2, axis=1)
+    return jnp.mean(total / jnp.where(squares > 0, squares, 1)) / copies

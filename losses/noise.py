@@ -1,0 +1,122 @@
+"""Transforms that add noise: forward from the candidates, or backward from one noised point to many
+candidates.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from dpolicy._checks import integer, one_of, positive
+from dpolicy._types import Key
+from dpolicy.losses.match import Match, Target, Transform
+from dpolicy.losses.times import TimeLaw, TimeName, time_law
+from dpolicy.losses.truncated import truncated_proposal
+from dpolicy.schedules import AbstractSchedule
+
+
+def perturb(
+    schedule: AbstractSchedule, *, draws: int = 1, times: TimeName | TimeLaw = "uniform"
+) -> Transform:
+    """Forward noise: x = alpha_t action + sigma_t eps, eps ~ N(0, I), t from the law `times`.
+
+    Every candidate gets `draws` independent pairs (t, eps) and its weight is shared among them, so the loss
+    is an average over draws, not a sum. The target is (action, eps).
+
+    **Arguments:**
+
+    - `draws`: pairs per candidate.
+    - `times`: `uniform` on the schedule's range, `grid`, `power`, `logit_normal` (see
+      `dpolicy.losses.times`), or a function (schedule, key) -> t.
+
+    **Raises:** `ValueError` for an unknown law, and when the chain has already added noise.
+    """
+    integer("draws", draws)
+    law = time_law(times)
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        if match.schedule is not None:
+            raise ValueError(
+                "perturb must be the only link of a chain that adds forward noise; noise was added before."
+            )
+        action = jnp.repeat(match.action, draws, axis=0)
+        weight = jnp.repeat(match.weight, draws) / draws
+        time_key, noise_key = jax.random.split(key)
+        draw = jax.vmap(lambda key: law(schedule, key))
+        t = draw(jax.random.split(time_key, action.shape[0])).astype(action.dtype)
+        noise = jax.random.normal(noise_key, action.shape, action.dtype)
+        x = schedule.alpha(t)[:, None] * action + schedule.sigma(t)[:, None] * noise
+        return Match(action, x, t, Target(action, noise), weight, schedule, match.candidates)
+
+    return transform
+
+
+def reverse_sample(
+    schedule: AbstractSchedule,
+    n: int,
+    *,
+    proposal: Literal["truncated", "gaussian", "clipped", "uniform"] = "truncated",
+    bound: float = 1.0,
+) -> Transform:
+    """Reverse proposals: `n` clean actions a_i = (x - sigma e_i) / alpha around each noised x; the target is
+    (a_i, e_i).
+
+    With weights softmax(Q(a_i) / temperature) the regression fits the field of exp(Q / temperature) times the
+    base measure of the proposal (arXiv 2502.00361). The law of x only decides where the field is accurate.
+
+    **Arguments:**
+
+    - `n`: proposals per noised point, at least 2: with one, weights carry no information.
+    - `proposal`: `truncated`, e ~ N(0, I) given that every action lies in [-bound, bound] (base measure:
+      uniform on the box); `gaussian`, unrestricted (Lebesgue measure); `clipped`, Gaussian e and actions
+      clipped afterwards while the target keeps e, as one published code does: target and weight then
+      disagree, kept to reproduce it; `uniform`, actions uniform on the box with importance weights N(x; alpha
+      a, sigma^2 I), the same optimum as `truncated`.
+    - `bound`: half-width of the box.
+
+    **Raises:** `ValueError` unless forward noise with the same kind of schedule was added before, and only
+    once.
+    """
+    integer("n", n, 2)
+    one_of("proposal", proposal, ("truncated", "gaussian", "clipped", "uniform"))
+    positive("bound", bound)
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        if match.schedule is None:
+            raise ValueError(
+                "reverse_sample must come after perturb: there is no noised point to go back from."
+            )
+        if match.groups > 1 or match.x.shape[0] != match.action.shape[0]:
+            raise ValueError("reverse_sample can appear only once in a chain.")
+        if jax.tree.structure(match.schedule) != jax.tree.structure(schedule):
+            raise ValueError(
+                f"reverse_sample's schedule must be the one of perturb, {match.schedule}; got {schedule}."
+            )
+
+        def propose(x, t, key):
+            alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+            many = jnp.broadcast_to(x, (n, *x.shape))
+            share = jnp.full((n,), 1 / n, x.dtype)
+            if proposal == "truncated":
+                return *truncated_proposal(key, many, alpha, sigma, bound), share
+            if proposal == "uniform":
+                action = jax.random.uniform(key, many.shape, x.dtype, -bound, bound)
+                noise = (many - alpha * action) / sigma
+                return action, noise, jax.nn.softmax(-jnp.sum(noise**2, axis=-1) / 2)
+            noise = jax.random.normal(key, many.shape, x.dtype)
+            action = (many - sigma * noise) / alpha
+            return (jnp.clip(action, -bound, bound) if proposal == "clipped" else action), noise, share
+
+        points, dim = match.x.shape
+        action, noise, share = jax.vmap(propose)(match.x, match.t, jax.random.split(key, points))
+        action, noise = action.reshape(-1, dim), noise.reshape(-1, dim)
+        weight = (match.weight[:, None] * share).reshape(-1)
+        data = (jnp.repeat(match.x, n, axis=0) - jnp.repeat(schedule.sigma(match.t), n)[:, None] * noise) / (
+            jnp.repeat(schedule.alpha(match.t), n)[:, None]
+        )
+        data = data if proposal == "clipped" else action
+        return Match(
+            action, match.x, match.t, Target(data, noise), weight, match.schedule, match.candidates * n
+        )
+
+    return transform

@@ -1,0 +1,94 @@
+"""Losses that differentiate a value through the action: through a sampler, or through one denoising step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dpolicy._checks import positive
+from dpolicy._types import Action, Critic, Key, Loss, Metrics, Observation, Scalar
+from dpolicy.fields import convert
+from dpolicy.losses._batch import batch_mean
+from dpolicy.losses.match import start
+from dpolicy.losses.noise import perturb
+from dpolicy.losses.times import TimeLaw, TimeName
+from dpolicy.schedules import AbstractSchedule
+
+
+def _ascend_value(
+    q: Critic, normaliser: Critic | None, obs: Observation, action: Action
+) -> tuple[Scalar, Metrics]:
+    value = q(obs, action)
+    result = -value
+    if normaliser is not None:
+        size = batch_mean(jnp.abs(normaliser(obs, jax.lax.stop_gradient(action))))
+        result = result / jnp.maximum(jax.lax.stop_gradient(size), 1e-6)
+    return result, {"loss": result, "value": value}
+
+
+def bptt(
+    sampler: Callable[[Any, Observation, Key], Action], q: Critic, *, normaliser: Critic | None = None
+) -> Loss:
+    """-Q(s, sample(model, s)): ascent of Q through the whole sampling chain, its noise held fixed.
+
+    **Arguments:**
+
+    - `sampler`: (model, obs, key) -> action, differentiable in the model: a sampler of a field, or any
+      reparameterised policy, e.g. `lambda policy, obs, key: policy.mode(obs)`.
+    - `normaliser`: when given, the loss is divided by the batch mean of |normaliser(s, a)|, without gradient,
+      so that the scale of rewards drops out. Diffusion-QL (arXiv 2208.06193) takes the other critic of the
+      pair.
+    """
+
+    def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        return _ascend_value(q, normaliser, example.obs, sampler(model, example.obs, key))
+
+    return loss
+
+
+def one_step(
+    schedule: AbstractSchedule,
+    q: Critic,
+    *,
+    times: TimeName | TimeLaw = "uniform",
+    clip: float | None = 1.0,
+    normaliser: Critic | None = None,
+) -> Loss:
+    """-Q(s, x0_hat): ascent of Q through one denoising step of the noised data action (EDP, arXiv
+    2305.20081).
+
+    x_t = alpha a + sigma eps, and x0_hat is the field's data prediction there, clipped to [-clip, clip] (no
+    gradient where the clip is active).
+    """
+    if clip is not None:
+        positive("clip", clip)
+    noise = perturb(schedule, times=times)
+
+    def loss(field: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        match = noise(example, start(example), key)
+        x, t = jax.lax.stop_gradient((match.x[0], match.t[0]))
+        value = field(x, t, example.obs)
+        action = convert(value, x, t, schedule=schedule, source=field.prediction, target="data")
+        action = action if clip is None else jnp.clip(action, -clip, clip)
+        return _ascend_value(q, normaliser, example.obs, action)
+
+    return loss
+
+
+def soft_value(
+    sample: Callable[[Any, Observation, Key], tuple[Action, Scalar]], q: Critic, temperature: Any
+) -> Loss:
+    """temperature * log p(a | s) - Q(s, a) at a reparameterised sample: the policy loss of SAC (arXiv
+    1801.01290).
+
+    `sample(model, obs, key)` returns (action, log-probability).
+    """
+
+    def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        action, log_prob = sample(model, example.obs, key)
+        value = q(example.obs, action)
+        result = temperature * log_prob - value
+        return result, {"loss": result, "value": value, "entropy": -log_prob}
+
+    return loss

@@ -1,0 +1,167 @@
+"""Log-likelihoods of stored actions, exact or by proxy, and the log-ratios made of them.
+
+A log-likelihood is `(model, example, key) -> scalar or vector`. At rollout its value goes into
+`example.extras["log_prob"]`; at the update the log-ratio is the new value minus the stored one. Both go
+through the same function, so the ratio is exactly 1 while the parameters are unchanged.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dpolicy._checks import integer, one_of, positive
+from dpolicy._types import Key, Loss
+
+LogLikelihood: TypeAlias = Callable[[Any, Any, Key], Array]
+LossRatio: TypeAlias = Literal["mean_then_exp", "per_sample", "exp_then_mean"]
+
+
+@jax.custom_jvp
+def _straight_through(x: Array, y: Array) -> Array:
+    return y
+
+
+@_straight_through.defjvp
+def _straight_through_jvp(primals, tangents):
+    return primals[1], tangents[0]
+
+
+def straight_through_clamp(
+    x: Float[Array, "*batch"], low: Any | None = None, high: Any | None = None
+) -> Float[Array, "*batch"]:
+    """clip(x, low, high) whose gradient is the identity, also outside the range."""
+    return _straight_through(x, jnp.clip(x, low, high))
+
+
+def log_ratio_from_losses(
+    new: Float[Array, " n"], old: Float[Array, " n"], mode: LossRatio = "mean_then_exp", *, clamp: Any = 3.0
+) -> Array:
+    """Log of the likelihood ratio with minus a loss as the log-likelihood, from `n` draws of the loss (FPO).
+
+    - `mean_then_exp`: mean(old) - mean(new), one number;
+    - `per_sample`: old - new, `n` numbers (FPO++);
+    - `exp_then_mean`: log mean exp clip(old - new, -clamp, clamp), one number, never below the first
+      (Jensen).
+
+    At unchanged parameters all are 0 with the same gradient -mean(grad new) (the vector's by its mean).
+    """
+    one_of("mode", mode, ("mean_then_exp", "per_sample", "exp_then_mean"))
+    if mode == "mean_then_exp":
+        return jnp.mean(old) - jnp.mean(new)
+    if mode == "per_sample":
+        return old - new
+    difference = jnp.clip(old - new, -clamp, clamp)
+    return jax.nn.logsumexp(difference) - jnp.log(jnp.asarray(difference.size, difference.dtype))
+
+
+def ratio_from_losses(
+    new: Float[Array, " n"], old: Float[Array, " n"], mode: LossRatio = "mean_then_exp", *, clamp: Any = 3.0
+) -> Array:
+    """exp of `log_ratio_from_losses`."""
+    return jnp.exp(log_ratio_from_losses(new, old, mode, clamp=clamp))
+
+
+class LogRatio(eqx.Module):
+    """log p_new - log p_old of a stored action, called as `(model, example, key)`.
+
+    `log_likelihood` is what to store at rollout as `extras["log_prob"]`; `combine(new, old)` makes the
+    log-ratio.
+    """
+
+    log_likelihood: LogLikelihood
+    combine: Callable[[Array, Array], Array] = jnp.subtract
+
+    def __call__(self, model: Any, example: Any, key: Key) -> Array:
+        old = jax.lax.stop_gradient(example.extras["log_prob"])
+        return self.combine(self.log_likelihood(model, example, key), old)
+
+
+def log_ratio(log_likelihood: LogLikelihood, *, clip: Any | None = None) -> LogRatio:
+    """new - stored log-likelihood; with `clip`, bounded above by it, straight-through (the gradient is not
+    cut).
+    """
+    if clip is None:
+        return LogRatio(log_likelihood)
+    positive("clip", clip)
+    return LogRatio(log_likelihood, lambda new, old: straight_through_clamp(new - old, high=clip))
+
+
+def gaussian_log_likelihood(model: Any, example: Any, key: Key) -> Array:
+    """log p(a | s) = model.log_prob(obs, action)."""
+    return model.log_prob(example.obs, example.action)
+
+
+def residual_gaussian_log_likelihood(model: Any, example: Any, key: Key) -> Array:
+    """log p(a | a0, s) = model.log_prob(obs, base, action), with a0 = example.extras["base"] (arXiv
+    2603.04790).
+    """
+    return model.log_prob(example.obs, example.extras["base"], example.action)
+
+
+def flow_matching_log_likelihood(
+    loss: Loss, draws: int = 8, *, per_draw: bool = False, loss_clip: Any | None = None
+) -> LogLikelihood:
+    """Minus a matching loss, averaged over `draws` draws of its noise: FPO's proxy of log p(a | s) (arXiv
+    2507.21053).
+
+    The draws come from example.extras["key"], the key stored with the transition, never from the key of the
+    update: the same (t, eps) then enter the old and the new value, as the ratio requires. The proxy is
+    biased: for a Gaussian of width s, velocity error and t uniform, a log-ratio of means is (pi s / 2) times
+    the true one.
+
+    - `per_draw`: return the `draws` values instead of their mean.
+    - `loss_clip`: each loss is bounded above by it, without gradient beyond (FPO++: 20).
+    """
+    integer("draws", draws)
+    if loss_clip is not None:
+        positive("loss_clip", loss_clip)
+
+    def log_likelihood(model: Any, example: Any, key: Key) -> Array:
+        keys = jax.random.split(example.extras["key"], draws)
+        values = jax.vmap(lambda key: loss(model, example, key)[0])(keys)
+        values = values if loss_clip is None else jnp.minimum(values, loss_clip)
+        return -values if per_draw else -jnp.mean(values)
+
+    return log_likelihood
+
+
+def flow_matching_log_ratio(
+    loss: Loss,
+    *,
+    draws: int = 8,
+    mode: LossRatio = "mean_then_exp",
+    clamp: Any = 3.0,
+    loss_clip: Any | None = None,
+    clip: Any | None = None,
+) -> LogRatio:
+    """FPO's log-ratio from a matching loss: see `flow_matching_log_likelihood` and `log_ratio_from_losses`.
+
+    FPO: `mean_then_exp`, 8 draws. FPO++: `per_sample`, loss_clip=20, clip=10. Store
+    `ratio.log_likelihood(model, example, key)` at rollout: a number for `mean_then_exp`, else a vector of
+    `draws`.
+
+    - `clamp`: bound on each difference for `exp_then_mean`.
+    - `clip`: upper bound of the log-ratio, straight-through.
+    """
+    one_of("mode", mode, ("mean_then_exp", "per_sample", "exp_then_mean"))
+    if clip is not None:
+        positive("clip", clip)
+    likelihood = flow_matching_log_likelihood(
+        loss, draws, per_draw=mode != "mean_then_exp", loss_clip=loss_clip
+    )
+
+    def combine(new: Array, old: Array) -> Array:
+        difference = (
+            log_ratio_from_losses(-new, -old, mode, clamp=clamp) if mode == "exp_then_mean" else new - old
+        )
+        return difference if clip is None else straight_through_clamp(difference, high=clip)
+
+    return LogRatio(likelihood, combine)
+
+
+gaussian_log_ratio = log_ratio(gaussian_log_likelihood)
+residual_gaussian_log_ratio = log_ratio(residual_gaussian_log_likelihood)

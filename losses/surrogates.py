@@ -1,0 +1,113 @@
+"""Clipped surrogate objectives: formulas to maximise, and the loss `clipped` around them."""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dpolicy._checks import one_of, positive
+from dpolicy._types import Key, Loss, Metrics, Scalar
+
+LogRatioFunction: TypeAlias = Callable[[Any, Any, Key], Array]
+
+
+def ppo_clip(
+    log_ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], eps: Any
+) -> Float[Array, "*batch"]:
+    """min(rho A, clip(rho, 1 - eps, 1 + eps) A), rho = exp(log_ratio) (PPO, arXiv 1707.06347, eq. 7)."""
+    ratio = jnp.exp(log_ratio)
+    return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - eps, 1 + eps) * advantage)
+
+
+def spo(
+    log_ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], eps: Any
+) -> Float[Array, "*batch"]:
+    """ho A - |A| (rho - 1)^2 / (2 eps): its maximum is at rho = 1 + eps sign(A), and it pulls an overshoot
+    back.
+    """
+    ratio = jnp.exp(log_ratio)
+    return ratio * advantage - jnp.abs(advantage) / (2 * eps) * (ratio - 1) ** 2
+
+
+def aspo(
+    log_ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], eps: Any
+) -> Float[Array, "*batch"]:
+    """`ppo_clip` where A > 0, `spo` elsewhere (FPO++, arXiv 2602.02481, eq. 11-13; the code's convention at A
+    = 0).
+    """
+    return jnp.where(advantage > 0, ppo_clip(log_ratio, advantage, eps), spo(log_ratio, advantage, eps))
+
+
+_SURROGATES = {"ppo": ppo_clip, "spo": spo, "aspo": aspo}
+
+
+def kl_k1(log_ratio: Float[Array, "*batch"]) -> Scalar:
+    """mean(log p_old - log p_new) over samples of the old policy: unbiased for KL(old || new), may be
+    negative.
+    """
+    return -jnp.mean(log_ratio)
+
+
+def kl_k3(log_ratio: Float[Array, "*batch"]) -> Scalar:
+    """mean(exp(d) - 1 - d), d = log p_new - log p_old: unbiased for KL(old || new) and never negative."""
+    return jnp.mean(jnp.expm1(log_ratio) - log_ratio)
+
+
+def adaptive_rate(
+    rate: Any,
+    kl: Any,
+    target: Any,
+    *,
+    factor: float = 1.5,
+    low: float = 1e-5,
+    high: float = 1e-2,
+) -> Scalar:
+    """The "adaptive KL" learning rate of RSL-RL.
+
+    rate / factor when kl > 2 target, rate * factor when 0 < kl < target / 2, each kept inside [low, high].
+    """
+    rate = jnp.asarray(rate)
+    down, up = jnp.maximum(rate / factor, low), jnp.minimum(rate * factor, high)
+    return jnp.where(kl > 2 * target, down, jnp.where((kl > 0) & (kl < target / 2), up, rate))
+
+
+def clipped(
+    log_ratio: LogRatioFunction, *, eps: Any, surrogate: Literal["ppo", "spo", "aspo"] = "ppo"
+) -> Loss:
+    """Minus a clipped surrogate of the ratio exp(log_ratio(model, example, key)), A =
+    example.extras["advantage"].
+
+    The log-ratio may be one number or a vector (a ratio for each draw of FPO++, for each denoising step of
+    DPPO); the surrogate is averaged over it. At ratio 1 the gradient is -A grad log_ratio.
+
+    **Arguments:**
+
+    - `log_ratio`: (model, example, key) -> scalar or vector; see `dpolicy.losses.ratios`.
+    - `eps`: half-width of the clip range of the ratio.
+    - `surrogate`: `ppo`, `spo` or `aspo`.
+
+    **Returns:** a loss whose metrics are `loss`, `ratio`, `ratio_min`, `ratio_max`, `clip_fraction`, `kl`
+    (k3), `kl_k1`.
+    """
+    positive("eps", eps)
+    one_of("surrogate", surrogate, _SURROGATES)
+    objective = _SURROGATES[surrogate]
+
+    def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        logs = jnp.atleast_1d(log_ratio(model, example, key))
+        advantage = jnp.broadcast_to(example.extras["advantage"], logs.shape)
+        result = -jnp.mean(objective(logs, advantage, eps))
+        ratio = jnp.exp(logs)
+        metrics = {
+            "loss": result,
+            "ratio": jnp.mean(ratio),
+            "ratio_min": jnp.min(ratio),
+            "ratio_max": jnp.max(ratio),
+            "clip_fraction": jnp.mean(jnp.abs(ratio - 1) > eps),
+            "kl": kl_k3(logs),
+            "kl_k1": kl_k1(logs),
+        }
+        return result, metrics
+
+    return loss

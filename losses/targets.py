@@ -1,0 +1,151 @@
+"""Transforms that change the target of the regression."""
+
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dpolicy._checks import one_of, positive
+from dpolicy._types import Critic, Key
+from dpolicy.losses._batch import batch_mean
+from dpolicy.losses.match import Match, Target, Transform
+from dpolicy.losses.weights import require_candidates, softmax_weights, values
+
+_SMALL = 1e-6
+
+
+def _require_noise(name: str, match: Match) -> None:
+    if match.schedule is None:
+        raise ValueError(f"{name} must come after perturb: it sets the target at a noised point.")
+
+
+def _require_single(name: str, match: Match) -> None:
+    if match.x.shape[0] != match.action.shape[0]:
+        raise ValueError(f"{name} must not follow reverse_sample; use smoothed_score there.")
+
+
+def _noise_target(match: Match, noise: Float[Array, "p a"]) -> Target:
+    """The pair whose noise is `noise`; its data part grows as 1 / alpha towards t = 1."""
+    alpha, sigma = match.schedule.alpha(match.t), match.schedule.sigma(match.t)
+    return Target((match.x - sigma[:, None] * noise) / alpha[:, None], noise)
+
+
+def _gradients(q: Critic, example: Any, actions: Float[Array, "k a"]) -> Float[Array, "k a"]:
+    return jax.vmap(jax.grad(lambda a: q(example.obs, a)))(actions)
+
+
+def q_score(
+    q: Critic, temperature: Any, *, variant: Literal["paper", "official", "flowrl"] = "paper"
+) -> Transform:
+    """Q-score matching: the score at the noised point is the gradient of Q there (arXiv 2312.11752).
+
+    The noise targets y, with G = grad_a Q(s, x_t):
+
+    - `paper`: y = -sigma_t G / temperature, i.e. score = G / temperature.
+    - `official`: y = -G / temperature, without the factor sigma_t; its M_q is 1 / temperature.
+    - `flowrl`: y = -sigma_t G / (temperature (mean |G| + 1e-6)), the mean over coordinates and, under the
+      axis "batch", over the batch: the temperature is relative to the scale of the gradient.
+
+    Fit a field that predicts noise or score: the same target as a velocity or as data is singular as t -> 1.
+    The target is the score of the unsmoothed density; smoothed, it is `smoothed_score`.
+    """
+    positive("temperature", temperature)
+    one_of("variant", variant, ("paper", "official", "flowrl"))
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        _require_noise("q_score", match)
+        _require_single("q_score", match)
+        gradient = _gradients(q, example, match.x)
+        if variant == "flowrl":
+            gradient = gradient / (batch_mean(jnp.mean(jnp.abs(gradient))) + _SMALL)
+        sigma = 1.0 if variant == "official" else match.schedule.sigma(match.t)[:, None]
+        target = _noise_target(match, -sigma * gradient / temperature)
+        return eqx.tree_at(lambda m: m.target, match, target)
+
+    return transform
+
+
+def add_q_score(q: Critic, scale: Any, *, normaliser: Critic | None = None) -> Transform:
+    """Add scale * grad_a Q(s, x_t) to the score of the target: noise <- noise - sigma_t scale grad Q.
+
+    Source: DAC (arXiv 2405.20555), where scale = 1 / (2 eta) in the mean-over-coordinates reduction. With a
+    `normaliser` the scale is divided by the batch mean of |normaliser(obs, action)| at the chain's actions.
+    """
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        _require_noise("add_q_score", match)
+        _require_single("add_q_score", match)
+        factor = scale
+        if normaliser is not None:
+            factor = scale / (batch_mean(jnp.mean(jnp.abs(values(normaliser, example, match)))) + _SMALL)
+        sigma = match.schedule.sigma(match.t)[:, None]
+        noise = match.target.noise - sigma * factor * _gradients(q, example, match.x)
+        return eqx.tree_at(lambda m: m.target, match, _noise_target(match, noise))
+
+    return transform
+
+
+def smoothed_score(q: Critic, temperature: Any, *, normalise: bool = False) -> Transform:
+    """The score of the smoothed density from gradients of Q at reverse proposals (iDEM, arXiv 2402.06121).
+
+    y = -(sigma / alpha) sum_i w_i grad_a Q(s, a_i) / temperature,  w = softmax_i(Q(s, a_i) / temperature):
+    one noise target for each noised point. Unbiased in the limit only where exp(Q / temperature) vanishes on
+    the faces of the box (the boundary flux is dropped); for `boltzmann` weights on the noise there is no such
+    error. The target grows as 1 / alpha: `matching(..., time_weight="capped_snr")` is recommended.
+
+    - `normalise`: measure the temperature in units of the batch mean of |grad Q|.
+    """
+    positive("temperature", temperature)
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        _require_noise("smoothed_score", match)
+        require_candidates("smoothed_score", match)
+        gradient = _gradients(q, example, match.action)
+        scale = temperature
+        if normalise:
+            scale = temperature * (batch_mean(jnp.mean(jnp.abs(gradient))) + _SMALL)
+        weight = softmax_weights(values(q, example, match) / scale, match)
+        mean = _group_mean(gradient, weight, match)
+        kappa = (match.schedule.sigma(match.t) / match.schedule.alpha(match.t))[:, None]
+        return _collapse(match, _noise_target(match, -kappa * mean / scale))
+
+    return transform
+
+
+def posterior_mean() -> Transform:
+    """Replace the targets of each noised point by their weighted mean, one target for each (MaxEntDP,
+    2502.11612).
+
+    The gradient of the loss stays the same, draw by draw; only a constant, the weighted spread of targets,
+    drops out.
+    """
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        _require_noise("posterior_mean", match)
+        require_candidates("posterior_mean", match)
+        data, noise = match.target.data, match.target.noise
+        target = Target(_group_mean(data, match.weight, match), _group_mean(noise, match.weight, match))
+        return _collapse(match, target)
+
+    return transform
+
+
+def _group_mean(value: Float[Array, "k a"], weight: Float[Array, " k"], match: Match) -> Float[Array, "p a"]:
+    points, (size, dim) = match.x.shape[0], value.shape
+    if points == size:
+        raise ValueError(
+            "this link needs several candidates for each noised point: put reverse_sample before it."
+        )
+    weight = weight.reshape(points, -1, 1)
+    return jnp.sum(weight * value.reshape(points, -1, dim), axis=1) / jnp.sum(weight, axis=1)
+
+
+def _collapse(match: Match, target: Target) -> Match:
+    """One candidate for each noised point: its group's total weight, `target`, and the clean action it
+    implies.
+    """
+    points = match.x.shape[0]
+    weight = jnp.sum(match.weight.reshape(points, -1), axis=1)
+    return Match(target.data, match.x, match.t, target, weight, match.schedule, 1)

@@ -1,0 +1,85 @@
+"""Laws of the training time t: functions (schedule, key) -> t, one draw each."""
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from dpolicy._checks import in_range, integer, one_of, positive
+from dpolicy._types import Key, Scalar
+from dpolicy.schedules import AbstractSchedule
+
+TimeLaw: TypeAlias = Callable[[AbstractSchedule, Key], Scalar]
+TimeName: TypeAlias = Literal["uniform", "grid", "power", "logit_normal"]
+
+
+def uniform_times() -> TimeLaw:
+    """t ~ U(t_min, t_max) of the schedule."""
+
+    def draw(schedule: AbstractSchedule, key: Key) -> Scalar:
+        return jax.random.uniform(key, minval=schedule.t_min, maxval=schedule.t_max)
+
+    return draw
+
+
+def grid_times(steps: int = 10) -> TimeLaw:
+    """t uniform over the points where a sampler of `steps` equal steps evaluates the field.
+
+    For rectified flow {1/steps, ..., 1} (FPO's default, steps = 10); otherwise the same fractions of [t_min,
+    t_max].
+    """
+    integer("steps", steps)
+
+    def draw(schedule: AbstractSchedule, key: Key) -> Scalar:
+        share = jax.random.randint(key, (), 1, steps + 1) / steps
+        return schedule.t_min + (schedule.t_max - schedule.t_min) * share
+
+    return draw
+
+
+def power_times(exponent: float = 1.0, *, low: float = 0.005, high: float = 0.995) -> TimeLaw:
+    """t = low + (high - low) (1 - (1 - u)^(1 / exponent)), u ~ U(0, 1); mean low + (high - low) / (1 +
+    exponent).
+
+    An exponent above 1 favours small t, near the action. Source: FPO++ (arXiv 2602.02481), code; exponent 1
+    there.
+    """
+    positive("exponent", exponent)
+    in_range("low", low, 0.0, 1.0)
+    in_range("high", high, 0.0, 1.0)
+
+    def draw(schedule: AbstractSchedule, key: Key) -> Scalar:
+        u = jax.random.uniform(key)
+        t = low + (high - low) * (1 - (1 - u) ** (1 / exponent))
+        return jnp.clip(t, schedule.t_min, schedule.t_max)
+
+    return draw
+
+
+def logit_normal_times(mean: float = -1.2, std: float = 1.2) -> TimeLaw:
+    """t = sigmoid(mean + std n), n ~ N(0, 1). Defaults: FPO's humanoid code, with t = 0 at the action."""
+    in_range("mean", mean)
+    positive("std", std)
+
+    def draw(schedule: AbstractSchedule, key: Key) -> Scalar:
+        t = jax.nn.sigmoid(mean + std * jax.random.normal(key))
+        return jnp.clip(t, schedule.t_min, schedule.t_max)
+
+    return draw
+
+
+_NAMED = {
+    "uniform": uniform_times,
+    "grid": grid_times,
+    "power": power_times,
+    "logit_normal": logit_normal_times,
+}
+
+
+def time_law(times: TimeName | TimeLaw) -> TimeLaw:
+    """The law that `times` names, with its defaults, or `times` itself."""
+    if callable(times):
+        return times
+    one_of("times", times, _NAMED)
+    return _NAMED[times]()

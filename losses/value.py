@@ -1,0 +1,129 @@
+"""Formulas of value learning, and the losses made of them."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from dpolicy._checks import fraction, non_negative, one_of, positive
+from dpolicy._types import Key, Loss, Metrics, Scalar
+
+
+def td_target(
+    reward: Float[Array, "*batch"],
+    terminated: Bool[Array, "*batch"],
+    next_value: Float[Array, "*batch"],
+    discount: Any,
+) -> Float[Array, "*batch"]:
+    """reward + discount (1 - terminated) next_value. A time limit does not cut the bootstrap."""
+    return reward + discount * jnp.where(terminated, 0, next_value)
+
+
+def reduce_ensemble(
+    values: Float[Array, "n *batch"], how: Literal["min", "mean", "lcb"] = "min", *, pessimism: Any = 1.0
+) -> Float[Array, "*batch"]:
+    """One value from the members of an ensemble, stacked on the first axis.
+
+    - `min`, `mean`;
+    - `lcb`: mean - pessimism * std with the population standard deviation. For two members `pessimism=1` is
+      the minimum and `pessimism=0` the mean.
+    """
+    one_of("how", how, ("min", "mean", "lcb"))
+    if how == "min":
+        return jnp.min(values, axis=0)
+    if how == "mean":
+        return jnp.mean(values, axis=0)
+    non_negative("pessimism", pessimism)
+    return jnp.mean(values, axis=0) - pessimism * jnp.std(values, axis=0)
+
+
+def expectile_weight(u: Float[Array, "*batch"], tau: Any) -> Float[Array, "*batch"]:
+    """|tau - 1(u < 0)|: with u = Q - V the weight of IDQL's implicit policy (arXiv 2304.10573)."""
+    return jnp.where(u < 0, 1 - tau, tau) * jnp.ones_like(u)
+
+
+def expectile(u: Float[Array, "*batch"], tau: Any) -> Float[Array, "*batch"]:
+    """|tau - 1(u < 0)| u^2, u = target - value: the asymmetric loss of IQL (arXiv 2110.06169, eq. 5)."""
+    return expectile_weight(u, tau) * u**2
+
+
+def clipped_value_loss(
+    value: Float[Array, "*batch"],
+    old_value: Float[Array, "*batch"],
+    target: Float[Array, "*batch"],
+    eps: Any,
+) -> Float[Array, "*batch"]:
+    """max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2), without a factor 1/2. `eps` is in units of
+    V.
+    """
+    clipped = old_value + jnp.clip(value - old_value, -eps, eps)
+    return jnp.maximum((value - target) ** 2, (clipped - target) ** 2)
+
+
+def f_dice_conjugate(u: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """f*(u) = u^2 / 4 + u for u >= 0, exp(u) - 1 otherwise (Diffusion-DICE, arXiv 2407.20109)."""
+    return jnp.where(u >= 0, u**2 / 4 + u, jnp.expm1(jnp.minimum(u, 0)))
+
+
+def f_dice_weight(u: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """The derivative of `f_dice_conjugate`: u / 2 + 1 for u >= 0, exp(u) otherwise; u = (Q - V) / eta."""
+    return jnp.where(u >= 0, u / 2 + 1, jnp.exp(jnp.minimum(u, 0)))
+
+
+def bellman(target: Callable[[Any, Key], Scalar]) -> Loss:
+    """Squared temporal-difference error of a critic or an ensemble of critics.
+
+    mean_i (Q_i(s, a) - y)^2 with y = target(example, key), built over target networks by the caller, e.g.
+    `lambda example, key: td_target(example.reward, example.terminated, next_value(example, key), discount)`.
+    The model is called as `critic(obs, action)` and may return one value or a vector of them.
+    """
+
+    def loss(critic: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        goal = jax.lax.stop_gradient(target(example, key))
+        value = critic(example.obs, example.action)
+        result = jnp.mean((value - goal) ** 2)
+        return result, {"loss": result, "value": jnp.mean(value), "target": goal}
+
+    return loss
+
+
+def expectile_regression(q: Callable[[Any, Any], Scalar], tau: Any) -> Loss:
+    """Fit V(s) to the tau-expectile of q(s, a) over the data's actions; the model is called `value(obs)`."""
+    fraction("tau", tau)
+
+    def loss(value: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        prediction = value(example.obs)
+        result = expectile(jax.lax.stop_gradient(q(example.obs, example.action)) - prediction, tau)
+        return result, {"loss": result, "value": prediction}
+
+    return loss
+
+
+def value_regression(*, eps: Any | None = None) -> Loss:
+    """(V(s) - R)^2 with R = example.extras["return"], clipped around extras["value"] by `eps` when given.
+
+    Value clipping depends on the scale of returns (see `clipped_value_loss`).
+    """
+    if eps is not None:
+        positive("eps", eps)
+
+    def loss(value: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        prediction, target = value(example.obs), example.extras["return"]
+        if eps is None:
+            result = (prediction - target) ** 2
+        else:
+            result = clipped_value_loss(prediction, example.extras["value"], target, eps)
+        return result, {"loss": result, "value": prediction}
+
+    return loss
+
+
+def explained_variance(value: Float[Array, "*batch"], target: Float[Array, "*batch"]) -> Scalar:
+    """1 - Var(target - value) / Var(target); 1 is perfect, 0 no better than a constant. 0 for a constant
+    target.
+    """
+    variance = jnp.var(target)
+    safe = jnp.where(variance > 0, variance, 1)
+    return jnp.where(variance > 0, 1 - jnp.var(target - value) / safe, 0)

@@ -1,0 +1,103 @@
+"""Transforms that weigh the candidates."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dpolicy._checks import positive
+from dpolicy._types import Critic, Key, Scalar
+from dpolicy.losses.match import Match, Transform
+
+
+def with_weight(match: Match, weight: Float[Array, " k"]) -> Match:
+    """`match` with other weights."""
+    return eqx.tree_at(lambda m: m.weight, match, weight)
+
+
+def require_candidates(name: str, match: Match) -> None:
+    """Raise `ValueError` for a single candidate, whose normalised weight is 1 whatever Q says."""
+    if match.candidates < 2:
+        raise ValueError(
+            f"{name} needs at least two candidates, since a single one always weighs 1: put "
+            "candidates(policy, n) or reverse_sample(schedule, n) before it."
+        )
+
+
+def values(q: Critic, example: Any, match: Match) -> Float[Array, " k"]:
+    """Q at every candidate. The example's observation is not batched, so its share of a layer is computed
+    once.
+    """
+    return jax.vmap(q, in_axes=(None, 0))(example.obs, match.action)
+
+
+def softmax_weights(value: Float[Array, " k"], match: Match) -> Float[Array, " k"]:
+    """Weights proportional to (incoming weight) x exp(value) in each group, keeping the group's total."""
+    logits = (value + jnp.log(match.weight)).reshape(match.groups, -1)
+    total = jnp.sum(match.weight.reshape(match.groups, -1), axis=1, keepdims=True)
+    return (total * jax.nn.softmax(logits, axis=1)).reshape(-1)
+
+
+def boltzmann(q: Critic, temperature: Any, *, normalise: bool = True, clip: Any = None) -> Transform:
+    """Weigh by exp(Q / temperature).
+
+    Normalised (the default): w_i = softmax_i(Q_i / temperature) among the candidates of the state, or of each
+    noised point after `reverse_sample`; times the weights they had. Otherwise w = exp(Q / temperature), and
+    `q` should be centred by the caller (Q - V, or running statistics); any factor that depends on the state
+    alone leaves the optimum where it is.
+
+    **Arguments:**
+
+    - `temperature`: in units of Q.
+    - `clip`: without normalisation, bound on |Q| before it is divided by the temperature.
+
+    **Raises:** `ValueError` for a single candidate when normalising.
+    """
+    positive("temperature", temperature)
+    if clip is not None:
+        positive("clip", clip)
+        if normalise:
+            raise ValueError("clip needs normalise=False: softmax weights are bounded already.")
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        value = values(q, example, match)
+        if normalise:
+            require_candidates("boltzmann", match)
+            return with_weight(match, softmax_weights(value / temperature, match))
+        value = value if clip is None else jnp.clip(value, -clip, clip)
+        return with_weight(match, match.weight * jnp.exp(value / temperature))
+
+    return transform
+
+
+def advantage(q: Critic, *, baseline: Callable[[Any], Scalar] | None = None) -> Transform:
+    """Weigh by max(Q - V, 0), V the mean of Q over the candidates or `baseline(obs)`.
+
+    Source: QVPO (arXiv 2405.16173), there followed by `best(q)`.
+
+    **Raises:** `ValueError` for a single candidate without a baseline: its advantage is 0.
+    """
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        value = values(q, example, match).reshape(match.groups, -1)
+        weight = match.weight.reshape(match.groups, -1)
+        if baseline is None:
+            require_candidates("advantage", match)
+            centre = jnp.sum(weight * value, axis=1, keepdims=True) / jnp.sum(weight, axis=1, keepdims=True)
+        else:
+            centre = baseline(example.obs)
+        return with_weight(match, (weight * jnp.maximum(value - centre, 0)).reshape(-1))
+
+    return transform
+
+
+def weigh(weight: Callable[[Any, Any], Scalar]) -> Transform:
+    """Multiply the weights by `weight(obs, action)` >= 0, e.g. an importance ratio or an expectile weight."""
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        return with_weight(match, match.weight * values(weight, example, match))
+
+    return transform
