@@ -13,6 +13,8 @@ Observation: TypeAlias = Float[Array, " o"]
 Metrics: TypeAlias = dict[str, Array]
 Model: TypeAlias = PyTree
 Critic: TypeAlias = Callable[[Observation, Action], Scalar]
+# A hyperparameter: a Python number, or a traced scalar where a sweep maps over it.
+Number: TypeAlias = float | int | Float[Array, ""]
 Mode: TypeAlias = str  # "explore", "evaluate", or a further mode that the algorithm lists
 Prediction: TypeAlias = Literal["noise", "score", "velocity", "data"]
 

@@ -1,0 +1,49 @@
+"""Every algorithm of the library: a recipe (a function whose keyword arguments are its hyperparameters) and its place.
+
+Adding one touches its own file, its test and one line of `ALGORITHMS`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from dpolicy.algorithm import Algorithm, Family
+from dpolicy.algorithms.bc import bc as bc
+from dpolicy.algorithms.dp_cppo import dp_cppo as dp_cppo
+from dpolicy.algorithms.fpo import fpo as fpo
+from dpolicy.algorithms.ppo import ppo as ppo
+from dpolicy.algorithms.qsm import qsm as qsm
+from dpolicy.algorithms.sac import sac as sac
+from dpolicy.algorithms.sdac import sdac as sdac
+
+
+class Entry(NamedTuple):
+    """A row of the taxonomy: how a method is guided, by what reference, and from which blocks it is made."""
+
+    recipe: Callable[..., Algorithm]
+    family: Family
+    guidance: str
+    reference: str
+    transforms: str
+    sampler: str
+    critic: str
+    selection: str
+    source: str
+
+    @property
+    def summary(self) -> str:
+        """The first line of the recipe's docstring."""
+        return (self.recipe.__doc__ or "").strip().splitlines()[0]
+
+
+# fmt: off
+ALGORITHMS: dict[str, Entry] = {
+    # name             recipe   family        guidance              reference   transforms                                                  sampler  critic              selection                  source
+    "bc": Entry(       bc,      "offline",    "none",               "data",     "perturb",                                                  "Euler", "none",             "one sample",              "arXiv 2210.02747"),
+    "sac": Entry(      sac,     "off_policy", "reparameterisation", "uniform",  "none (squashed Gaussian)",                                 "exact", "twin Q, soft",     "sample / mode",           "arXiv 1812.05905"),
+    "sdac": Entry(     sdac,    "off_policy", "weighted matching",  "uniform",  "perturb, reverse_sample, boltzmann",                       "DDPM",  "twin Q",           "one sample / best of 10", "arXiv 2502.00361"),
+    "qsm": Entry(      qsm,     "off_policy", "Q-value guidance",   "uniform",  "perturb, q_score",                                         "DDPM",  "twin Q",           "noisy / best of 10",      "arXiv 2312.11752"),
+    "ppo": Entry(      ppo,     "on_policy",  "policy gradient",    "previous", "clipped Gaussian ratio",                                   "exact", "V, GAE",           "sample / mode",           "arXiv 1707.06347"),
+    "fpo": Entry(      fpo,     "on_policy",  "policy gradient",    "previous", "clipped flow-matching ratio: perturb",                     "Euler", "V, GAE",           "one sample",              "arXiv 2507.21053"),
+    "dp_cppo": Entry(  dp_cppo, "on_policy",  "policy gradient",    "previous", "clipped residual-Gaussian ratio, score; then perturb",     "Euler", "V, GAE",           "flow + residual",         "arXiv 2603.04790"),
+}
+# fmt: on

@@ -1,0 +1,32 @@
+"""The contract of an algorithm: three pure functions, as in optax and blackjax."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from dpolicy._types import Key, Metrics, Mode, Transition
+
+Family: TypeAlias = Literal["on_policy", "off_policy", "offline"]
+
+
+class Algorithm(NamedTuple):
+    """A learning algorithm as pure functions over one state pytree.
+
+    Attributes:
+        name: The name it is registered under.
+        family: The kind of experience it learns from: `on_policy` (the rollout of its own current policy),
+            `off_policy` (a batch from a replay) or `offline` (a batch from a data set).
+        init: `(key, spec) -> state`: models, targets, optimiser states and counters, one pytree of arrays. `spec`
+            carries `obs_size` and `action_size`.
+        act: `(state, obs, key, mode) -> (action, extras)` for ONE observation (`vmap` it); the action goes to the
+            environment, the extras travel with the transition into `update`.
+        update: `(state, batch, key) -> (state, metrics)`. The leaves of `batch` have leading axes
+            `[time, environment]` on policy and `[batch]` otherwise.
+        modes: The values of `mode` that `act` knows. "explore" and "evaluate" are always among them.
+    """
+
+    name: str
+    family: Family
+    init: Callable[[Key, Any], Any]
+    act: Callable[[Any, Any, Key, Mode], tuple[Any, dict[str, Any]]]
+    update: Callable[[Any, Transition, Key], tuple[Any, Metrics]]
+    modes: tuple[str, ...] = ("explore", "evaluate")

@@ -1,0 +1,61 @@
+"""Behaviour cloning with a flow or diffusion policy."""
+
+from typing import Any
+
+from dpolicy._types import Action, Key, Metrics, Mode, Number, Observation, Transition
+from dpolicy.algorithm import Algorithm
+from dpolicy.cloning import Cloned, clone_step, cloned
+from dpolicy.field_policy import field_policy
+from dpolicy.learner import adam
+from dpolicy.losses import matching, perturb
+
+
+def bc(
+    *,
+    schedule: str = "rectified_flow",
+    prediction: str = "velocity",
+    sampler: str = "euler",
+    steps: int = 10,
+    learning_rate: Number = 3e-4,
+    ema_decay: Number = 0.995,
+    hidden: tuple[int, ...] = (256, 256, 256),
+    activation: str = "mish",
+) -> Algorithm:
+    """Behaviour cloning: fit the field to the data's actions, act by sampling it.
+
+    loss = E_{t, eps} || field(x_t, t, s) - target ||^2,  x_t = alpha_t a + sigma_t eps.
+
+    With the defaults this is conditional flow matching (Lipman et al. 2023); `--schedule cosine --prediction noise
+    --sampler ddpm` makes it Diffusion Policy's denoising loss (Ho et al. 2020; Chi et al. 2023).
+
+    Args:
+        schedule: Noise schedule: rectified_flow, cosine, linear, variance_exploding or trigonometric.
+        prediction: What the network predicts: noise, score, velocity or data.
+        sampler: euler, heun, sde, ddpm, ddpm_posterior or ddim.
+        steps: Sampler steps.
+        learning_rate: Adam's rate.
+        ema_decay: Decay of the averaged parameters, which act.
+        hidden: Widths of the field's network.
+        activation: Its activation.
+    """
+    policy = field_policy(
+        schedule=schedule,
+        prediction=prediction,
+        sampler=sampler,
+        steps=steps,
+        hidden=hidden,
+        activation=activation,
+    )
+    loss = matching(perturb(policy.schedule))
+    optimiser = adam(learning_rate)
+
+    def init(key: Key, spec: Any) -> Cloned:
+        return cloned(policy.make(key, spec), optimiser)
+
+    def act(state: Cloned, obs: Observation, key: Key, mode: Mode) -> tuple[Action, dict[str, Any]]:
+        return policy.sample(state.average, obs, key), {}
+
+    def update(state: Cloned, batch: Transition, key: Key) -> tuple[Cloned, Metrics]:
+        return clone_step(state, loss, batch, key, optimiser, ema_decay)
+
+    return Algorithm("bc", "offline", init, act, update)

@@ -1,0 +1,118 @@
+"""A policy that samples a field: the choices every diffusion and flow method shares, made once."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dpolicy import _checks
+from dpolicy._types import Action, Critic, Key, Observation
+from dpolicy.fields import AbstractField, Field
+from dpolicy.samplers import best_of, ddim, ddpm, ode, sde
+from dpolicy.schedules import (
+    AbstractSchedule,
+    CosineVP,
+    LinearVP,
+    RectifiedFlow,
+    Trigonometric,
+    VarianceExploding,
+)
+
+SCHEDULES: dict[str, Callable[[], AbstractSchedule]] = {
+    "rectified_flow": RectifiedFlow,
+    "cosine": CosineVP,
+    "linear": LinearVP,
+    "variance_exploding": VarianceExploding,
+    "trigonometric": Trigonometric,
+}
+SAMPLERS: dict[str, Callable[[int, float | None], Any]] = {
+    "euler": lambda steps, clip: ode(steps=steps, clip=clip),
+    "heun": lambda steps, clip: ode(steps=steps, solver="heun", clip=clip),
+    "sde": lambda steps, clip: sde(steps=steps, clip=clip),
+    "ddpm": lambda steps, clip: ddpm(steps=steps, clip=clip),
+    "ddpm_posterior": lambda steps, clip: ddpm(steps=steps, variance="posterior", clip=clip),
+    "ddim": lambda steps, clip: ddim(steps=steps, clip=clip),
+}
+
+
+class FieldPolicy(NamedTuple):
+    """A field, its schedule and its sampler, as the slots that combinators ask for.
+
+    Attributes:
+        schedule: The noise schedule.
+        make: `(key, spec) -> field`.
+        sample: `(field, obs, key) -> action`, in [-bound, bound] where the sampler clips.
+    """
+
+    schedule: AbstractSchedule
+    make: Callable[[Key, Any], AbstractField]
+    sample: Callable[[AbstractField, Observation, Key], Action]
+
+    def act(
+        self, field: AbstractField, q: Critic, obs: Observation, key: Key
+    ) -> tuple[Action, Float[Array, ""]]:
+        """One sample, with a log-density of zero (it has no cheap one): a `Policy` of `dpolicy.actor_critic`."""
+        return self.sample(field, obs, key), jnp.zeros(())
+
+    def best(self, candidates: int) -> Callable[..., tuple[Action, Float[Array, ""]]]:
+        """The best of several samples under the critic; one sample for `candidates=1`."""
+        _checks.integer("candidates", candidates)
+        if candidates == 1:
+            return self.act
+
+        def act(
+            field: AbstractField, q: Critic, obs: Observation, key: Key
+        ) -> tuple[Action, Float[Array, ""]]:
+            return best_of(candidates, self.sample, q)(field, obs, key), jnp.zeros(())
+
+        return act
+
+
+def field_policy(
+    *,
+    schedule: str,
+    prediction: str,
+    sampler: str,
+    steps: int,
+    hidden: tuple[int, ...],
+    activation: str = "mish",
+    embedding: str = "fourier_mlp",
+    clip: float | None = 1.0,
+    output_scale: float = 1.0,
+) -> FieldPolicy:
+    """Choose a schedule, a field and a sampler by name.
+
+    Args:
+        schedule: One of `SCHEDULES`.
+        prediction: "noise", "score", "velocity" or "data".
+        sampler: One of `SAMPLERS`.
+        steps: Sampler steps.
+        hidden: Widths of the field's network.
+        activation: Its activation.
+        embedding: Its time embedding; see `dpolicy.embeddings`.
+        clip: Bound of the predicted action at every sampler step, None for none.
+        output_scale: Factor on the network's output.
+
+    Raises:
+        ValueError: for an unknown name or a step count below 1.
+    """
+    _checks.one_of("schedule", schedule, SCHEDULES)
+    _checks.one_of("sampler", sampler, SAMPLERS)
+    _checks.one_of("prediction", prediction, ("noise", "score", "velocity", "data"))
+    chosen = SCHEDULES[schedule]()
+
+    def make(key: Key, spec: Any) -> AbstractField:
+        return Field(
+            spec.obs_size,
+            spec.action_size,
+            schedule=chosen,
+            prediction=prediction,  # pyright: ignore[reportArgumentType]  (checked above)
+            hidden=hidden,
+            activation=activation,
+            embedding=embedding,
+            output_scale=output_scale,
+            key=key,
+        )
+
+    return FieldPolicy(chosen, make, SAMPLERS[sampler](steps, clip))

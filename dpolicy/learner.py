@@ -1,0 +1,75 @@
+"""A model together with the state of the optimiser that trains it."""
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from dpolicy._types import Metrics, Number
+
+M = TypeVar("M")
+
+
+class Learner(eqx.Module, Generic[M]):
+    """A model and its optimiser state; the optimiser itself is a constant of the algorithm that owns the learner."""
+
+    model: M
+    opt_state: PyTree
+
+
+def learner(model: M, optimiser: optax.GradientTransformation) -> Learner[M]:
+    """Start training `model`: every inexact array in it is a parameter."""
+    return Learner(model, optimiser.init(eqx.filter(model, eqx.is_inexact_array)))
+
+
+def descend(
+    learner: Learner[M],
+    loss: Callable[[M], tuple[Float[Array, ""], Metrics]],
+    optimiser: optax.GradientTransformation,
+    *,
+    learning_rate: Number | None = None,
+) -> tuple[Learner[M], Metrics]:
+    """One gradient step: theta <- theta + optimiser(grad loss(theta)).
+
+    Args:
+        learner: What to train.
+        loss: The batch loss `model -> (scalar, metrics)`.
+        optimiser: The transformation `learner` was started with.
+        learning_rate: Multiplies the update when given; the optimiser should then end without a learning rate of
+            its own (an adaptive rate lives in the algorithm's state; Adam's direction does not depend on it).
+
+    Returns:
+        The learner after the step, and the loss' metrics with `grad_norm`, the global norm before any clipping.
+    """
+    (_, metrics), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(learner.model)
+    parameters = eqx.filter(learner.model, eqx.is_inexact_array)
+    updates, opt_state = optimiser.update(gradient, learner.opt_state, parameters)
+    if learning_rate is not None:
+        updates = jax.tree.map(lambda u: -learning_rate * u, updates)
+    model = eqx.apply_updates(learner.model, updates)
+    return Learner(model, opt_state), {**metrics, "grad_norm": optax.global_norm(gradient)}
+
+
+def adam(
+    learning_rate: Number | None, *, max_grad_norm: Number | None = None, weight_decay: Number | None = None
+) -> optax.GradientTransformation:
+    """Adam with optional clipping of the global gradient norm (before it) and decoupled weight decay (after it)."""
+    links = [] if max_grad_norm is None else [optax.clip_by_global_norm(max_grad_norm)]
+    links.append(optax.scale_by_adam(eps=1e-8))
+    if weight_decay is not None:
+        links.append(optax.add_decayed_weights(weight_decay))
+    if learning_rate is not None:
+        links.append(optax.scale_by_learning_rate(learning_rate))
+    return optax.chain(*links)
+
+
+def all_finite(tree: PyTree) -> Array:
+    """Whether every inexact array in `tree` is finite: one boolean scalar."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
+    return (
+        jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])) if leaves else jnp.asarray(True)
+    )

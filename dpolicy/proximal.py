@@ -1,0 +1,224 @@
+"""The on-policy combinator: clipped-surrogate updates around any log-likelihood."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from dpolicy import _checks
+from dpolicy._types import Action, Key, Loss, Metrics, Mode, Model, Number, Observation, Transition
+from dpolicy.algorithm import Algorithm
+from dpolicy.critics import ValueNetwork
+from dpolicy.learner import Learner, adam, descend, learner
+from dpolicy.losses import (
+    adaptive_rate,
+    add,
+    batched,
+    clipped_value_loss,
+    explained_variance,
+    gae,
+    on,
+    standardise,
+)
+
+# Draws the action for the environment, `(policy, extra, obs, key, mode) -> (action, extras)`; under "explore" the
+# extras must hold what the log-likelihood reads from a stored transition, and "log_prob", its value under `policy`.
+Propose: TypeAlias = Callable[[Model, Any, Observation, Key, Mode], tuple[Action, dict[str, Any]]]
+# Whatever the method does after the clipped epochs: `(policy, extra, examples, key) -> (extra, metrics)`.
+Afterwards: TypeAlias = Callable[[Model, Any, Transition, Key], tuple[Any, Metrics]]
+
+
+class PolicyValue(eqx.Module):
+    """The parameters one proximal optimiser trains."""
+
+    policy: Model
+    value: ValueNetwork
+
+
+class Proximal(eqx.Module):
+    """Everything a proximal algorithm carries between iterations; `extra` belongs to the method."""
+
+    learner: Learner[PolicyValue]
+    learning_rate: Float[Array, "*seeds"]
+    extra: Any
+    iterations: Int[Array, "*seeds"]
+
+
+def minibatches(
+    body: Callable[[Any, Any], tuple[Any, Metrics]],
+    carry: Any,
+    examples: Any,
+    key: Key,
+    *,
+    epochs: int,
+    count: int,
+) -> tuple[Any, Metrics]:
+    """Scan `body(carry, (minibatch, key))` over `epochs` shuffles of `examples` in `count` parts; metrics averaged."""
+    size = jax.tree.leaves(examples)[0].shape[0]
+    if size % count:
+        raise ValueError(f"minibatches must divide the {size} samples of an iteration, got {count}.")
+
+    def one(carry: Any, inputs: Any) -> tuple[Any, Metrics]:
+        index, key = inputs
+        return body(carry, (jax.tree.map(lambda leaf: leaf[index], examples), key))
+
+    def epoch(carry: Any, key: Key) -> tuple[Any, Metrics]:
+        shuffle_key, key = jax.random.split(key)
+        order = jax.random.permutation(shuffle_key, size).reshape(count, -1)
+        return jax.lax.scan(one, carry, (order, jax.random.split(key, count)))
+
+    carry, metrics = jax.lax.scan(epoch, carry, jax.random.split(key, epochs))
+    return carry, jax.tree.map(jnp.mean, metrics)
+
+
+def proximal(
+    *,
+    name: str,
+    make_policy: Callable[[Key, Any], Model],
+    propose: Propose,
+    policy_loss: Loss,
+    kl: Callable[[Model, Transition], Float[Array, ""]] | None = None,
+    make_extra: Callable[[Key, Any], Any] = lambda key, spec: (),
+    afterwards: Afterwards = lambda policy, extra, examples, key: (extra, {}),
+    modes: tuple[str, ...] = ("explore", "evaluate"),
+    value_hidden: tuple[int, ...] = (256, 256),
+    value_activation: str = "elu",
+    learning_rate: Number = 3e-4,
+    target_kl: Number | None = None,
+    discount: Number = 0.99,
+    trace: Number = 0.95,
+    gae_dialect: str = "exact",
+    value_coefficient: Number = 1.0,
+    value_clip: Number | None = None,
+    epochs: int = 5,
+    minibatch_count: int = 4,
+    max_grad_norm: Number = 1.0,
+) -> Algorithm:
+    """PPO's outer loop with slots for the policy, its log-likelihood and what follows the clipped epochs.
+
+    One iteration on a rollout [time, environment]: advantages and returns by GAE, advantages normalised over the
+    rollout, then `epochs` passes over `minibatch_count` shuffled minibatches of
+
+        loss = policy_loss + value_coefficient * value_loss
+
+    with Adam under a global gradient-norm clip, its rate fixed or adapted to the KL of the minibatch about to be
+    trained on; then `afterwards`.
+
+    Args:
+        name: The algorithm's name.
+        make_policy: `(key, spec) -> policy`, the module `policy_loss` differentiates.
+        propose: How the policy acts; see `Propose`.
+        policy_loss: A per-example loss on the policy; reads "advantage" and "log_prob" from the example's extras.
+        kl: `(policy, example) -> KL(old || new)` in closed form; required by `target_kl`.
+        make_extra: `(key, spec) -> extra`, further state that belongs to the method.
+        afterwards: Runs once per iteration after the epochs; see `Afterwards`.
+        modes: Acting modes that `propose` knows.
+        value_hidden: Widths of the value network.
+        value_activation: Its activation.
+        learning_rate: Adam's rate, or its start where it adapts.
+        target_kl: Target of the adaptive rate; None keeps the rate fixed.
+        discount: gamma.
+        trace: lambda of GAE.
+        gae_dialect: "exact", "rsl", "brax" or "leaky"; see `dpolicy.losses.gae`.
+        value_coefficient: Weight of the value loss.
+        value_clip: Largest change of a value per iteration before its loss flattens; None switches that off.
+        epochs: Passes over each rollout.
+        minibatch_count: Minibatches per pass; must divide the rollout.
+        max_grad_norm: Largest global gradient norm.
+
+    Raises:
+        ValueError: for a value out of its range, or a target KL without a closed-form KL.
+    """
+    _checks.positive("learning_rate", learning_rate)
+    _checks.fraction("discount", discount)
+    _checks.fraction("trace", trace)
+    _checks.non_negative("value_coefficient", value_coefficient)
+    _checks.integer("epochs", epochs)
+    _checks.integer("minibatch_count", minibatch_count)
+    _checks.positive("max_grad_norm", max_grad_norm)
+    if value_clip is not None:
+        _checks.positive("value_clip", value_clip)
+    if target_kl is not None:
+        _checks.positive("target_kl", target_kl)
+        if kl is None:
+            raise ValueError(
+                f"target_kl needs a policy with a KL in closed form, got {target_kl!r} for {name}."
+            )
+    optimiser = adam(None, max_grad_norm=max_grad_norm)
+
+    def value_loss(value: ValueNetwork, example: Transition, key: Key) -> tuple[Float[Array, ""], Metrics]:
+        old, target, now = example.extras["value"], example.extras["return"], value(example.obs)
+        loss = (now - target) ** 2 if value_clip is None else clipped_value_loss(now, old, target, value_clip)
+        return loss, {"loss": loss}
+
+    loss = batched(
+        add(
+            policy=(1.0, on(lambda model: model.policy, policy_loss)),
+            value=(value_coefficient, on(lambda model: model.value, value_loss)),
+        )
+    )
+
+    def init(key: Key, spec: Any) -> Proximal:
+        policy_key, value_key, extra_key = jax.random.split(key, 3)
+        value = ValueNetwork(spec.obs_size, hidden=value_hidden, activation=value_activation, key=value_key)
+        return Proximal(
+            learner=learner(PolicyValue(make_policy(policy_key, spec), value), optimiser),
+            learning_rate=jnp.asarray(learning_rate, float),
+            extra=make_extra(extra_key, spec),
+            iterations=jnp.zeros((), jnp.int32),
+        )
+
+    def act(state: Proximal, obs: Observation, key: Key, mode: Mode) -> tuple[Action, dict[str, Any]]:
+        _checks.one_of("mode", mode, modes)
+        model = state.learner.model
+        action, extras = propose(model.policy, state.extra, obs, key, mode)
+        return action, {**extras, "value": model.value(obs)} if mode == "explore" else extras
+
+    def targets(model: PolicyValue, batch: Transition) -> tuple[Array, Array]:
+        next_values = jax.vmap(jax.vmap(model.value))(batch.next_obs)
+        inputs = (batch.reward, batch.extras["value"], next_values, batch.terminated, batch.truncated)
+
+        def along_time(*columns: Array) -> tuple[Array, Array]:
+            return gae(*columns, discount=discount, trace=trace, dialect=gae_dialect)
+
+        return jax.vmap(along_time, in_axes=1, out_axes=1)(*inputs)
+
+    def update(state: Proximal, batch: Transition, key: Key) -> tuple[Proximal, Metrics]:
+        epochs_key, afterwards_key = jax.random.split(key)
+        advantages, returns = targets(state.learner.model, batch)
+        extras = {**batch.extras, "advantage": standardise(advantages), "return": returns}
+        examples = jax.tree.map(
+            lambda leaf: leaf.reshape(-1, *leaf.shape[2:]),
+            eqx.tree_at(lambda b: b.extras, batch, extras),
+        )
+
+        def body(carry: Any, inputs: tuple[Transition, Key]) -> tuple[Any, Metrics]:
+            current, rate = carry
+            minibatch, key = inputs
+            measured = {}
+            if target_kl is not None and kl is not None:
+                divergence = jnp.mean(jax.vmap(kl, in_axes=(None, 0))(current.model.policy, minibatch))
+                rate = adaptive_rate(rate, divergence, target_kl)
+                measured = {"kl": divergence}
+            current, metrics = descend(
+                current, lambda model: loss(model, minibatch, key), optimiser, learning_rate=rate
+            )
+            return (current, rate), {**metrics, **measured}
+
+        carry = (state.learner, state.learning_rate)
+        (trained, rate), metrics = minibatches(
+            body, carry, examples, epochs_key, epochs=epochs, count=minibatch_count
+        )
+        extra, more = afterwards(trained.model.policy, state.extra, examples, afterwards_key)
+        metrics = {
+            **metrics,
+            **more,
+            "learning_rate": rate,
+            "explained_variance": explained_variance(batch.extras["value"], returns),
+        }
+        return Proximal(trained, rate, extra, state.iterations + 1), metrics
+
+    return Algorithm(name, "on_policy", init, act, update, modes)

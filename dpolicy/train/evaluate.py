@@ -1,0 +1,56 @@
+"""Evaluation without exploration, and the summary of a chunk's metrics."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from dpolicy._types import Action, Key, Metrics, Mode, Observation
+from dpolicy.algorithm import Algorithm
+from dpolicy.envs import Environment, evaluate_episodes
+from dpolicy.train.program import TrainState
+
+
+def policy_of(
+    algorithm: Algorithm, state: TrainState, mode: Mode = "evaluate"
+) -> Callable[[Observation, Key], Action]:
+    """The trained policy as a function `(obs, key) -> action` of raw observations, in the given acting mode."""
+
+    def policy(obs: Observation, key: Key) -> Action:
+        seen = obs if state.normaliser is None else state.normaliser(obs)
+        return algorithm.act(state.algorithm, seen, key, mode)[0]
+
+    return policy
+
+
+def summarise(metrics: Metrics) -> Metrics:
+    """One number per metric from a chunk's stack: episode returns by episode, everything else by iteration."""
+    metrics = {name: values.astype(float) for name, values in metrics.items()}
+    summary = {}
+    if "train/episodes" in metrics:
+        episodes = jnp.sum(metrics.pop("train/episodes"))
+        total = jnp.sum(metrics.pop("train/return_sum"))
+        # A chunk in which no episode ends has no return; nan says so (and is no sign of divergence).
+        summary["train/return"] = jnp.where(episodes > 0, total / jnp.maximum(episodes, 1), jnp.nan)
+    return {**{name: jnp.mean(values) for name, values in metrics.items()}, **summary}
+
+
+def evaluation(
+    algorithm: Algorithm, env: Environment, episodes: int
+) -> Callable[[TrainState, Metrics], tuple[TrainState, Metrics]]:
+    """The end of a chunk: run whole episodes with the learned policy and attach their statistics."""
+
+    def evaluate(state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
+        key, evaluation_key = jax.random.split(state.key)
+        returns, lengths = evaluate_episodes(
+            env, policy_of(algorithm, state), evaluation_key, episodes, env.spec.time_limit
+        )
+        summary = {
+            **summarise(metrics),
+            "evaluate/return": jnp.mean(returns),
+            "evaluate/length": jnp.mean(lengths.astype(float)),
+        }
+        return eqx.tree_at(lambda s: s.key, state, key), summary
+
+    return evaluate

@@ -1,0 +1,165 @@
+"""Acting, replay and learning of an off-policy algorithm in one compiled program."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from dpolicy import _checks
+from dpolicy._types import Key, Metrics, Transition
+from dpolicy.algorithm import Algorithm
+from dpolicy.envs import Environment, Vector, VectorState
+from dpolicy.train.evaluate import evaluation
+from dpolicy.train.normalise import Normaliser
+from dpolicy.train.program import Program, TrainState, guard
+from dpolicy.train.replay import Replay
+
+
+class Experience(eqx.Module):
+    """The environments and what they have shown so far."""
+
+    envs: VectorState
+    replay: Replay[Transition]
+
+
+def off_policy(
+    algorithm: Algorithm,
+    env: Environment,
+    *,
+    num_envs: int = 1,
+    batch_size: int = 256,
+    replay_size: int = 1_000_000,
+    warmup: int = 5_000,
+    updates_per_step: int = 1,
+    evaluation_interval: int = 5_000,
+    evaluation_episodes: int = 10,
+    normalise_observations: bool = False,
+    reward_scale: float = 1.0,
+    resets: str = "fresh",
+) -> Program:
+    """Step the environments, store, and learn from uniform replay batches.
+
+    The first `warmup` environment steps act uniformly in [-1, 1] and fill the replay without learning; they are
+    taken in `init`. Raw observations are stored and standardised with the current statistics when drawn.
+
+    Args:
+        algorithm: An off-policy algorithm.
+        env: The environment; batched and reset here.
+        num_envs: Environments stepped together.
+        batch_size: Transitions per update.
+        replay_size: Transitions kept; a multiple of `num_envs`.
+        warmup: Uniformly random environment steps before learning starts; rounded up to a multiple of `num_envs`.
+        updates_per_step: Updates after each step of all environments.
+        evaluation_interval: Environment steps between two evaluations; a multiple of `num_envs`.
+        evaluation_episodes: Episodes per evaluation, without exploration.
+        normalise_observations: Whether the policy sees standardised observations.
+        reward_scale: Factor on the rewards the algorithm learns from; reported returns are unscaled.
+        resets: "fresh" draws a new start at every reset; "pool" picks from pre-drawn ones (slow simulators).
+
+    Raises:
+        ValueError: for an algorithm of another family or a value out of its range.
+    """
+    _checks.one_of("algorithm.family", algorithm.family, ("off_policy",))
+    for name, value in (
+        ("num_envs", num_envs),
+        ("batch_size", batch_size),
+        ("replay_size", replay_size),
+        ("warmup", warmup),
+        ("updates_per_step", updates_per_step),
+        ("evaluation_interval", evaluation_interval),
+        ("evaluation_episodes", evaluation_episodes),
+    ):
+        _checks.integer(name, value)
+    _checks.positive("reward_scale", reward_scale)
+    for name, value in (("replay_size", replay_size), ("evaluation_interval", evaluation_interval)):
+        if value % num_envs:
+            raise ValueError(f"{name} must be a multiple of num_envs = {num_envs}, got {value}.")
+    envs = Vector(env, num_envs, resets=resets)
+    evaluate = evaluation(algorithm, env, evaluation_episodes)
+    spec = env.spec
+
+    def observe(
+        experience: Experience, normaliser: Normaliser | None, action: Any, key: Key
+    ) -> tuple[Experience, Normaliser | None, Any]:
+        obs = experience.envs.obs
+        state, step = envs.step(experience.envs, action, key)
+        transition = Transition(
+            obs=obs,
+            action=action,
+            reward=step.reward * reward_scale,
+            next_obs=step.next_obs,
+            terminated=step.terminated,
+            truncated=step.truncated,
+        )
+        if normaliser is not None:
+            normaliser = normaliser.update(obs)
+        return Experience(state, experience.replay.add(transition)), normaliser, step
+
+    def init(key: Key) -> TrainState:
+        algorithm_key, env_key, warmup_key, key = jax.random.split(key, 4)
+        no = jnp.asarray(False)
+        zeros = jnp.zeros(spec.obs_size)
+        blank = Transition(zeros, jnp.zeros(spec.action_size), jnp.zeros(()), zeros, no, no)
+        experience = Experience(envs.init(env_key), Replay.start(blank, replay_size))
+        normaliser = Normaliser.start(spec.obs_size) if normalise_observations else None
+
+        def random_step(carry: Any, key: Key) -> tuple[Any, None]:
+            action_key, key = jax.random.split(key)
+            action = jax.random.uniform(action_key, (num_envs, spec.action_size), minval=-1.0, maxval=1.0)
+            return observe(*carry, action, key)[:2], None
+
+        count = -(-warmup // num_envs)
+        (experience, normaliser), _ = jax.lax.scan(
+            random_step, (experience, normaliser), jax.random.split(warmup_key, count)
+        )
+        return TrainState(
+            algorithm=algorithm.init(algorithm_key, spec),
+            normaliser=normaliser,
+            experience=experience,
+            key=key,
+            steps=jnp.asarray(count * num_envs, jnp.int32),
+            alive=jnp.asarray(True),
+            failed_at=jnp.asarray(-1, jnp.int32),
+        )
+
+    def learn(state: TrainState, key: Key) -> tuple[TrainState, Metrics]:
+        sample_key, update_key = jax.random.split(key)
+        batch = state.experience.replay.sample(sample_key, batch_size)
+        if (see := state.normaliser) is not None:
+            batch = eqx.tree_at(lambda b: (b.obs, b.next_obs), batch, (see(batch.obs), see(batch.next_obs)))
+        updated, metrics = algorithm.update(state.algorithm, batch, update_key)
+        kept, alive, failed_at = guard(state.algorithm, updated, metrics, state, state.steps)
+        where = lambda s: (s.algorithm, s.alive, s.failed_at)  # noqa: E731
+        return eqx.tree_at(where, state, (kept, alive, failed_at)), metrics
+
+    def iteration(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        key, act_key, env_key, learn_key = jax.random.split(state.key, 4)
+        see = state.normaliser or (lambda obs: obs)
+        action, _ = jax.vmap(algorithm.act, in_axes=(None, 0, 0, None))(
+            state.algorithm, see(state.experience.envs.obs), jax.random.split(act_key, num_envs), "explore"
+        )
+        experience, normaliser, step = observe(state.experience, state.normaliser, action, env_key)
+        state = TrainState(
+            algorithm=state.algorithm,
+            normaliser=normaliser,
+            experience=experience,
+            key=key,
+            steps=state.steps + num_envs,
+            alive=state.alive,
+            failed_at=state.failed_at,
+        )
+        state, metrics = jax.lax.scan(learn, state, jax.random.split(learn_key, updates_per_step))
+        done = step.terminated | step.truncated
+        return state, {
+            **jax.tree.map(jnp.mean, metrics),
+            "train/episodes": jnp.sum(done),
+            "train/return_sum": jnp.sum(jnp.where(done, step.episode_return, 0.0)),
+            "train/reward": jnp.mean(step.reward),
+        }
+
+    def step(state: TrainState) -> tuple[TrainState, Metrics]:
+        state, metrics = jax.lax.scan(iteration, state, None, length=evaluation_interval // num_envs)
+        return evaluate(state, metrics)
+
+    return Program(init, step, evaluation_interval, algorithm)

@@ -1,0 +1,85 @@
+"""Learning from a fixed data set in one compiled program."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from dpolicy import _checks
+from dpolicy._types import Key, Metrics, Transition
+from dpolicy.algorithm import Algorithm
+from dpolicy.envs import Environment
+from dpolicy.train.evaluate import evaluation
+from dpolicy.train.normalise import Normaliser
+from dpolicy.train.program import Program, TrainState, guard
+
+
+def offline(
+    algorithm: Algorithm,
+    env: Environment,
+    dataset: Transition,
+    *,
+    batch_size: int = 256,
+    updates_per_evaluation: int = 1_000,
+    evaluation_episodes: int = 10,
+    normalise_observations: bool = False,
+) -> Program:
+    """Gradient steps on uniform batches of `dataset`, with evaluations in `env`.
+
+    Args:
+        algorithm: An offline algorithm.
+        env: Where the policy is evaluated; its sizes must be the data's.
+        dataset: Transitions with one leading axis.
+        batch_size: Transitions per update.
+        updates_per_evaluation: Updates between two evaluations.
+        evaluation_episodes: Episodes per evaluation.
+        normalise_observations: Whether the policy sees observations standardised with the data's statistics.
+
+    Raises:
+        ValueError: for an algorithm of another family, sizes that differ from the environment's, or a value out of
+            its range.
+    """
+    _checks.one_of("algorithm.family", algorithm.family, ("offline",))
+    _checks.integer("batch_size", batch_size)
+    _checks.integer("updates_per_evaluation", updates_per_evaluation)
+    _checks.integer("evaluation_episodes", evaluation_episodes)
+    sizes = dataset.obs.shape[-1], dataset.action.shape[-1]
+    if sizes != (env.spec.obs_size, env.spec.action_size):
+        raise ValueError(
+            f"dataset must have observations and actions of sizes {env.spec.obs_size, env.spec.action_size} "
+            f"({env.spec.name}), got {sizes}."
+        )
+    evaluate = evaluation(algorithm, env, evaluation_episodes)
+    normaliser = Normaliser.start(env.spec.obs_size)
+    if normalise_observations:
+        normaliser = normaliser.update(dataset.obs)
+        see = (normaliser(dataset.obs), normaliser(dataset.next_obs))
+        dataset = eqx.tree_at(lambda d: (d.obs, d.next_obs), dataset, see)
+
+    def init(key: Key) -> TrainState:
+        algorithm_key, key = jax.random.split(key)
+        return TrainState(
+            algorithm=algorithm.init(algorithm_key, env.spec),
+            normaliser=normaliser if normalise_observations else None,
+            experience=None,  # the data set is a constant of the program, not a part of every checkpoint
+            key=key,
+            steps=jnp.zeros((), jnp.int32),
+            alive=jnp.asarray(True),
+            failed_at=jnp.asarray(-1, jnp.int32),
+        )
+
+    def iteration(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        key, sample_key, update_key = jax.random.split(state.key, 3)
+        index = jax.random.randint(sample_key, (batch_size,), 0, dataset.reward.shape[0])
+        batch: Any = jax.tree.map(lambda leaf: leaf[index], dataset)
+        updated, metrics = algorithm.update(state.algorithm, batch, update_key)
+        kept, alive, failed_at = guard(state.algorithm, updated, metrics, state, state.steps + 1)
+        state = TrainState(kept, state.normaliser, None, key, state.steps + 1, alive, failed_at)
+        return state, metrics
+
+    def step(state: TrainState) -> tuple[TrainState, Metrics]:
+        state, metrics = jax.lax.scan(iteration, state, None, length=updates_per_evaluation)
+        return evaluate(state, metrics)
+
+    return Program(init, step, updates_per_evaluation, algorithm)

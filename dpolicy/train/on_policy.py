@@ -1,0 +1,125 @@
+"""Rollout and update of an on-policy algorithm in one compiled program."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dpolicy import _checks
+from dpolicy._types import Key, Metrics, Transition
+from dpolicy.algorithm import Algorithm
+from dpolicy.envs import Environment, Step, Vector
+from dpolicy.train.evaluate import evaluation
+from dpolicy.train.normalise import Normaliser
+from dpolicy.train.program import Program, TrainState, guard
+
+
+def on_policy(
+    algorithm: Algorithm,
+    env: Environment,
+    *,
+    num_envs: int = 256,
+    rollout: int = 32,
+    iterations_per_evaluation: int = 5,
+    evaluation_episodes: int = 64,
+    normalise_observations: bool = True,
+    reward_scale: float = 1.0,
+    resets: str = "fresh",
+) -> Program:
+    """Alternate rollouts of the current policy with its update.
+
+    Observation statistics are frozen while a rollout is collected and learned from, and take in its observations
+    after the update, so the first likelihood ratio of every update is exactly 1.
+
+    Args:
+        algorithm: An on-policy algorithm.
+        env: The environment; batched and reset here.
+        num_envs: Environments stepped together.
+        rollout: Steps per environment and iteration.
+        iterations_per_evaluation: Iterations between two evaluations.
+        evaluation_episodes: Episodes per evaluation, without exploration.
+        normalise_observations: Whether the policy sees standardised observations.
+        reward_scale: Factor on the rewards the algorithm learns from; reported returns are unscaled.
+        resets: "fresh" draws a new start at every reset; "pool" picks from pre-drawn ones (slow simulators).
+
+    Raises:
+        ValueError: for an algorithm of another family or a value out of its range.
+    """
+    _checks.one_of("algorithm.family", algorithm.family, ("on_policy",))
+    _checks.integer("num_envs", num_envs)
+    _checks.integer("rollout", rollout)
+    _checks.integer("iterations_per_evaluation", iterations_per_evaluation)
+    _checks.integer("evaluation_episodes", evaluation_episodes)
+    _checks.positive("reward_scale", reward_scale)
+    envs = Vector(env, num_envs, resets=resets, random_start=True)
+    evaluate = evaluation(algorithm, env, evaluation_episodes)
+    steps_per_iteration = num_envs * rollout
+
+    def init(key: Key) -> TrainState:
+        algorithm_key, env_key, key = jax.random.split(key, 3)
+        return TrainState(
+            algorithm=algorithm.init(algorithm_key, env.spec),
+            normaliser=Normaliser.start(env.spec.obs_size) if normalise_observations else None,
+            experience=envs.init(env_key),
+            key=key,
+            steps=jnp.zeros((), jnp.int32),
+            alive=jnp.asarray(True),
+            failed_at=jnp.asarray(-1, jnp.int32),
+        )
+
+    def collect(state: TrainState, key: Key) -> tuple[Any, Transition, Any, Step]:
+        see = state.normaliser or (lambda obs: obs)
+
+        def one(experience: Any, key: Key) -> tuple[Any, Any]:
+            act_key, env_key = jax.random.split(key)
+            obs = see(experience.obs)
+            action, extras = jax.vmap(algorithm.act, in_axes=(None, 0, 0, None))(
+                state.algorithm, obs, jax.random.split(act_key, num_envs), "explore"
+            )
+            raw = experience.obs
+            experience, step = envs.step(experience, action, env_key)
+            transition = Transition(
+                obs=obs,
+                action=action,
+                reward=step.reward * reward_scale,
+                next_obs=see(step.next_obs),
+                terminated=step.terminated,
+                truncated=step.truncated,
+                extras=extras,
+            )
+            return experience, (transition, raw, step)
+
+        experience, (batch, raw, steps) = jax.lax.scan(one, state.experience, jax.random.split(key, rollout))
+        return experience, batch, raw, steps
+
+    def iteration(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        key, refresh_key, rollout_key, update_key = jax.random.split(state.key, 4)
+        experience, batch, raw, steps = collect(state, rollout_key)
+        updated, metrics = algorithm.update(state.algorithm, batch, update_key)
+        total = state.steps + steps_per_iteration
+        kept, alive, failed_at = guard(state.algorithm, updated, metrics, state, total)
+        done = steps.terminated | steps.truncated
+        metrics = {
+            **metrics,
+            "train/episodes": jnp.sum(done),
+            "train/return_sum": jnp.sum(jnp.where(done, steps.episode_return, 0.0)),
+            "train/reward": jnp.mean(steps.reward),
+        }
+        return (
+            TrainState(
+                algorithm=kept,
+                normaliser=None if state.normaliser is None else state.normaliser.update(raw),
+                experience=envs.refresh(experience, refresh_key),
+                key=key,
+                steps=total,
+                alive=alive,
+                failed_at=failed_at,
+            ),
+            metrics,
+        )
+
+    def step(state: TrainState) -> tuple[TrainState, Metrics]:
+        state, metrics = jax.lax.scan(iteration, state, None, length=iterations_per_evaluation)
+        return evaluate(state, metrics)
+
+    return Program(init, step, steps_per_iteration * iterations_per_evaluation, algorithm)

@@ -1,0 +1,55 @@
+"""What every training program is: a pure `init` and a pure `step`, to be compiled by whoever runs it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from dpolicy._types import Key, Metrics
+from dpolicy.algorithm import Algorithm
+from dpolicy.learner import all_finite
+from dpolicy.train.normalise import Normaliser
+
+
+class Program(NamedTuple):
+    """Training as two pure functions.
+
+    `jit(vmap(init))(keys)` and then `jit(vmap(step), donate_argnums=0)` again and again is a seed sweep.
+
+    Attributes:
+        init: `key -> state`.
+        step: `state -> (state, metrics)`: one chunk of training and one evaluation.
+        steps_per_call: Environment steps (offline: gradient steps) in one `step`.
+        algorithm: What is being trained.
+    """
+
+    init: Callable[[Key], Any]
+    step: Callable[[Any], tuple[Any, Metrics]]
+    steps_per_call: int
+    algorithm: Algorithm
+
+
+class TrainState(eqx.Module):
+    """Everything a run needs to go on: a checkpoint is this pytree."""
+
+    algorithm: Any
+    normaliser: Normaliser | None
+    experience: Any  # environments, and the replay where there is one
+    key: Key
+    steps: Int[Array, "*seeds"]
+    alive: Bool[Array, "*seeds"]
+    failed_at: Int[Array, "*seeds"]
+
+
+def guard(old: Any, new: Any, metrics: Metrics, state: TrainState, steps: Array) -> tuple[Any, Array, Array]:
+    """Keep `old` where the update produced a non-finite number: one diverged seed must not spoil the others.
+
+    Returns the algorithm state to go on with, whether the seed is alive, and the step at which it failed (-1).
+    """
+    alive = state.alive & all_finite(new) & all_finite(metrics)
+    kept = jax.tree.map(lambda a, b: jnp.where(alive, b, a), old, new)
+    failed_at = jnp.where(state.alive & ~alive, steps, state.failed_at)
+    return kept, alive, failed_at

@@ -1,0 +1,61 @@
+"""A uniform replay ring in device memory."""
+
+from typing import Generic, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from dpolicy import _checks
+from dpolicy._types import Key
+
+T = TypeVar("T")
+
+
+class Replay(eqx.Module, Generic[T]):
+    """The last `capacity` transitions; oldest overwritten first.
+
+    `add` writes one contiguous slice and `sample` gathers by `randint`, so an insertion of n rows costs O(n) and
+    draws cost O(batch), whatever the capacity (inside a donated or scanned state, which is updated in place).
+    """
+
+    data: T
+    cursor: Int[Array, "*seeds"]
+    size: Int[Array, "*seeds"]
+    capacity: int = eqx.field(static=True)
+
+    @staticmethod
+    def start(example: T, capacity: int) -> "Replay[T]":
+        """An empty ring for items shaped like `example` (one unbatched item)."""
+        _checks.integer("capacity", capacity)
+        data = jax.tree.map(
+            lambda leaf: jnp.zeros((capacity, *jnp.shape(leaf)), jnp.asarray(leaf).dtype), example
+        )
+        return Replay(data, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), capacity)
+
+    def add(self, items: T) -> "Replay[T]":
+        """Append n items (leading axis n, which must divide the capacity so that no slice wraps around)."""
+        n = jax.tree.leaves(items)[0].shape[0]
+        if self.capacity % n:
+            raise ValueError(
+                f"replay capacity must be a multiple of the {n} items added at once, got {self.capacity}."
+            )
+        data = jax.tree.map(
+            lambda ring, new: jax.lax.dynamic_update_slice_in_dim(
+                ring, new.astype(ring.dtype), self.cursor, 0
+            ),
+            self.data,
+            items,
+        )
+        return Replay(
+            data,
+            (self.cursor + n) % self.capacity,
+            jnp.minimum(self.size + n, self.capacity),
+            self.capacity,
+        )
+
+    def sample(self, key: Key, batch_size: int) -> T:
+        """`batch_size` items, uniform with replacement over those stored."""
+        index = jax.random.randint(key, (batch_size,), 0, jnp.maximum(self.size, 1))
+        return jax.tree.map(lambda ring: ring[index], self.data)
