@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy._checks import integer, non_negative, positive
-from dpolicy._types import Action, Critic, Key, Observation, Scalar
+from dpolicy._types import Action, Critic, Key, Number, Observation, Scalar
 from dpolicy.losses.match import Match, Transform, of_actions
 
 
@@ -55,7 +55,7 @@ def uniform(n: int, *, bound: float = 1.0) -> Transform:
     return transform
 
 
-def mix(*branches: Transform | tuple[Any, Transform]) -> Transform:
+def mix(*branches: Transform | tuple[Number, Transform]) -> Transform:
     """Side by side: every branch transforms the incoming record, and their candidates are concatenated.
 
     A branch is a transform or a pair (share, transform), whose weights are multiplied by the share (default
@@ -96,7 +96,7 @@ def best(q: Critic) -> Transform:
     return transform
 
 
-def jitter(std: Any, *, bound: float | None = None) -> Transform:
+def jitter(std: Number, *, bound: float | None = None) -> Transform:
     """Add N(0, std^2) to every action, clipped to [-bound, bound] when a bound is given."""
     non_negative("std", std)
 
@@ -114,7 +114,7 @@ def gradient_ascent(
     action: Action,
     *,
     steps: int,
-    rate: Any,
+    rate: Number,
     bound: float = 1.0,
     eps: float = 1e-5,
 ) -> Action:
@@ -139,7 +139,7 @@ def gradient_ascent(
     return action
 
 
-def ascend(q: Critic, *, steps: int = 20, rate: Any = 0.03, bound: float = 1.0) -> Transform:
+def ascend(q: Critic, *, steps: int = 20, rate: Number = 0.03, bound: float = 1.0) -> Transform:
     """Move every action up the gradient of Q (see `gradient_ascent`): the target actions of DIPO."""
     integer("steps", steps, 0)
     positive("rate", rate)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dpolicy._checks import in_range, integer
-from dpolicy._types import Key, Loss, Metrics, Scalar
+from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 from dpolicy.losses._batch import BATCH_AXIS
 
 
@@ -24,7 +24,7 @@ def _combine(metrics: Metrics) -> Metrics:
     return {name: reduce(name, values) for name, values in metrics.items()}
 
 
-def add(**terms: tuple[Any, Loss]) -> Loss:
+def add(**terms: tuple[Number, Loss]) -> Loss:
     """The weighted sum of named losses: add(bc=(1.0, matching(...)), q=(eta, bptt(sampler, q))).
 
     Each term is (coefficient, loss); term `i` draws from `fold_in(key, i)`. The metrics are `loss`, the

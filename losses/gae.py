@@ -1,12 +1,13 @@
 """Generalised advantage estimation, in four dialects."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from dpolicy._checks import fraction, one_of
+from dpolicy._types import Number
 
 
 def gae(
@@ -16,8 +17,8 @@ def gae(
     terminated: Bool[Array, "t *batch"],
     truncated: Bool[Array, "t *batch"],
     *,
-    discount: Any,
-    trace: Any,
+    discount: Number,
+    trace: Number,
     dialect: Literal["exact", "rsl", "brax", "leaky"] = "exact",
 ) -> tuple[Float[Array, "t *batch"], Float[Array, "t *batch"]]:
     r"""Advantages and value targets over the leading time axis (arXiv 1506.02438).

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from dpolicy._checks import integer, one_of, positive
 from dpolicy._types import Key
@@ -93,28 +94,26 @@ def reverse_sample(
                 f"reverse_sample's schedule must be the one of perturb, {match.schedule}; got {schedule}."
             )
 
-        def propose(x, t, key):
+        def propose(x: Array, t: Array, key: Key) -> tuple[Array, Array, Array, Array]:
             alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-            many = jnp.broadcast_to(x, (n, *x.shape))
             share = jnp.full((n,), 1 / n, x.dtype)
+            shape = (n, *x.shape)
             if proposal == "truncated":
-                return *truncated_proposal(key, many, alpha, sigma, bound), share
+                action, noise = truncated_proposal(key, n, x, alpha, sigma, bound)
+                return action, action, noise, share
             if proposal == "uniform":
-                action = jax.random.uniform(key, many.shape, x.dtype, -bound, bound)
-                noise = (many - alpha * action) / sigma
-                return action, noise, jax.nn.softmax(-jnp.sum(noise**2, axis=-1) / 2)
-            noise = jax.random.normal(key, many.shape, x.dtype)
-            action = (many - sigma * noise) / alpha
-            return (jnp.clip(action, -bound, bound) if proposal == "clipped" else action), noise, share
+                action = jax.random.uniform(key, shape, x.dtype, -bound, bound)
+                noise = (x[None] - alpha * action) / sigma
+                return action, action, noise, jax.nn.softmax(-jnp.sum(noise**2, axis=1) / 2)
+            noise = jax.random.normal(key, shape, x.dtype)
+            data = (x[None] - sigma * noise) / alpha
+            return jnp.clip(data, -bound, bound) if proposal == "clipped" else data, data, noise, share
 
         points, dim = match.x.shape
-        action, noise, share = jax.vmap(propose)(match.x, match.t, jax.random.split(key, points))
-        action, noise = action.reshape(-1, dim), noise.reshape(-1, dim)
-        weight = (match.weight[:, None] * share).reshape(-1)
-        data = (jnp.repeat(match.x, n, axis=0) - jnp.repeat(schedule.sigma(match.t), n)[:, None] * noise) / (
-            jnp.repeat(schedule.alpha(match.t), n)[:, None]
-        )
-        data = data if proposal == "clipped" else action
+        keys = jax.random.split(key, points)
+        action, data, noise, share = jax.vmap(propose)(match.x, match.t, keys)
+        action, data, noise = (value.reshape(points * n, dim) for value in (action, data, noise))
+        weight = (match.weight[:, None] * share).reshape(points * n)
         return Match(
             action, match.x, match.t, Target(data, noise), weight, match.schedule, match.candidates * n
         )

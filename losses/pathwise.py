@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dpolicy._checks import positive
-from dpolicy._types import Action, Critic, Key, Loss, Metrics, Observation, Scalar
+from dpolicy._types import Action, Critic, Key, Loss, Metrics, Number, Observation, Scalar
 from dpolicy.fields import convert
 from dpolicy.losses._batch import batch_mean
 from dpolicy.losses.match import start
@@ -77,7 +77,7 @@ def one_step(
 
 
 def soft_value(
-    sample: Callable[[Any, Observation, Key], tuple[Action, Scalar]], q: Critic, temperature: Any
+    sample: Callable[[Any, Observation, Key], tuple[Action, Scalar]], q: Critic, temperature: Number
 ) -> Loss:
     """temperature * log p(a | s) - Q(s, a) at a reparameterised sample: the policy loss of SAC (arXiv
     1801.01290).

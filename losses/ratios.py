@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy._checks import integer, one_of, positive
-from dpolicy._types import Key, Loss
+from dpolicy._types import Key, Loss, Number
 
 LogLikelihood: TypeAlias = Callable[[Any, Any, Key], Array]
 LossRatio: TypeAlias = Literal["mean_then_exp", "per_sample", "exp_then_mean"]
@@ -31,14 +31,18 @@ def _straight_through_jvp(primals, tangents):
 
 
 def straight_through_clamp(
-    x: Float[Array, "*batch"], low: Any | None = None, high: Any | None = None
+    x: Float[Array, "*batch"], low: Number | None = None, high: Number | None = None
 ) -> Float[Array, "*batch"]:
     """clip(x, low, high) whose gradient is the identity, also outside the range."""
     return _straight_through(x, jnp.clip(x, low, high))
 
 
 def log_ratio_from_losses(
-    new: Float[Array, " n"], old: Float[Array, " n"], mode: LossRatio = "mean_then_exp", *, clamp: Any = 3.0
+    new: Float[Array, " n"],
+    old: Float[Array, " n"],
+    mode: LossRatio = "mean_then_exp",
+    *,
+    clamp: Number = 3.0,
 ) -> Array:
     """Log of the likelihood ratio with minus a loss as the log-likelihood, from `n` draws of the loss (FPO).
 
@@ -59,7 +63,11 @@ def log_ratio_from_losses(
 
 
 def ratio_from_losses(
-    new: Float[Array, " n"], old: Float[Array, " n"], mode: LossRatio = "mean_then_exp", *, clamp: Any = 3.0
+    new: Float[Array, " n"],
+    old: Float[Array, " n"],
+    mode: LossRatio = "mean_then_exp",
+    *,
+    clamp: Number = 3.0,
 ) -> Array:
     """exp of `log_ratio_from_losses`."""
     return jnp.exp(log_ratio_from_losses(new, old, mode, clamp=clamp))
@@ -80,7 +88,7 @@ class LogRatio(eqx.Module):
         return self.combine(self.log_likelihood(model, example, key), old)
 
 
-def log_ratio(log_likelihood: LogLikelihood, *, clip: Any | None = None) -> LogRatio:
+def log_ratio(log_likelihood: LogLikelihood, *, clip: Number | None = None) -> LogRatio:
     """new - stored log-likelihood; with `clip`, bounded above by it, straight-through (the gradient is not
     cut).
     """
@@ -103,7 +111,7 @@ def residual_gaussian_log_likelihood(model: Any, example: Any, key: Key) -> Arra
 
 
 def flow_matching_log_likelihood(
-    loss: Loss, draws: int = 8, *, per_draw: bool = False, loss_clip: Any | None = None
+    loss: Loss, draws: int = 8, *, per_draw: bool = False, loss_clip: Number | None = None
 ) -> LogLikelihood:
     """Minus a matching loss, averaged over `draws` draws of its noise: FPO's proxy of log p(a | s) (arXiv
     2507.21053).
@@ -134,9 +142,9 @@ def flow_matching_log_ratio(
     *,
     draws: int = 8,
     mode: LossRatio = "mean_then_exp",
-    clamp: Any = 3.0,
-    loss_clip: Any | None = None,
-    clip: Any | None = None,
+    clamp: Number = 3.0,
+    loss_clip: Number | None = None,
+    clip: Number | None = None,
 ) -> LogRatio:
     """FPO's log-ratio from a matching loss: see `flow_matching_log_likelihood` and `log_ratio_from_losses`.
 

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy._checks import one_of, positive
-from dpolicy._types import Key, Loss, Metrics, Scalar
+from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 
 LogRatioFunction: TypeAlias = Callable[[Any, Any, Key], Array]
 
 
 def ppo_clip(
-    log_ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], eps: Any
+    log_ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], eps: Number | Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
     """min(rho A, clip(rho, 1 - eps, 1 + eps) A), rho = exp(log_ratio) (PPO, arXiv 1707.06347, eq. 7)."""
     ratio = jnp.exp(log_ratio)
@@ -21,7 +21,7 @@ def ppo_clip(
 
 
 def spo(
-    log_ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], eps: Any
+    log_ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], eps: Number | Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
     """ho A - |A| (rho - 1)^2 / (2 eps): its maximum is at rho = 1 + eps sign(A), and it pulls an overshoot
     back.
@@ -31,7 +31,7 @@ def spo(
 
 
 def aspo(
-    log_ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], eps: Any
+    log_ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], eps: Number | Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
     """`ppo_clip` where A > 0, `spo` elsewhere (FPO++, arXiv 2602.02481, eq. 11-13; the code's convention at A
     = 0).
@@ -55,9 +55,9 @@ def kl_k3(log_ratio: Float[Array, "*batch"]) -> Scalar:
 
 
 def adaptive_rate(
-    rate: Any,
-    kl: Any,
-    target: Any,
+    rate: Number,
+    kl: Number,
+    target: Number,
     *,
     factor: float = 1.5,
     low: float = 1e-5,
@@ -73,7 +73,7 @@ def adaptive_rate(
 
 
 def clipped(
-    log_ratio: LogRatioFunction, *, eps: Any, surrogate: Literal["ppo", "spo", "aspo"] = "ppo"
+    log_ratio: LogRatioFunction, *, eps: Number, surrogate: Literal["ppo", "spo", "aspo"] = "ppo"
 ) -> Loss:
     """Minus a clipped surrogate of the ratio exp(log_ratio(model, example, key)), A =
     example.extras["advantage"].

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy._checks import one_of, positive
-from dpolicy._types import Critic, Key
+from dpolicy._types import Critic, Key, Number
 from dpolicy.losses._batch import batch_mean
 from dpolicy.losses.match import Match, Target, Transform
 from dpolicy.losses.weights import require_candidates, softmax_weights, values
@@ -16,9 +16,11 @@ from dpolicy.losses.weights import require_candidates, softmax_weights, values
 _SMALL = 1e-6
 
 
-def _require_noise(name: str, match: Match) -> None:
+def _scales(name: str, match: Match) -> tuple[Float[Array, "p 1"], Float[Array, "p 1"]]:
+    """alpha and sigma at the noised points; `ValueError` before any noise was added."""
     if match.schedule is None:
         raise ValueError(f"{name} must come after perturb: it sets the target at a noised point.")
+    return match.schedule.alpha(match.t)[:, None], match.schedule.sigma(match.t)[:, None]
 
 
 def _require_single(name: str, match: Match) -> None:
@@ -26,10 +28,9 @@ def _require_single(name: str, match: Match) -> None:
         raise ValueError(f"{name} must not follow reverse_sample; use smoothed_score there.")
 
 
-def _noise_target(match: Match, noise: Float[Array, "p a"]) -> Target:
+def _of_noise(x: Float[Array, "p a"], noise: Float[Array, "p a"], alpha: Array, sigma: Array) -> Target:
     """The pair whose noise is `noise`; its data part grows as 1 / alpha towards t = 1."""
-    alpha, sigma = match.schedule.alpha(match.t), match.schedule.sigma(match.t)
-    return Target((match.x - sigma[:, None] * noise) / alpha[:, None], noise)
+    return Target((x - sigma * noise) / alpha, noise)
 
 
 def _gradients(q: Critic, example: Any, actions: Float[Array, "k a"]) -> Float[Array, "k a"]:
@@ -37,7 +38,7 @@ def _gradients(q: Critic, example: Any, actions: Float[Array, "k a"]) -> Float[A
 
 
 def q_score(
-    q: Critic, temperature: Any, *, variant: Literal["paper", "official", "flowrl"] = "paper"
+    q: Critic, temperature: Number, *, variant: Literal["paper", "official", "flowrl"] = "paper"
 ) -> Transform:
     """Q-score matching: the score at the noised point is the gradient of Q there (arXiv 2312.11752).
 
@@ -55,19 +56,18 @@ def q_score(
     one_of("variant", variant, ("paper", "official", "flowrl"))
 
     def transform(example: Any, match: Match, key: Key) -> Match:
-        _require_noise("q_score", match)
+        alpha, sigma = _scales("q_score", match)
         _require_single("q_score", match)
         gradient = _gradients(q, example, match.x)
         if variant == "flowrl":
             gradient = gradient / (batch_mean(jnp.mean(jnp.abs(gradient))) + _SMALL)
-        sigma = 1.0 if variant == "official" else match.schedule.sigma(match.t)[:, None]
-        target = _noise_target(match, -sigma * gradient / temperature)
-        return eqx.tree_at(lambda m: m.target, match, target)
+        noise = -gradient / temperature if variant == "official" else -sigma * gradient / temperature
+        return eqx.tree_at(lambda m: m.target, match, _of_noise(match.x, noise, alpha, sigma))
 
     return transform
 
 
-def add_q_score(q: Critic, scale: Any, *, normaliser: Critic | None = None) -> Transform:
+def add_q_score(q: Critic, scale: Number, *, normaliser: Critic | None = None) -> Transform:
     """Add scale * grad_a Q(s, x_t) to the score of the target: noise <- noise - sigma_t scale grad Q.
 
     Source: DAC (arXiv 2405.20555), where scale = 1 / (2 eta) in the mean-over-coordinates reduction. With a
@@ -75,19 +75,18 @@ def add_q_score(q: Critic, scale: Any, *, normaliser: Critic | None = None) -> T
     """
 
     def transform(example: Any, match: Match, key: Key) -> Match:
-        _require_noise("add_q_score", match)
+        alpha, sigma = _scales("add_q_score", match)
         _require_single("add_q_score", match)
         factor = scale
         if normaliser is not None:
             factor = scale / (batch_mean(jnp.mean(jnp.abs(values(normaliser, example, match)))) + _SMALL)
-        sigma = match.schedule.sigma(match.t)[:, None]
         noise = match.target.noise - sigma * factor * _gradients(q, example, match.x)
-        return eqx.tree_at(lambda m: m.target, match, _noise_target(match, noise))
+        return eqx.tree_at(lambda m: m.target, match, _of_noise(match.x, noise, alpha, sigma))
 
     return transform
 
 
-def smoothed_score(q: Critic, temperature: Any, *, normalise: bool = False) -> Transform:
+def smoothed_score(q: Critic, temperature: Number, *, normalise: bool = False) -> Transform:
     """The score of the smoothed density from gradients of Q at reverse proposals (iDEM, arXiv 2402.06121).
 
     y = -(sigma / alpha) sum_i w_i grad_a Q(s, a_i) / temperature,  w = softmax_i(Q(s, a_i) / temperature):
@@ -100,7 +99,7 @@ def smoothed_score(q: Critic, temperature: Any, *, normalise: bool = False) -> T
     positive("temperature", temperature)
 
     def transform(example: Any, match: Match, key: Key) -> Match:
-        _require_noise("smoothed_score", match)
+        alpha, sigma = _scales("smoothed_score", match)
         require_candidates("smoothed_score", match)
         gradient = _gradients(q, example, match.action)
         scale = temperature
@@ -108,8 +107,8 @@ def smoothed_score(q: Critic, temperature: Any, *, normalise: bool = False) -> T
             scale = temperature * (batch_mean(jnp.mean(jnp.abs(gradient))) + _SMALL)
         weight = softmax_weights(values(q, example, match) / scale, match)
         mean = _group_mean(gradient, weight, match)
-        kappa = (match.schedule.sigma(match.t) / match.schedule.alpha(match.t))[:, None]
-        return _collapse(match, _noise_target(match, -kappa * mean / scale))
+        noise = -(sigma / alpha) * mean / scale
+        return _collapse(match, _of_noise(match.x, noise, alpha, sigma))
 
     return transform
 
@@ -123,7 +122,7 @@ def posterior_mean() -> Transform:
     """
 
     def transform(example: Any, match: Match, key: Key) -> Match:
-        _require_noise("posterior_mean", match)
+        _scales("posterior_mean", match)
         require_candidates("posterior_mean", match)
         data, noise = match.target.data, match.target.noise
         target = Target(_group_mean(data, match.weight, match), _group_mean(noise, match.weight, match))
@@ -139,7 +138,8 @@ def _group_mean(value: Float[Array, "k a"], weight: Float[Array, " k"], match: M
             "this link needs several candidates for each noised point: put reverse_sample before it."
         )
     weight = weight.reshape(points, -1, 1)
-    return jnp.sum(weight * value.reshape(points, -1, dim), axis=1) / jnp.sum(weight, axis=1)
+    total = jnp.sum(weight, axis=1)
+    return jnp.sum(weight * value.reshape(points, -1, dim), axis=1) / jnp.where(total > 0, total, 1)
 
 
 def _collapse(match: Match, target: Target) -> Match:

@@ -5,88 +5,81 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 
-from dpolicy._types import Key
+from dpolicy._types import Key, Scalar
 
-_FAR = 6.0  # beyond this many standard deviations the tail is inverted through its Mills ratio
-_NARROW = 1e-2  # an interval of at most this width has an exponential density to 1e-5
-
-
-def _mills(z: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """(1 - Phi(z)) / phi(z) for z >= 6, by its asymptotic series; relative error below 4e-6."""
-    y = 1 / z**2
-    return (1 - y * (1 - 3 * y * (1 - 5 * y * (1 - 7 * y * (1 - 9 * y * (1 - 11 * y)))))) / z
+_NARROW = 1e-3  # width below which the density is constant to single precision's resolution of the interval
 
 
-def _exponential_offset(u: Array, rate: Array, width: Array) -> Array:
-    """Inverse distribution function of the density proportional to exp(-rate d) on [0, width]."""
-    small = jnp.abs(rate * width) < 1e-4
-    safe = jnp.where(small, 1, rate)
-    return jnp.where(small, u * width, -jnp.log1p(u * jnp.expm1(-safe * width)) / safe)
+def _far(dtype: jnp.dtype) -> float:
+    """Standard deviations beyond which the tail expansion replaces the distribution function, before it underflows."""
+    return 10.0 if jnp.finfo(dtype).bits <= 32 else 30.0
+
+
+def _tail_offset(u: Array, lower: Array, width: Array) -> Array:
+    """The quantile of a far interval, from S(l + d) / S(l) = exp(-(a d + d^2 / 2)), a = l + 1 / l.
+
+    The expansion of the normal tail behind it leaves out terms of relative size 1 / (2 l^4).
+    """
+    rate = lower + 1 / lower
+    width = jnp.minimum(width, 50 / lower)  # what lies beyond has mass exp(-50)
+    mass = -jnp.expm1(-width * (rate + width / 2))
+    exponent = -jnp.log1p(-u * mass)
+    return 2 * exponent / (rate + jnp.sqrt(rate**2 + 2 * exponent))
 
 
 def truncated_offset(
-    u: Float[Array, "*s"], lower: Float[Array, "*s"], width: Float[Array, "*s"]
+    u: Float[Array, "*s"], lower: Float[Array, "*#s"], width: Float[Array, "*#s"]
 ) -> Float[Array, "*s"]:
     """d in [0, width] such that lower + d is a standard normal truncated to [lower, lower + width].
 
-    `u` is uniform on (0, 1); the middle of the interval must not be negative (reflect it otherwise).
+    `u` is uniform on (0, 1); the middle of the interval must not be negative (reflect it otherwise). Bounds of
+    size 1 along an axis are shared by all of `u`, and their part of the work is done once.
     """
-    # The interval near the centre: invert the survival function, which is accurate for positive arguments.
-    near = jnp.minimum(lower, _FAR)
+    far = _far(u.dtype)
+    near = jnp.minimum(lower, far)
+    # The survival function and its inverse keep their relative accuracy for positive arguments.
     low, high = ndtr(-near), ndtr(-(near + width))
-    middle = -ndtri(low + u * (high - low)) - near
-
-    # Far out: log S(l + d) - log S(l) = -(l d + d^2 / 2) + log M(l + d) - log M(l), M = S / phi, by Newton.
-    far = jnp.maximum(lower, _FAR)
-    capped = jnp.minimum(width, 40 / far)  # what lies beyond has mass exp(-40)
-    mills = _mills(far)
-    ratio = jnp.exp(-capped * (far + capped / 2)) * _mills(far + capped) / mills
-    goal = jnp.log1p(u * (ratio - 1))
-    tail = -goal / far
-    for _ in range(3):
-        here = _mills(far + tail)
-        tail = tail + (jnp.log(here / mills) - tail * (far + tail / 2) - goal) * here
-
-    narrow = _exponential_offset(u, jnp.minimum(lower, 1e15) + width / 2, jnp.minimum(width, _NARROW))
-    offset = jnp.where(lower > _FAR, tail, middle)
-    offset = jnp.where((width < _NARROW) & (lower <= 1e3), narrow, offset)
+    offset = -ndtri(low + u * (high - low)) - near
+    offset = jnp.where(lower > far, _tail_offset(u, jnp.maximum(lower, far), width), offset)
+    offset = jnp.where((width < _NARROW) & (lower <= far), u * width, offset)
     return jnp.clip(offset, 0, width)
 
 
-def open_uniform(key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-    """Uniform on (0, 1), away from both ends by the spacing of `dtype`, so that no quantile is infinite."""
+def _open_uniform(key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+    """Uniform on (0, 1), away from zero by the spacing of `dtype`, so that no quantile is infinite."""
     return jax.random.uniform(key, shape, dtype, minval=jnp.finfo(dtype).eps, maxval=1.0)
 
 
 def truncated_normal(key: Key, lower: Float[Array, "*s"], upper: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """Standard normal draws restricted to [lower, upper], elementwise.
+    """Standard normal draws restricted to [lower, upper], elementwise; infinite bounds are allowed.
 
     Finite and inside the bounds however far both lie on one side of zero, where an inverse distribution
     function through `erf` returns infinities past about five standard deviations in single precision.
     """
+    far = jnp.asarray(1e6, lower.dtype)
+    lower, upper = jnp.maximum(lower, -far), jnp.minimum(upper, far)
     sign = jnp.where(lower + upper < 0, -1, 1).astype(lower.dtype)
     low = jnp.where(sign < 0, -upper, lower)
-    offset = truncated_offset(open_uniform(key, lower.shape, lower.dtype), low, upper - lower)
+    offset = truncated_offset(_open_uniform(key, lower.shape, lower.dtype), low, upper - lower)
     return jnp.clip(sign * (low + offset), lower, upper)
 
 
 def truncated_proposal(
-    key: Key, x: Float[Array, "n a"], alpha: Float[Array, ""], sigma: Float[Array, ""], bound: float
+    key: Key, n: int, x: Float[Array, " a"], alpha: Scalar, sigma: Scalar, bound: float
 ) -> tuple[Float[Array, "n a"], Float[Array, "n a"]]:
-    """Draw (action, noise) with x = alpha action + sigma noise, noise standard normal given |action| <=
-    bound.
+    """`n` pairs (action, noise) with x = alpha action + sigma noise, noise ~ N(0, I) given |action| <= bound.
 
-    Accurate for alpha -> 0 (the actions tend to uniform on the box) and sigma -> 0 (to x / alpha).
+    Accurate for alpha -> 0, where the actions become uniform on the box, and for sigma -> 0.
     """
     tiny = jnp.asarray(1e-6, x.dtype)
-    alpha, sigma = jnp.maximum(alpha, 0), jnp.maximum(sigma, tiny)
+    sigma = jnp.maximum(sigma, tiny)
+    x = x[None]
     sign = jnp.where(x < 0, -1, 1).astype(x.dtype)
-    low = (jnp.abs(x) - alpha * bound) / sigma
+    lower = (jnp.abs(x) - alpha * bound) / sigma
     width = jnp.broadcast_to(jnp.maximum(2 * alpha * bound / sigma, tiny), x.shape)
-    offset = truncated_offset(open_uniform(key, x.shape, x.dtype), low, width)
-    noise = sign * (low + offset)
+    offset = truncated_offset(_open_uniform(key, (n, x.shape[1]), x.dtype), lower, width)
+    noise = sign * (lower + offset)
     # Two forms of (x - sigma noise) / alpha: the first does not divide by alpha, the second not by sigma.
     from_face = sign * bound * (1 - 2 * offset / width)
     direct = (x - sigma * noise) / jnp.maximum(alpha, tiny)
-    action = jnp.where(width < 1, from_face, direct)
-    return jnp.clip(action, -bound, bound), noise
+    return jnp.clip(jnp.where(width < 1, from_face, direct), -bound, bound), noise

@@ -8,21 +8,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from dpolicy._checks import fraction, non_negative, one_of, positive
-from dpolicy._types import Key, Loss, Metrics, Scalar
+from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 
 
 def td_target(
     reward: Float[Array, "*batch"],
     terminated: Bool[Array, "*batch"],
     next_value: Float[Array, "*batch"],
-    discount: Any,
+    discount: Number,
 ) -> Float[Array, "*batch"]:
     """reward + discount (1 - terminated) next_value. A time limit does not cut the bootstrap."""
     return reward + discount * jnp.where(terminated, 0, next_value)
 
 
 def reduce_ensemble(
-    values: Float[Array, "n *batch"], how: Literal["min", "mean", "lcb"] = "min", *, pessimism: Any = 1.0
+    values: Float[Array, "n *batch"], how: Literal["min", "mean", "lcb"] = "min", *, pessimism: Number = 1.0
 ) -> Float[Array, "*batch"]:
     """One value from the members of an ensemble, stacked on the first axis.
 
@@ -39,12 +39,12 @@ def reduce_ensemble(
     return jnp.mean(values, axis=0) - pessimism * jnp.std(values, axis=0)
 
 
-def expectile_weight(u: Float[Array, "*batch"], tau: Any) -> Float[Array, "*batch"]:
+def expectile_weight(u: Float[Array, "*batch"], tau: Number) -> Float[Array, "*batch"]:
     """|tau - 1(u < 0)|: with u = Q - V the weight of IDQL's implicit policy (arXiv 2304.10573)."""
     return jnp.where(u < 0, 1 - tau, tau) * jnp.ones_like(u)
 
 
-def expectile(u: Float[Array, "*batch"], tau: Any) -> Float[Array, "*batch"]:
+def expectile(u: Float[Array, "*batch"], tau: Number) -> Float[Array, "*batch"]:
     """|tau - 1(u < 0)| u^2, u = target - value: the asymmetric loss of IQL (arXiv 2110.06169, eq. 5)."""
     return expectile_weight(u, tau) * u**2
 
@@ -53,7 +53,7 @@ def clipped_value_loss(
     value: Float[Array, "*batch"],
     old_value: Float[Array, "*batch"],
     target: Float[Array, "*batch"],
-    eps: Any,
+    eps: Number,
 ) -> Float[Array, "*batch"]:
     """max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2), without a factor 1/2. `eps` is in units of
     V.
@@ -89,7 +89,7 @@ def bellman(target: Callable[[Any, Key], Scalar]) -> Loss:
     return loss
 
 
-def expectile_regression(q: Callable[[Any, Any], Scalar], tau: Any) -> Loss:
+def expectile_regression(q: Callable[[Any, Any], Scalar], tau: Number) -> Loss:
     """Fit V(s) to the tau-expectile of q(s, a) over the data's actions; the model is called `value(obs)`."""
     fraction("tau", tau)
 
@@ -101,7 +101,7 @@ def expectile_regression(q: Callable[[Any, Any], Scalar], tau: Any) -> Loss:
     return loss
 
 
-def value_regression(*, eps: Any | None = None) -> Loss:
+def value_regression(*, eps: Number | None = None) -> Loss:
     """(V(s) - R)^2 with R = example.extras["return"], clipped around extras["value"] by `eps` when given.
 
     Value clipping depends on the scale of returns (see `clipped_value_loss`).

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy._checks import positive
-from dpolicy._types import Critic, Key, Scalar
+from dpolicy._types import Critic, Key, Number, Scalar
 from dpolicy.losses.match import Match, Transform
 
 
@@ -38,10 +38,12 @@ def softmax_weights(value: Float[Array, " k"], match: Match) -> Float[Array, " k
     """Weights proportional to (incoming weight) x exp(value) in each group, keeping the group's total."""
     logits = (value + jnp.log(match.weight)).reshape(match.groups, -1)
     total = jnp.sum(match.weight.reshape(match.groups, -1), axis=1, keepdims=True)
-    return (total * jax.nn.softmax(logits, axis=1)).reshape(-1)
+    return jnp.where(total > 0, total * jax.nn.softmax(logits, axis=1), 0).reshape(-1)
 
 
-def boltzmann(q: Critic, temperature: Any, *, normalise: bool = True, clip: Any = None) -> Transform:
+def boltzmann(
+    q: Critic, temperature: Number, *, normalise: bool = True, clip: Number | None = None
+) -> Transform:
     """Weigh by exp(Q / temperature).
 
     Normalised (the default): w_i = softmax_i(Q_i / temperature) among the candidates of the state, or of each
@@ -86,7 +88,8 @@ def advantage(q: Critic, *, baseline: Callable[[Any], Scalar] | None = None) -> 
         weight = match.weight.reshape(match.groups, -1)
         if baseline is None:
             require_candidates("advantage", match)
-            centre = jnp.sum(weight * value, axis=1, keepdims=True) / jnp.sum(weight, axis=1, keepdims=True)
+            total = jnp.sum(weight, axis=1, keepdims=True)
+            centre = jnp.sum(weight * value, axis=1, keepdims=True) / jnp.where(total > 0, total, 1)
         else:
             centre = baseline(example.obs)
         return with_weight(match, (weight * jnp.maximum(value - centre, 0)).reshape(-1))
