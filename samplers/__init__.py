@@ -1,0 +1,22 @@
+"""Samplers: any callable `sample(field, obs, key) -> action` for one example; `vmap` for a batch, or `solve`."""
+
+from dpolicy.samplers._grid import Grid as Grid
+from dpolicy.samplers._grid import Prior as Prior
+from dpolicy.samplers.ancestral import Ancestral as Ancestral
+from dpolicy.samplers.ancestral import Coefficients as Coefficients
+from dpolicy.samplers.ancestral import ddim as ddim
+from dpolicy.samplers.ancestral import ddpm as ddpm
+from dpolicy.samplers.batch import solve as solve
+from dpolicy.samplers.best_of import BestOf as BestOf
+from dpolicy.samplers.best_of import Sampler as Sampler
+from dpolicy.samplers.best_of import best_of as best_of
+from dpolicy.samplers.best_of import select as select
+from dpolicy.samplers.langevin import PredictorCorrector as PredictorCorrector
+from dpolicy.samplers.langevin import Unadjusted as Unadjusted
+from dpolicy.samplers.langevin import langevin as langevin
+from dpolicy.samplers.langevin import unadjusted_langevin as unadjusted_langevin
+from dpolicy.samplers.likelihood import log_likelihood as log_likelihood
+from dpolicy.samplers.ode import ODE as ODE
+from dpolicy.samplers.ode import ode as ode
+from dpolicy.samplers.sde import SDE as SDE
+from dpolicy.samplers.sde import sde as sde

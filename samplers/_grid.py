@@ -1,0 +1,86 @@
+"""What every sampler shares: its time grid, as data, and the point x_1 it starts from."""
+
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dpolicy import _checks
+from dpolicy._types import Action, Key, Scalar
+from dpolicy.fields import AbstractField
+
+Number: TypeAlias = float | int | Scalar
+
+INITIALS = ("normal", "zero")
+
+
+def check_bound(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` is None or a positive number."""
+    if value is not None:
+        _checks.positive(name, value)
+
+
+def check_tolerances(rtol: Any, atol: Any, max_steps: Any) -> None:
+    """Raise `ValueError` unless both tolerances are positive and `max_steps` is a positive int."""
+    _checks.positive("rtol", rtol)
+    _checks.positive("atol", atol)
+    _checks.integer("max_steps", max_steps)
+
+
+class Grid(eqx.Module):
+    """The `steps + 1` times of a sampler, decreasing from noise to action.
+
+    `times` are data, uniform or not; None stands for the schedule's own grid, from t_max down to t_min (FlowRL's
+    cosine: .9946 to .001), or the points k/K of a `DiscreteVP`, whose last has alpha = 1 and sigma = 0.
+    """
+
+    times: Float[Array, " steps+1"] | None
+    steps: int = eqx.field(static=True)
+
+    def __init__(self, steps: Any, times: Any = None):
+        _checks.integer("steps", steps)
+        self.steps, self.times = steps, None
+        if times is None:
+            return
+        if np.shape(times) != (steps + 1,):
+            allowed = f"steps + 1 = {steps + 1} numbers from noise to action"
+            raise ValueError(f"times must hold {allowed}, got shape {np.shape(times)}.")
+        _checks.fraction("times", times)
+        self.times = jnp.asarray(times, float)
+        # Every check lets tracers through, and the differences of a tracer are one.
+        _checks.positive("times must decrease: times[i] - times[i + 1]", self.times[:-1] - self.times[1:])
+
+    def __call__(self, field: AbstractField) -> Float[Array, "{self.steps}+1"]:
+        """The times for this field.
+
+        The first stays below one at which the prediction could not be converted (noise or score with alpha = 0; see
+        `AbstractSchedule.span`). The last may have sigma = 0: fixed-step samplers do not evaluate the field there.
+        """
+        times = field.schedule.grid(self.steps)[::-1] if self.times is None else self.times
+        return jnp.minimum(times, field.span[1])
+
+
+class Prior(eqx.Module):
+    """The law of x_1: N(0, (scale * prior_std)^2), or zero."""
+
+    scale: Number
+    initial: str = eqx.field(static=True)
+
+    def __init__(self, initial: Any, scale: Any):
+        _checks.one_of("initial", initial, INITIALS)
+        _checks.positive("initial_scale", scale)
+        self.initial, self.scale = initial, scale
+
+    def __call__(self, field: AbstractField, key: Key, start: Action | None = None) -> Action:
+        """A draw of x_1, or `start` if that is given."""
+        shape = (field.action_size,)
+        if start is not None:
+            if start.shape != shape:
+                raise ValueError(f"start must have the field's action shape {shape}, got {start.shape}.")
+            return start
+        if self.initial == "zero":
+            return jnp.zeros(shape)
+        return self.scale * field.schedule.prior_std * jax.random.normal(key, shape)

@@ -1,0 +1,74 @@
+"""Selection among several samples under a critic: the arg max, or a draw from the softmax."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dpolicy import _checks
+from dpolicy._types import Action, Critic, Key, Observation
+from dpolicy.fields import AbstractField
+from dpolicy.samplers._grid import Number
+
+Sampler = Callable[[AbstractField, Observation, Key], Action]
+
+
+def select(
+    actions: Float[Array, "n a"],
+    values: Float[Array, " n"],
+    key: Key | None = None,
+    *,
+    temperature: Number | None = None,
+) -> Action:
+    """The action of largest value; with a temperature, one drawn with probability softmax(values / temperature).
+
+    Raises `ValueError` for a temperature without a key, or one that is not above zero.
+    """
+    if temperature is None:
+        return actions[jnp.argmax(values)]
+    _checks.positive("temperature", temperature)
+    if key is None:
+        raise ValueError("key must be given to draw at a temperature, got None.")
+    return actions[jax.random.categorical(key, values / temperature)]
+
+
+class BestOf(eqx.Module):
+    """Selection among `n` samples; built by `best_of`."""
+
+    sampler: Sampler
+    q: Critic
+    temperature: Number | None
+    n: int = eqx.field(static=True)
+
+    def __call__(self, field: AbstractField, obs: Observation, key: Key) -> Action:
+        """The selected action."""
+        sample_key, select_key = jax.random.split(key)
+        keys = jax.random.split(sample_key, self.n)
+        actions = jax.vmap(lambda key: self.sampler(field, obs, key))(keys)
+        values = jax.vmap(self.q, in_axes=(None, 0))(obs, actions)
+        return select(actions, values, select_key, temperature=self.temperature)
+
+
+def best_of(n: int, sampler: Sampler, q: Critic, *, temperature: Number | None = None) -> BestOf:
+    """Draw `n` actions for one observation and keep one: the arg max of q, or a draw from softmax(q / temperature).
+
+    The arg max moves the policy by at most KL(best of n || policy) = log n - (n - 1)/n nats: 1.40 for 10, 2.50 for 32.
+
+    **Arguments:**
+
+    - `n`: number of samples.
+    - `sampler`: any `(field, obs, key) -> action`.
+    - `q`: any `(obs, action) -> scalar`; for several critics their minimum or mean, as the method says.
+    - `temperature`: None for the arg max (IDQL, SDAC), else that of the softmax (SfBC, Diffusion-QL).
+
+    **Returns:** a sampler `(field, obs, key) -> action` for one example.
+
+    Raises `ValueError` for an `n` that is no positive int or a temperature that is not above zero.
+    Source: Hansen-Estruch et al. 2023 (arXiv 2304.10573); Chen et al. 2022 (SfBC, arXiv 2209.14548).
+    """
+    _checks.integer("n", n)
+    if temperature is not None:
+        _checks.positive("temperature", temperature)
+    return BestOf(sampler, q, temperature, n)
