@@ -1,0 +1,69 @@
+"""What every environment is: pure functions over one state, without time limit and without autoreset."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from dpolicy import _checks
+from dpolicy._types import Action, Key, Observation, Scalar
+
+
+class Spec(eqx.Module):
+    """Sizes and limits of an environment; all static.
+
+    Attributes:
+        name: "family/task".
+        obs_size: Numbers in an observation.
+        action_size: Numbers in an action.
+        time_limit: Steps after which an episode is truncated.
+
+    Raises:
+        ValueError: for a size or a limit below 1.
+    """
+
+    name: str = eqx.field(static=True)
+    obs_size: int = eqx.field(static=True)
+    action_size: int = eqx.field(static=True)
+    time_limit: int = eqx.field(static=True)
+
+    def __check_init__(self) -> None:
+        _checks.integer("obs_size", self.obs_size)
+        _checks.integer("action_size", self.action_size)
+        _checks.integer("time_limit", self.time_limit)
+
+
+class Environment(eqx.Module):
+    """One environment, for ONE episode at a time; `dpolicy.envs.Vector` adds batch, time limit and resets.
+
+    Actions lie in [-1, 1]: an implementation clips to that box first and then maps it affinely to its own bounds, so
+    an unbounded policy is charged for, and moves by, the clipped action. `state` is any pytree of arrays whose
+    structure, shapes and types `step` preserves. Floats are of JAX's default precision.
+    """
+
+    spec: eqx.AbstractVar[Spec]
+
+    @abc.abstractmethod
+    def reset(self, key: Key) -> tuple[Any, Observation]:
+        """The start of an episode: `(state, obs)`."""
+
+    @abc.abstractmethod
+    def step(self, state: Any, action: Action, key: Key) -> tuple[Any, Observation, Scalar, Bool[Array, ""]]:
+        """One transition: `(state, obs, reward, terminated)`.
+
+        `obs` is the successor, also where the episode ends. `terminated` says that the task is over (the value of
+        `obs` is zero); running out of time is not told here.
+        """
+
+
+def clip_action(action: Action) -> Action:
+    """The action clipped to the box [-1, 1] that policies act in."""
+    return jnp.clip(action, -1.0, 1.0)
+
+
+def to_bounds(action: Action, low: jax.Array, high: jax.Array) -> Action:
+    """The affine map of [-1, 1] onto [low, high], after clipping: low + (clip(action) + 1) (high - low) / 2."""
+    return low + 0.5 * (clip_action(action) + 1.0) * (high - low)
