@@ -37,18 +37,42 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def _uniform(key: Key, shape: tuple[int, int]) -> Array:
-    bound = 1 / math.sqrt(shape[0])
-    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+def _newton_schulz(_: Array, x: Array) -> Array:
+    gram = jnp.matmul(x.T, x, precision="highest")
+    return 1.5 * x - 0.5 * jnp.matmul(x, gram, precision="highest")
 
 
-_INITIALISERS: dict[str, Callable[[Key, tuple[int, int]], Array]] = {
-    "lecun_uniform": jax.nn.initializers.lecun_uniform(),
-    "lecun_normal": jax.nn.initializers.lecun_normal(),
-    "he_normal": jax.nn.initializers.he_normal(),
-    "xavier_uniform": jax.nn.initializers.glorot_uniform(),
-    "orthogonal": jax.nn.initializers.orthogonal(math.sqrt(2)),
-    "torch": _uniform,
+def nearest_orthogonal(matrix: Float[Array, "n m"]) -> Float[Array, "n m"]:
+    """The polar factor U V^T of a full-rank matrix U S V^T; of a Gaussian matrix, a uniform (Haar) orthogonal one.
+
+    Newton-Schulz, X <- 3/2 X - 1/2 X X^T X: matrix products alone. QR (`jax.nn.initializers.orthogonal`) calls
+    LAPACK, and on CPU several of those calls inside one vmapped program have been seen to block each other for good.
+    """
+    rows, columns = matrix.shape
+    tall = matrix if rows >= columns else matrix.T
+    # The largest singular value of a Gaussian matrix is about sqrt(n) + sqrt(m); the iteration allows sqrt(3) times.
+    start = tall / (math.sqrt(rows) + math.sqrt(columns))
+    # A singular value grows by 3/2 a step: forty reach one from 1e-7.
+    x = jax.lax.fori_loop(0, 40, _newton_schulz, start)
+    return x if rows >= columns else x.T
+
+
+def _truncated(key: Key, shape: tuple[int]) -> Array:
+    return jax.random.truncated_normal(key, -2.0, 2.0, shape) / 0.87962566  # its standard deviation
+
+
+def _signed(key: Key, shape: tuple[int]) -> Array:
+    return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+
+
+# How the numbers are drawn, and what makes them a weight [fan_in, fan_out].
+_INITIALISERS: dict[str, tuple[Callable[[Key, tuple[int]], Array], Callable[[Array], Array]]] = {
+    "lecun_uniform": (_signed, lambda raw: math.sqrt(3 / max(raw.shape[0], 1)) * raw),
+    "lecun_normal": (_truncated, lambda raw: math.sqrt(1 / max(raw.shape[0], 1)) * raw),
+    "he_normal": (_truncated, lambda raw: math.sqrt(2 / max(raw.shape[0], 1)) * raw),
+    "xavier_uniform": (_signed, lambda raw: math.sqrt(6 / sum(raw.shape)) * raw),
+    "orthogonal": (jax.random.normal, lambda raw: math.sqrt(2) * nearest_orthogonal(raw)),
+    "torch": (_signed, lambda raw: math.sqrt(1 / max(raw.shape[0], 1)) * raw),
 }
 INITIALISATIONS = tuple(_INITIALISERS)
 
@@ -63,25 +87,6 @@ class Linear(eqx.Module):
     weights: tuple[Float[Array, "out _"], ...]
     bias: Float[Array, " out"]
 
-    def __init__(
-        self,
-        in_sizes: tuple[int, ...],
-        out_size: int,
-        *,
-        initialisation: str = "orthogonal",
-        scale: float = 1.0,
-        key: Key,
-    ):
-        _checks.one_of("initialisation", initialisation, INITIALISATIONS)
-        weight_key, bias_key = jax.random.split(key)
-        fan_in = sum(in_sizes)
-        weight = scale * _INITIALISERS[initialisation](weight_key, (fan_in, out_size)).T
-        ends = [sum(in_sizes[: i + 1]) for i in range(len(in_sizes) - 1)]
-        self.weights = tuple(jnp.split(weight, ends, axis=1))
-        self.bias = jnp.zeros(out_size)
-        if initialisation == "torch":
-            self.bias = scale * _uniform(bias_key, (fan_in, out_size))[0]
-
     def __call__(self, *parts: Float[Array, " _"]) -> Float[Array, " out"]:
         if len(parts) != len(self.weights):
             raise ValueError(f"This layer takes {len(self.weights)} inputs, got {len(parts)}.")
@@ -89,6 +94,26 @@ class Linear(eqx.Module):
         for weight, part in zip(self.weights, parts, strict=True):
             total = total + weight @ part
         return total
+
+
+def _initial_layers(
+    in_sizes: tuple[int, ...], outs: list[int], scales: list[float | int], initialisation: str, key: Key
+) -> tuple[Linear, ...]:
+    """All layers from one draw: a draw per array would multiply the time to compile a constructor."""
+    draw, shape_weight = _INITIALISERS[initialisation]
+    parts = [in_sizes, *((out,) for out in outs[:-1])]
+    counts = [(sum(inputs) + 1) * out for inputs, out in zip(parts, outs, strict=True)]
+    raw = draw(key, (sum(counts),))
+    layers, begin = [], 0
+    for inputs, out, count, scale in zip(parts, outs, counts, scales, strict=True):
+        fan_in = sum(inputs)
+        block = raw[begin : begin + count].reshape(fan_in + 1, out)
+        begin += count
+        weight = scale * shape_weight(block[:-1]).T
+        bias = scale / math.sqrt(max(fan_in, 1)) * block[-1] if initialisation == "torch" else jnp.zeros(out)
+        ends = [sum(inputs[: i + 1]) for i in range(len(inputs) - 1)]
+        layers.append(Linear(tuple(jnp.split(weight, ends, axis=1)), bias))
+    return tuple(layers)
 
 
 class LayerNorm(eqx.Module):
@@ -139,14 +164,9 @@ class MLP(eqx.Module):
         _checks.integer("out_size", out_size)
         _checks.one_of("activation", activation, ACTIVATIONS)
         _checks.non_negative("final_scale", final_scale)
-        sizes = [tuple(in_sizes), *((width,) for width in hidden)]
-        outs = [*hidden, out_size]
+        _checks.one_of("initialisation", initialisation, INITIALISATIONS)
         scales = [1.0] * len(hidden) + [final_scale]
-        keys = jax.random.split(key, len(outs))
-        self.layers = tuple(
-            Linear(inputs, out, initialisation=initialisation, scale=scale, key=k)
-            for inputs, out, scale, k in zip(sizes, outs, scales, keys, strict=True)
-        )
+        self.layers = _initial_layers(tuple(in_sizes), [*hidden, out_size], scales, initialisation, key)
         self.norms = tuple(LayerNorm(width) for width in hidden) if layer_norm else ()
         self.activation = activation
         self.final_activation = final_activation
