@@ -1,7 +1,5 @@
 """Generalised advantage estimation, in four dialects."""
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -19,7 +17,7 @@ def gae(
     *,
     discount: Number,
     trace: Number,
-    dialect: Literal["exact", "rsl", "brax", "leaky"] = "exact",
+    dialect: str = "exact",
 ) -> tuple[Float[Array, "t *batch"], Float[Array, "t *batch"]]:
     r"""Advantages and value targets over the leading time axis (arXiv 1506.02438).
 

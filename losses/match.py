@@ -7,7 +7,7 @@ the noised points `x` at times `t`, the `target` there, and a `weight` for each.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -57,7 +57,6 @@ class Match(eqx.Module):
 
 
 Transform: TypeAlias = Callable[[Any, Match, Key], Match]
-TimeWeight: TypeAlias = Literal["uniform", "capped_snr", "noise_variance"]
 
 
 def start(example: Any) -> Match:
@@ -97,7 +96,7 @@ def chain(*transforms: Transform) -> Chain:
     return Chain(tuple(transforms))
 
 
-def _time_weight(rule: TimeWeight | Callable, schedule: AbstractSchedule, t: Float[Array, " p"]) -> Array:
+def _time_weight(rule: str | Callable, schedule: AbstractSchedule, t: Float[Array, " p"]) -> Array:
     if callable(rule):
         return rule(schedule, t)
     if rule == "capped_snr":
@@ -122,8 +121,8 @@ def _same_schedule(match: Match, field: Any) -> AbstractSchedule:
 def matching(
     transform: Transform,
     *,
-    reduction: Literal["mean", "sum", "sqrt"] = "mean",
-    time_weight: TimeWeight | Callable[[AbstractSchedule, Float[Array, " p"]], Array] = "uniform",
+    reduction: str = "mean",
+    time_weight: str | Callable[[AbstractSchedule, Float[Array, " p"]], Array] = "uniform",
     compare: Prediction | None = None,
 ) -> Loss:
     r"""Weighted matching: a chain of transforms, then one regression of the field.

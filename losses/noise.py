@@ -2,7 +2,7 @@
 candidates.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +11,12 @@ from jaxtyping import Array
 from dpolicy._checks import integer, one_of, positive
 from dpolicy._types import Key
 from dpolicy.losses.match import Match, Target, Transform
-from dpolicy.losses.times import TimeLaw, TimeName, time_law
+from dpolicy.losses.times import TimeLaw, time_law
 from dpolicy.losses.truncated import truncated_proposal
 from dpolicy.schedules import AbstractSchedule
 
 
-def perturb(
-    schedule: AbstractSchedule, *, draws: int = 1, times: TimeName | TimeLaw = "uniform"
-) -> Transform:
+def perturb(schedule: AbstractSchedule, *, draws: int = 1, times: str | TimeLaw = "uniform") -> Transform:
     """Forward noise: x = alpha_t action + sigma_t eps, eps ~ N(0, I), t from the law `times`.
 
     Every candidate gets `draws` independent pairs (t, eps) and its weight is shared among them, so the loss
@@ -56,7 +54,7 @@ def reverse_sample(
     schedule: AbstractSchedule,
     n: int,
     *,
-    proposal: Literal["truncated", "gaussian", "clipped", "uniform"] = "truncated",
+    proposal: str = "truncated",
     bound: float = 1.0,
 ) -> Transform:
     """Reverse proposals: `n` clean actions a_i = (x - sigma e_i) / alpha around each noised x; the target is

@@ -12,7 +12,7 @@ from dpolicy.fields import convert
 from dpolicy.losses._batch import batch_mean
 from dpolicy.losses.match import start
 from dpolicy.losses.noise import perturb
-from dpolicy.losses.times import TimeLaw, TimeName
+from dpolicy.losses.times import TimeLaw
 from dpolicy.schedules import AbstractSchedule
 
 
@@ -51,7 +51,7 @@ def one_step(
     schedule: AbstractSchedule,
     q: Critic,
     *,
-    times: TimeName | TimeLaw = "uniform",
+    times: str | TimeLaw = "uniform",
     clip: float | None = 1.0,
     normaliser: Critic | None = None,
 ) -> Loss:

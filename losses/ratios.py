@@ -6,7 +6,7 @@ through the same function, so the ratio is exactly 1 while the parameters are un
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -17,7 +17,6 @@ from dpolicy._checks import integer, one_of, positive
 from dpolicy._types import Key, Loss, Number
 
 LogLikelihood: TypeAlias = Callable[[Any, Any, Key], Array]
-LossRatio: TypeAlias = Literal["mean_then_exp", "per_sample", "exp_then_mean"]
 
 
 @jax.custom_jvp
@@ -40,7 +39,7 @@ def straight_through_clamp(
 def log_ratio_from_losses(
     new: Float[Array, " n"],
     old: Float[Array, " n"],
-    mode: LossRatio = "mean_then_exp",
+    mode: str = "mean_then_exp",
     *,
     clamp: Number = 3.0,
 ) -> Array:
@@ -65,7 +64,7 @@ def log_ratio_from_losses(
 def ratio_from_losses(
     new: Float[Array, " n"],
     old: Float[Array, " n"],
-    mode: LossRatio = "mean_then_exp",
+    mode: str = "mean_then_exp",
     *,
     clamp: Number = 3.0,
 ) -> Array:
@@ -141,7 +140,7 @@ def flow_matching_log_ratio(
     loss: Loss,
     *,
     draws: int = 8,
-    mode: LossRatio = "mean_then_exp",
+    mode: str = "mean_then_exp",
     clamp: Number = 3.0,
     loss_clip: Number | None = None,
     clip: Number | None = None,

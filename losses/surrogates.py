@@ -1,7 +1,7 @@
 """Clipped surrogate objectives: formulas to maximise, and the loss `clipped` around them."""
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -72,9 +72,7 @@ def adaptive_rate(
     return jnp.where(kl > 2 * target, down, jnp.where((kl > 0) & (kl < target / 2), up, rate))
 
 
-def clipped(
-    log_ratio: LogRatioFunction, *, eps: Number, surrogate: Literal["ppo", "spo", "aspo"] = "ppo"
-) -> Loss:
+def clipped(log_ratio: LogRatioFunction, *, eps: Number, surrogate: str = "ppo") -> Loss:
     """Minus a clipped surrogate of the ratio exp(log_ratio(model, example, key)), A =
     example.extras["advantage"].
 

@@ -1,6 +1,6 @@
 """Transforms that change the target of the regression."""
 
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -37,9 +37,7 @@ def _gradients(q: Critic, example: Any, actions: Float[Array, "k a"]) -> Float[A
     return jax.vmap(jax.grad(lambda a: q(example.obs, a)))(actions)
 
 
-def q_score(
-    q: Critic, temperature: Number, *, variant: Literal["paper", "official", "flowrl"] = "paper"
-) -> Transform:
+def q_score(q: Critic, temperature: Number, *, variant: str = "paper") -> Transform:
     """Q-score matching: the score at the noised point is the gradient of Q there (arXiv 2312.11752).
 
     The noise targets y, with G = grad_a Q(s, x_t):

@@ -1,7 +1,7 @@
 """Laws of the training time t: functions (schedule, key) -> t, one draw each."""
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,6 @@ from dpolicy._types import Key, Scalar
 from dpolicy.schedules import AbstractSchedule
 
 TimeLaw: TypeAlias = Callable[[AbstractSchedule, Key], Scalar]
-TimeName: TypeAlias = Literal["uniform", "grid", "power", "logit_normal"]
 
 
 def uniform_times() -> TimeLaw:
@@ -77,7 +76,7 @@ _NAMED = {
 }
 
 
-def time_law(times: TimeName | TimeLaw) -> TimeLaw:
+def time_law(times: str | TimeLaw) -> TimeLaw:
     """The law that `times` names, with its defaults, or `times` itself."""
     if callable(times):
         return times

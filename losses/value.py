@@ -1,7 +1,7 @@
 """Formulas of value learning, and the losses made of them."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def td_target(
 
 
 def reduce_ensemble(
-    values: Float[Array, "n *batch"], how: Literal["min", "mean", "lcb"] = "min", *, pessimism: Number = 1.0
+    values: Float[Array, "n *batch"], how: str = "min", *, pessimism: Number = 1.0
 ) -> Float[Array, "*batch"]:
     """One value from the members of an ensemble, stacked on the first axis.
 
