@@ -9,7 +9,8 @@ from dpolicy.networks import MLP
 class QNetwork(eqx.Module):
     """Q(s, a), an MLP over the observation and the action.
 
-    The first layer keeps their shares apart: under a `vmap` over proposals of one state the state's is computed once.
+    The first layer keeps their shares apart: under a `vmap` over proposals of one state, that of the state is
+    computed once.
     """
 
     mlp: MLP

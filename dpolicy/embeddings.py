@@ -101,7 +101,7 @@ class RandomFourier(AbstractEmbedding):
 
 
 class LearnableFourier(AbstractEmbedding):
-    """[cos(2 pi t w)] ++ [sin(2 pi t w)] with learned w, initially N(0, std^2) (FlowRL: 64 features, std 0.2)."""
+    """[cos(2 pi t w)] ++ [sin(2 pi t w)] with learned w, initially N(0, std^2) (FlowRL: size 64, std 0.2)."""
 
     frequencies: Float[Array, " half"]
     size: int = eqx.field(static=True)
@@ -132,7 +132,7 @@ class LogSNR(AbstractEmbedding):
 
 
 class Projected(AbstractEmbedding):
-    """An embedding followed by an MLP; `final_activation` applies the activation to its output as well (FlowRL)."""
+    """An embedding followed by an MLP; `final_activation` applies the activation to its output too (FlowRL)."""
 
     inner: AbstractEmbedding
     mlp: MLP

@@ -25,7 +25,7 @@ PREDICTIONS: tuple[str, ...] = get_args(Prediction)
 
 
 class AbstractField(eqx.Module):
-    """A function of a noised action, the time and the observation that knows its schedule and what it predicts."""
+    """A function of noised action, time and observation that knows its schedule and what it predicts."""
 
     schedule: eqx.AbstractVar[AbstractSchedule]
     prediction: eqx.AbstractVar[Prediction]
@@ -136,10 +136,11 @@ def predict_data(field: AbstractField, x: Action, t: Scalar, obs: Observation) -
 class Field(AbstractField):
     """A network: MLP over the noised action, the embedded time and the observation, times `output_scale`.
 
-    The defaults are FlowRL's (arXiv 2603.27450, appendix A): three Mish layers of 256, orthogonal with gain sqrt(2)
-    throughout, 64 learnable Fourier features of the time through a two-layer MLP; `obs_hidden=(128, 128)` adds its
-    observation encoder. `final_scale=0` starts the field at zero. `embedding` is a name of EMBEDDINGS or a factory
-    `key -> embedding`. Raises `ValueError` for sizes that are no positive ints and for unknown names.
+    The defaults are FlowRL's (arXiv 2603.27450, appendix A): three Mish layers of 256, orthogonal with gain
+    sqrt(2) throughout, 64 learnable Fourier features of the time through a two-layer MLP; `obs_hidden=(128, 128)`
+    adds its observation encoder. `final_scale=0` starts the field at zero. `embedding` is a name of EMBEDDINGS or
+    a factory `key -> embedding`. A small fast field: `hidden=(64, 64), embedding="cos_sin"`. Raises `ValueError`
+    for sizes that are no positive ints and for unknown names.
     """
 
     embedding: AbstractEmbedding

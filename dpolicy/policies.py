@@ -40,7 +40,7 @@ def tanh_log_det(u: Action) -> Scalar:
 
 
 class TanhGaussian(eqx.Module):
-    """a = tanh(u), u ~ N(mean(s), std(s)^2), the squashed Gaussian of SAC (Haarnoja et al. 2018, arXiv 1812.05905).
+    """a = tanh(u), u ~ N(mean(s), std(s)^2): the squashed Gaussian of SAC (arXiv 1812.05905, appendix C).
 
     One MLP gives mean and log std; the latter is clipped to [log_std_min, log_std_max].
     """
@@ -100,7 +100,7 @@ class TanhGaussian(eqx.Module):
 
 
 class Gaussian(eqx.Module):
-    """a ~ N(mean(s), std^2) with one free log std per action dimension, independent of the state (PPO, RSL style)."""
+    """a ~ N(mean(s), std^2) with one free log std per action dimension, the same in every state (PPO)."""
 
     mlp: MLP
     log_std: Float[Array, " a"]
@@ -154,7 +154,7 @@ class Gaussian(eqx.Module):
 
 
 class ResidualGaussian(eqx.Module):
-    """a ~ N(a0 + mu(a0, s), std^2): a Gaussian step from a proposal a0 (DP-CPPO, arXiv 2603.04790, section 4).
+    """a ~ N(a0 + mu(a0, s), std^2): a Gaussian step from a proposal a0 (DP-CPPO, arXiv 2603.04790).
 
     `log_std` is one free vector. The offset's last layer starts small, at 0 with `final_scale=0`.
     """

@@ -1,7 +1,7 @@
 """Noise schedules: x_t = alpha_t x_0 + sigma_t eps, with t = 0 the action and t = 1 noise.
 
-The constants of a schedule are static: a schedule is part of a field, hence of what is trained, and constants that
-were leaves would become trainable (or decay with the weights) once the field has passed through `jax.jit`.
+The constants of a schedule are static: a schedule is part of a field, hence of what is trained, and constants
+that were leaves would become trainable (or decay with the weights) once the field has passed through `jax.jit`.
 """
 
 import abc
@@ -9,9 +9,9 @@ import math
 from collections.abc import Sequence
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
@@ -24,7 +24,7 @@ _MARGIN = 1e-3
 
 
 def _constant(name: str, value: float | int) -> float:
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         raise ValueError(
             f"{name} must be a Python number (a schedule is structure, not a parameter), got a tracer."
         )
@@ -155,9 +155,11 @@ class Trigonometric(AbstractSchedule):
 class CosineVP(AbstractSchedule):
     """Variance-preserving cosine schedule (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17).
 
-    alpha = cos(pi/2 (min(t, t_max) + q)/(1 + q)) / cos(pi/2 q/(1 + q)), sigma = sqrt(1 - alpha^2), q = `offset`.
-    Beyond `t_max` both stay constant (as in FlowRL, t_max = 0.9946: alpha = 0.0084) and the derivatives keep their
-    value at `t_max`, so that velocities still convert. The velocity diverges as t -> 0, hence `t_min`.
+        alpha = cos(pi/2 (min(t, t_max) + q)/(1 + q)) / cos(pi/2 q/(1 + q)),   sigma = sqrt(1 - alpha^2)
+
+    with q = `offset`. Beyond `t_max` both stay constant (as in FlowRL, t_max = 0.9946: alpha = 0.0084) and the
+    derivatives keep their value at `t_max`, so that velocities still convert. The velocity diverges as t -> 0,
+    hence `t_min`.
     """
 
     offset: float = eqx.field(static=True)
@@ -236,7 +238,7 @@ class LinearVP(AbstractSchedule):
 
 
 class VarianceExploding(AbstractSchedule):
-    """alpha = 1, sigma^2 = sigma_min^2 ((sigma_max / sigma_min)^(2t) - 1): geometric (arXiv 2011.13456, eq. 31).
+    """alpha = 1, sigma^2 = sigma_min^2 ((sigma_max / sigma_min)^(2t) - 1) (arXiv 2011.13456, eq. 31).
 
     The prior is N(0, prior_std^2) with prior_std = sigma(1). The defaults suit actions in [-1, 1].
     """
@@ -285,8 +287,8 @@ class VarianceExploding(AbstractSchedule):
 class DiscreteVP(AbstractSchedule):
     """Variance-preserving schedule given by K betas: alpha_k = sqrt(prod_{j <= k} (1 - beta_j)) at t = k/K.
 
-    Between the grid points log alpha is linear in t. `betas` come from `cosine_betas`, `linear_betas` or a list.
-    `grid(steps)` is the points k/K themselves (every K/steps-th), from t = 0, where alpha = 1 and sigma = 0.
+    Between the grid points log alpha is linear in t. `betas` come from `cosine_betas`, `linear_betas` or a
+    list. `grid(steps)` is the points k/K themselves (every K/steps-th), from t = 0, where alpha = 1, sigma = 0.
     """
 
     betas: tuple[float, ...] = eqx.field(static=True)
@@ -330,7 +332,10 @@ class DiscreteVP(AbstractSchedule):
 
 
 def cosine_betas(steps: int, *, offset: float = 0.008, maximum: float = 0.999) -> tuple[float, ...]:
-    """beta_k = min(1 - abar_k / abar_{k-1}, maximum), abar_k = cos^2(pi/2 (k/K + q)/(1 + q)) (DDPM, DPPO, DIPO)."""
+    """beta_k = min(1 - abar_k / abar_{k-1}, maximum) with abar_k = cos^2(pi/2 (k/K + q)/(1 + q)), q = `offset`.
+
+    The discrete cosine schedule of Nichol & Dhariwal 2021 (arXiv 2102.09672) that DIPO, QVPO and DPPO use.
+    """
     _checks.integer("steps", steps)
     angle = math.pi / 2 * (np.arange(steps + 1) / steps + offset) / (1 + offset)
     alpha_bar = np.cos(angle) ** 2
@@ -348,7 +353,7 @@ class DDPMTable(eqx.Module):
 
         x_i = data_weight[i] x_0hat + x_weight[i] x_{i+1} + std[i] z,   std = sqrt(beta) or posterior_std
 
-    Index 0 is the cleanest time. `beta[i]` is the variance that the forward kernel adds between t_i and t_{i+1},
+    Index 0 is the cleanest time. `beta[i]` is the variance that the forward kernel adds from t_i to t_{i+1},
     sigma_{i+1}^2 - (alpha_{i+1}/alpha_i)^2 sigma_i^2; for a variance-preserving schedule 1 - abar_{i+1}/abar_i.
     `posterior_std[i]` = sqrt(beta[i]) sigma_i / sigma_{i+1} is that of q(x_i | x_{i+1}, x_0).
     """

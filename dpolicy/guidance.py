@@ -1,0 +1,153 @@
+"""Guided fields: an energy's gradient added to the score, and classifier-free mixtures. Both give fields back."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float
+
+from dpolicy import _checks
+from dpolicy._types import Action, Observation, Prediction, Scalar
+from dpolicy.fields import PREDICTIONS, AbstractField, predict
+from dpolicy.schedules import AbstractSchedule
+
+Energy: TypeAlias = Callable[[Action, Scalar, Observation], Scalar]
+Scale: TypeAlias = float | int | Float[Array, ""] | Callable[[Scalar], Any]
+
+
+def shift_score(
+    value: Float[Array, "*a"],
+    shift: Float[Array, "*a"],
+    t: Float[Array, "..."],
+    *,
+    schedule: AbstractSchedule,
+    prediction: Prediction,
+) -> Float[Array, "*a"]:
+    """The prediction `value` after its score has moved by `shift`, without a round trip through the score.
+
+        score + shift,   noise - sigma shift,   data + sigma^2/alpha shift,
+        velocity - sigma (dsigma - dalpha sigma/alpha) shift
+
+    The last two are singular where alpha = 0. Raises `ValueError` for an unknown `prediction`.
+    """
+    _checks.one_of("prediction", prediction, PREDICTIONS)
+    if prediction == "score":
+        return value + shift
+    sigma = schedule.sigma(t)
+    if prediction == "noise":
+        return value - sigma * shift
+    ratio = sigma / schedule.alpha(t)
+    if prediction == "data":
+        return value + sigma * ratio * shift
+    return value - sigma * (schedule.dsigma(t) - schedule.dalpha(t) * ratio) * shift
+
+
+class Guided(AbstractField):
+    """`field` with scale(t) grad_x energy(x, t, obs) added to its score; made by `guided`."""
+
+    field: AbstractField
+    energy: Energy
+    scale: Scale
+    schedule: AbstractSchedule
+    prediction: Prediction = eqx.field(static=True)
+    action_size: int = eqx.field(static=True)
+
+    def __init__(self, field: AbstractField, energy: Energy, scale: Scale):
+        self.field, self.energy, self.scale = field, energy, scale
+        self.schedule, self.prediction = field.schedule, field.prediction
+        self.action_size = field.action_size
+
+    def __call__(self, x: Action, t: Scalar, obs: Observation) -> Action:
+        strength = self.scale(t) if callable(self.scale) else self.scale
+        shift = strength * jax.grad(self.energy)(x, t, obs)
+        value = self.field(x, t, obs)
+        return shift_score(value, shift, t, schedule=self.schedule, prediction=self.prediction)
+
+
+def guided(field: AbstractField, energy: Energy, scale: Scale = 1.0) -> Guided:
+    """The field whose score is score(x, t, obs) + scale grad_x energy(x, t, obs).
+
+    With energy E_t = log E[exp(Q(s, x_0)/lambda) | x_t = x] and scale 1 this is exactly the field of
+    nu(a|s) exp(Q(s, a)/lambda) (QGPO, Lu et al. 2023, arXiv 2304.12824, eq. 10); the classifier guidance of Dhariwal &
+    Nichol 2021 (arXiv 2105.05233) has E_t = log p(y | x_t).
+
+    Arguments:
+        field: The field to guide, of any prediction and schedule; the result keeps both.
+        energy: `energy(x, t, obs) -> scalar`, larger where samples should go.
+        scale: A number, possibly traced, or a function of t.
+
+    Raises `ValueError` for a scale that is not a finite number.
+    """
+    if not callable(scale):
+        _checks.in_range("scale", scale)
+    return Guided(field, energy, scale)
+
+
+class ClassifierFree(AbstractField):
+    """u + weight (c - u) for a conditional field c and an unconditional u; made by `classifier_free`."""
+
+    conditional: AbstractField
+    unconditional: AbstractField
+    null: Observation | None
+    weight: Scale
+    schedule: AbstractSchedule
+    prediction: Prediction = eqx.field(static=True)
+    action_size: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        conditional: AbstractField,
+        unconditional: AbstractField,
+        null: Observation | None,
+        weight: Scale,
+    ):
+        self.conditional, self.unconditional, self.null, self.weight = (
+            conditional,
+            unconditional,
+            null,
+            weight,
+        )
+        self.schedule, self.prediction = conditional.schedule, conditional.prediction
+        self.action_size = conditional.action_size
+
+    def __call__(self, x: Action, t: Scalar, obs: Observation) -> Action:
+        weight = self.weight(t) if callable(self.weight) else self.weight
+        with_obs = self.conditional(x, t, obs)
+        other = obs if self.null is None else self.null
+        without = predict(self.unconditional, self.prediction, x, t, other)
+        return without + weight * (with_obs - without)
+
+
+def classifier_free(
+    conditional: AbstractField,
+    unconditional: AbstractField | Observation,
+    weight: Scale,
+) -> ClassifierFree:
+    """The field u + weight (c - u): score(x) + weight grad_x log p(condition | x) (Ho & Salimans, arXiv 2207.12598).
+
+    `weight` 0 is the unconditional field, 1 the conditional one, larger values sharpen the condition (their
+    1 + w). All predictions are affine in the score, so the mixture is the same in every kind.
+
+    Arguments:
+        conditional: The field c(x, t, obs); the result keeps its prediction.
+        unconditional: A field u on the same schedule (of any prediction; it is given `obs` as well), or the null
+            observation at which `conditional` itself is the unconditional field.
+        weight: A number, possibly traced, or a function of t.
+
+    Raises `ValueError` for a weight that is not a finite number, or if schedules or action sizes differ.
+    """
+    if not callable(weight):
+        _checks.in_range("weight", weight)
+    if not isinstance(unconditional, AbstractField):
+        return ClassifierFree(conditional, conditional, unconditional, weight)
+    if unconditional.schedule != conditional.schedule:
+        raise ValueError(
+            f"Both fields must have the same schedule, got {conditional.schedule} and {unconditional.schedule}."
+        )
+    if unconditional.action_size != conditional.action_size:
+        raise ValueError(
+            f"Both fields must have the same action_size, got {conditional.action_size} and "
+            f"{unconditional.action_size}."
+        )
+    return ClassifierFree(conditional, unconditional, None, weight)
