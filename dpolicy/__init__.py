@@ -1,0 +1,87 @@
+"""Reinforcement learning with diffusion and flow policies: pure functions that snap together into train steps.
+
+The vocabulary, schedules, fields, networks and combinators are here; `dpolicy.losses`, `dpolicy.samplers`,
+`dpolicy.envs`, `dpolicy.algorithms` and `dpolicy.train` are imported when first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dpolicy._types import Action as Action
+from dpolicy._types import Critic as Critic
+from dpolicy._types import Key as Key
+from dpolicy._types import Loss as Loss
+from dpolicy._types import Metrics as Metrics
+from dpolicy._types import Mode as Mode
+from dpolicy._types import Model as Model
+from dpolicy._types import Number as Number
+from dpolicy._types import Observation as Observation
+from dpolicy._types import Prediction as Prediction
+from dpolicy._types import Scalar as Scalar
+from dpolicy._types import Transition as Transition
+from dpolicy.actor_critic import ActorCritic as ActorCritic
+from dpolicy.actor_critic import actor_critic as actor_critic
+from dpolicy.actor_critic import noisy as noisy
+from dpolicy.algorithm import Algorithm as Algorithm
+from dpolicy.critics import QNetwork as QNetwork
+from dpolicy.critics import ValueNetwork as ValueNetwork
+from dpolicy.ema import ema as ema
+from dpolicy.field_policy import FieldPolicy as FieldPolicy
+from dpolicy.field_policy import field_policy as field_policy
+from dpolicy.fields import AbstractField as AbstractField
+from dpolicy.fields import Field as Field
+from dpolicy.fields import FunctionField as FunctionField
+from dpolicy.fields import as_pair as as_pair
+from dpolicy.fields import convert as convert
+from dpolicy.fields import express as express
+from dpolicy.fields import predict_data as predict_data
+from dpolicy.fields import predict_noise as predict_noise
+from dpolicy.fields import predict_score as predict_score
+from dpolicy.fields import predict_velocity as predict_velocity
+from dpolicy.learner import Learner as Learner
+from dpolicy.learner import adam as adam
+from dpolicy.learner import descend as descend
+from dpolicy.learner import learner as learner
+from dpolicy.networks import MLP as MLP
+from dpolicy.networks import Ensemble as Ensemble
+from dpolicy.networks import ensemble as ensemble
+from dpolicy.policies import Gaussian as Gaussian
+from dpolicy.policies import ResidualGaussian as ResidualGaussian
+from dpolicy.policies import TanhGaussian as TanhGaussian
+from dpolicy.proximal import Proximal as Proximal
+from dpolicy.proximal import proximal as proximal
+from dpolicy.schedules import AbstractSchedule as AbstractSchedule
+from dpolicy.schedules import CosineVP as CosineVP
+from dpolicy.schedules import DDPMTable as DDPMTable
+from dpolicy.schedules import DiscreteVP as DiscreteVP
+from dpolicy.schedules import LinearVP as LinearVP
+from dpolicy.schedules import RectifiedFlow as RectifiedFlow
+from dpolicy.schedules import Trigonometric as Trigonometric
+from dpolicy.schedules import VarianceExploding as VarianceExploding
+from dpolicy.schedules import cosine_betas as cosine_betas
+from dpolicy.schedules import ddpm_table as ddpm_table
+from dpolicy.schedules import linear_betas as linear_betas
+
+if TYPE_CHECKING:
+    from dpolicy import algorithms as algorithms
+    from dpolicy import envs as envs
+    from dpolicy import losses as losses
+    from dpolicy import plots as plots
+    from dpolicy import samplers as samplers
+    from dpolicy import train as train
+
+_PACKAGES = ("algorithms", "envs", "losses", "plots", "samplers", "train")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"dpolicy.{name}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("dpolicy")
+    raise AttributeError(f"module 'dpolicy' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PACKAGES})
