@@ -1,0 +1,134 @@
+"""Checkpoints: the whole training state and the host's counters, written atomically with Orbax."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from dpolicy import _checks
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _on_host(leaf: jax.Array) -> np.ndarray:
+    # Through a view of the one shard: on a CPU, a numpy view cached by the array itself would keep its buffer from
+    # being donated to the next chunk, and so double the memory of a replay buffer.
+    data = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    return np.asarray(data.addressable_data(0) if len(data.devices()) == 1 else data)
+
+
+def _described(tree: PyTree) -> list[list[Any]]:
+    """Path, shape and type of every leaf, in order: what a checkpoint must share with the program it is read into."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [[jax.tree_util.keystr(path), list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves]
+
+
+def _check_fits(saved: list[list[Any]], wanted: list[list[Any]], where: Path) -> None:
+    for old, new in zip(saved, wanted, strict=False):
+        if old != new:
+            old_text, new_text = (f"{path} {dtype}{shape}" for path, shape, dtype in (old, new))
+            raise ValueError(
+                f"the checkpoint in {where} is of another program: it has {old_text}, not {new_text}."
+            )
+    if len(saved) != len(wanted):
+        raise ValueError(
+            f"the checkpoint in {where} is of another program: it has {len(saved)} arrays, not {len(wanted)}."
+        )
+
+
+class Checkpoints:
+    """The newest checkpoints of a run.
+
+    Each is a directory of its own that appears under its final name only when complete (a rename), so whatever
+    moment a process is killed at, the newest one listed is whole. Leaves are stored as host arrays without device
+    placement, so a run can go on, or be evaluated, on another device. Typed PRNG keys are stored as their data and
+    the name of their generator.
+
+    Args:
+        directory: Where they are; created if need be, unless `read_only`.
+        keep: How many to keep.
+        read_only: Only `latest` and `restore` will be used; nothing is created or cleaned up.
+    """
+
+    def __init__(self, directory: Path, *, keep: int = 2, read_only: bool = False):
+        _checks.integer("keep", keep)
+        # Imported here: it takes longer than everything else a short command needs.
+        import orbax.checkpoint as ocp
+
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._ocp = ocp
+        self._directory = Path(directory).resolve()
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=None if read_only else keep,
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,
+                enable_async_checkpointing=False,
+            ),
+        )
+
+    def save(self, number: int, state: PyTree, host: dict[str, Any]) -> None:
+        """Write checkpoint `number`, which must exceed the newest one's, then drop those that are too old.
+
+        Args:
+            number: Its number.
+            state: A pytree of arrays, typed keys included.
+            host: JSON values to keep with it.
+        """
+        leaves = jax.tree.leaves(state)
+        generators = [str(jax.random.key_impl(leaf)) if _is_key(leaf) else None for leaf in leaves]
+        # Orbax refuses arrays without elements; their shape alone brings them back.
+        arrays = {str(i): _on_host(leaf) for i, leaf in enumerate(leaves) if leaf.size}
+        about = {"leaves": _described(state), "generators": generators, "host": host}
+        args = self._ocp.args
+        self._manager.save(
+            number, args=args.Composite(state=args.PyTreeSave(arrays), about=args.JsonSave(about)), force=True
+        )
+
+    def latest(self) -> int | None:
+        """The number of the newest complete checkpoint; None when there is none."""
+        return self._manager.latest_step()
+
+    def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        """The newest checkpoint's state, bit by bit, and its host values.
+
+        Args:
+            like: The state's structure, with a `jax.ShapeDtypeStruct` at every leaf.
+
+        Raises:
+            ValueError: if there is no checkpoint, or it is of a program with another state.
+        """
+        number = self.latest()
+        if number is None:
+            raise ValueError(f"{self._directory} holds no checkpoint.")
+        args = self._ocp.args
+        about = self._manager.restore(number, args=args.Composite(about=args.JsonRestore()))["about"]
+        _check_fits(about["leaves"], _described(like), self._directory)
+        wanted, structure = jax.tree.flatten(like)
+        stored = {i for i, leaf in enumerate(wanted) if leaf.size}
+        as_numpy = {str(i): self._ocp.RestoreArgs(restore_type=np.ndarray) for i in stored}
+        arrays = self._manager.restore(
+            number, args=args.Composite(state=args.PyTreeRestore(restore_args=as_numpy))
+        )["state"]
+
+        def leaf(i: int) -> jax.Array:
+            generator = about["generators"][i]
+            if i not in stored:
+                return jnp.zeros(wanted[i].shape, wanted[i].dtype)
+            # A copy: the array will be donated, and must not share its memory with numpy.
+            array = jnp.array(arrays[str(i)], copy=True)
+            return array if generator is None else jax.random.wrap_key_data(array, impl=generator)
+
+        return structure.unflatten([leaf(i) for i in range(len(wanted))]), about["host"]
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._manager.close()

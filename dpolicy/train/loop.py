@@ -1,0 +1,282 @@
+"""The host loop: the one place that compiles, prints, logs, checkpoints, stops and resumes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+from rich.console import Console
+
+from dpolicy import _checks
+from dpolicy.train.checkpoint import Checkpoints
+from dpolicy.train.intervals import interval_text
+from dpolicy.train.metrics_log import History, MetricsLog
+from dpolicy.train.progress import Display, Stopwatch, byte_text, clock, main_metric
+from dpolicy.train.run_directory import holds_run, log_event, seed_keys, write_start
+
+_WORTH_SAYING = 100_000_000  # bytes of state
+
+
+class Result(NamedTuple):
+    """What a run leaves: its last state (every leaf with a leading axis of seeds) and what it measured."""
+
+    state: PyTree
+    history: History
+
+
+class Chunk(NamedTuple):
+    """What `on_chunk` is shown. The state's buffers are reused by the next chunk: copy what must last."""
+
+    step: int
+    state: PyTree
+    metrics: dict[str, np.ndarray]
+    alive: np.ndarray
+
+
+class AllSeedsFailed(RuntimeError):
+    """Every seed of a run has become non-finite."""
+
+
+class _Failure(NamedTuple):
+    seed: int
+    step: int
+    metrics: list[str]
+
+    def __str__(self) -> str:
+        cause = f" ({', '.join(self.metrics)})" if self.metrics else ""
+        return f"seed {self.seed} at step {self.step:,}{cause}"
+
+
+class _Job(NamedTuple):
+    """The arguments of a run that its inner part needs."""
+
+    program: Any
+    keys: jax.Array
+    steps: int
+    directory: Path | None
+    config: dict[str, Any]
+    resumed: bool
+    checkpoints: Checkpoints | None
+    checkpoint_every: int
+    on_chunk: Callable[[Chunk], None] | None
+    display: Display
+
+
+class _Start(NamedTuple):
+    """Where a run starts from, and the compiled step that takes it on."""
+
+    step: Any
+    state: PyTree
+    log: MetricsLog
+    chunk: int
+    failures: list[_Failure]
+    compile_seconds: float
+
+
+def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
+    # Without weak types, a fresh state and one read from disk enter the very same program.
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def _start(job: _Job) -> _Start:
+    """Compile, then initialise or restore; nothing is recorded in the directory before both have worked."""
+    checkpoints = job.checkpoints if job.resumed else None
+    fresh = checkpoints is None or checkpoints.latest() is None
+    watch = Stopwatch()
+    init = jax.jit(jax.vmap(job.program.init)).trace(job.keys)
+    shapes = jax.tree.map(_struct, init.out_info)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    if size > _WORTH_SAYING:
+        seeds = job.keys.shape[0]
+        job.display.say(f"state: {byte_text(size)} ({seeds} x {byte_text(size // seeds)}, one per seed)")
+    step = jax.jit(jax.vmap(job.program.step), donate_argnums=0).trace(shapes)
+    after = jax.tree.map(_struct, step.out_info[0])
+    if jax.tree.structure(after) != jax.tree.structure(shapes) or jax.tree.leaves(after) != jax.tree.leaves(
+        shapes
+    ):
+        raise ValueError(
+            "program.step must return a state of the structure, shapes and types of program.init's."
+        )
+    compiled_init, compiled_step = init.lower().compile() if fresh else None, step.lower().compile()
+    seconds = watch.lap()
+    job.display.note(f"compiled in {seconds:.1f} s")
+
+    if checkpoints is not None and compiled_init is None:
+        state, host = checkpoints.restore(shapes)
+    else:
+        state, host = compiled_init(job.keys), {"chunk": 0, "offsets": {}, "failures": []}
+    step_now = int(np.max(state.steps))
+    if host["chunk"] == 0 and step_now >= job.steps:
+        raise ValueError(
+            f"steps must exceed the {step_now} that are taken before learning starts, got {job.steps}."
+        )
+    if host["chunk"]:
+        job.display.note(f"resumed at step {step_now:,}")
+    if job.directory is not None:
+        write_start(job.directory, job.config, resumed=job.resumed)
+    log_event(job.directory, "compile", seconds=round(seconds, 3))
+    failures = [_Failure(*failure) for failure in host["failures"]]
+    return _Start(
+        compiled_step, state, MetricsLog(job.directory, host["offsets"]), host["chunk"], failures, seconds
+    )
+
+
+def _new_failures(
+    state: Any,
+    alive: np.ndarray,
+    before: np.ndarray,
+    metrics: dict[str, np.ndarray],
+    last: dict[str, np.ndarray],
+) -> list[_Failure]:
+    """Seeds that failed in this chunk, with the metrics that turned non-finite in it."""
+    failures = []
+    for seed in np.flatnonzero(before & ~alive):
+        bad = [name for name, values in metrics.items() if not np.isfinite(values[seed])]
+        # A return without a finished episode is nan before a failure too.
+        names = sorted(name for name in bad if not last or np.isfinite(last[name][seed]))
+        failures.append(_Failure(int(seed), int(state.failed_at[seed]), names))
+    return failures
+
+
+def _text(failures: list[_Failure]) -> str:
+    return "; ".join(str(failure) for failure in failures)
+
+
+def train_loop(
+    program: Any,
+    *,
+    seeds: int = 1,
+    seed: int = 0,
+    steps: int,
+    directory: Path | None = None,
+    config: dict[str, Any] | None = None,
+    progress: bool = True,
+    resume: bool = False,
+    on_chunk: Callable[[Chunk], None] | None = None,
+    checkpoint_every: int = 1,
+    console: Console | None = None,
+) -> Result:
+    """Train `seeds` independent copies of a program side by side on one device.
+
+    Compiles `vmap(program.init)` and `vmap(program.step)` (its state donated) and calls the latter until every copy
+    has taken `steps` steps; each call is one chunk. With a directory, a chunk ends with its metrics written and a
+    checkpoint of the whole state, so a run killed at any moment goes on, with `resume`, to bitwise the same state and
+    the same metrics files. (On a GPU this needs deterministic kernels: `XLA_FLAGS=--xla_gpu_deterministic_ops=true`.)
+
+    A seed that turned non-finite is frozen by its program and reported here; the others go on.
+
+    Args:
+        program: Has `init(key) -> state`, `step(state) -> (state, metrics)`, `steps_per_call`; the state has
+            `steps`, `alive` and `failed_at`.
+        seeds: Independent copies.
+        seed: Their keys are fold_in(key(seed), 0), fold_in(key(seed), 1), ...
+        steps: Environment steps (offline: gradient steps) of each copy; rounded up to whole chunks.
+        directory: Of the run; None leaves nothing on disk.
+        config: JSON values for `config.json`; `seeds`, `seed` and `steps` are added.
+        progress: Whether to report progress on the console.
+        resume: Go on from the newest checkpoint in `directory`, or start there if there is none.
+        on_chunk: Called once per chunk, after its metrics are written and before its checkpoint.
+        checkpoint_every: Chunks between two checkpoints; the last chunk always has one.
+        console: Where progress goes; standard output by default.
+
+    Returns:
+        The last state and the history, from the first chunk on even if the run was resumed.
+
+    Raises:
+        ValueError: for an argument out of its range, a directory that holds another run, or a program whose `step`
+            changes the shape of the state.
+        AllSeedsFailed: if no seed is finite any more. The newest checkpoint is then from before the last one failed.
+    """
+    for name, value, low in (("seeds", seeds, 1), ("seed", seed, 0), ("steps", steps, 1)):
+        _checks.integer(name, value, low)
+    _checks.integer("checkpoint_every", checkpoint_every)
+    if resume and directory is None:
+        raise ValueError("resume needs the directory of a run.")
+    directory = None if directory is None else Path(directory)
+    full = {**(config or {}), "seeds": seeds, "seed": seed, "steps": steps}
+    resumed = directory is not None and holds_run(directory, full, resume=resume)
+    checkpoints = None if directory is None else Checkpoints(directory / "checkpoints")
+    try:
+        with Display(total=steps, enabled=progress, console=console) as display:
+            keys = seed_keys(seed, seeds)
+            return _run(
+                _Job(
+                    program,
+                    keys,
+                    steps,
+                    directory,
+                    full,
+                    resumed,
+                    checkpoints,
+                    checkpoint_every,
+                    on_chunk,
+                    display,
+                )
+            )
+    finally:
+        if checkpoints is not None:
+            checkpoints.close()
+
+
+def _run(job: _Job) -> Result:
+    compiled_step, state, log, number, failures, compile_seconds = _start(job)
+    display, directory = job.display, job.directory
+    step, alive = int(np.max(state.steps)), np.array(state.alive)
+    watch, seconds = Stopwatch(), 0.0
+    while step < job.steps:
+        watch.lap()
+        state, device_metrics = jax.block_until_ready(compiled_step(state))
+        chunk_seconds = watch.lap()
+        seconds += chunk_seconds
+        number += 1
+        metrics = {name: np.asarray(values) for name, values in device_metrics.items()}
+        before, was_alive = step, alive
+        step, alive = int(np.max(state.steps)), np.array(state.alive)
+        new = _new_failures(state, alive, was_alive, metrics, log.last())
+        failures += new
+        log.append(step, alive, metrics)
+        for failure in new:
+            display.say(f"non-finite: {failure}; its last finite state is kept, the other seeds go on")
+            log_event(directory, "failed seed", **failure._asdict())
+        if job.on_chunk is not None:
+            job.on_chunk(Chunk(step, state, metrics, alive))
+        if not alive.any():
+            raise AllSeedsFailed(f"Every seed has become non-finite: {_text(failures)}.")
+        if job.checkpoints is not None and (number % job.checkpoint_every == 0 or step >= job.steps):
+            host = {
+                "chunk": number,
+                "offsets": log.offsets(),
+                "failures": [list(failure) for failure in failures],
+            }
+            job.checkpoints.save(number, state, host)
+        log_event(
+            directory, "chunk", step=step, seconds=round(chunk_seconds, 4), checkpoint=round(watch.lap(), 4)
+        )
+        display.chunk(step, step - before, chunk_seconds, metrics, alive, int((~alive).sum()))
+    history = log.history
+    _summarise(display, history, step, seconds, compile_seconds, failures)
+    log_event(directory, "end", step=step, seconds=round(seconds, 3))
+    return Result(state, history)
+
+
+def _summarise(
+    display: Display,
+    history: History,
+    step: int,
+    seconds: float,
+    compile_seconds: float,
+    failures: list[_Failure],
+) -> None:
+    seeds = history.alive.shape[1]
+    name = main_metric(history.metrics)
+    value = ""
+    if name is not None:
+        value = f": {name} {interval_text(history.metrics[name][-1][history.alive[-1]])}"
+    display.note(
+        f"{step:,} steps x {seeds} seed{'s' * (seeds > 1)} in {clock(seconds)} (+ {compile_seconds:.1f} s to "
+        f"compile){value}"
+    )
+    if failures:
+        display.say(f"{len(failures)} of {seeds} seeds failed: {_text(failures)}")

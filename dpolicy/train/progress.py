@@ -1,0 +1,142 @@
+"""What a person sees while a run trains: a live line on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from dpolicy.train.intervals import interval_text
+
+# What stands for the result of a chunk, best first.
+_RETURNS = ("evaluate/return", "train/return")
+
+
+def main_metric(metrics: Mapping[str, Any]) -> str | None:
+    """The metric that sums up a run: the evaluation return if it was measured, else the training return."""
+    for name in _RETURNS:
+        if name in metrics and np.any(np.isfinite(metrics[name])):
+            return name
+    return None
+
+
+def clock(seconds: float) -> str:
+    """Seconds as minutes:seconds, with hours in front where there are any."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute:02d}:{second:02d}"
+
+
+def byte_text(count: int) -> str:
+    """A number of bytes with three digits and a decimal unit."""
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000.0:
+            break
+        size, unit = size / 1000.0, larger
+    return f"{size:.3g} {unit}"
+
+
+class Display:
+    """Reports progress on a console: steps, return with its interval over seeds, speed, time left, failed seeds.
+
+    Use as a context manager around the run. Messages (`say`) are printed whether or not `enabled`; the rest is
+    printed only if it is.
+
+    Args:
+        total: Steps at which the run ends.
+        enabled: Whether to report progress at all.
+        console: Where to; standard output by default.
+    """
+
+    def __init__(self, *, total: int, enabled: bool, console: Console | None = None):
+        # Brackets in our lines are intervals, not markup.
+        self.console = console or Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
+        self._total = total
+        self._enabled = enabled
+        self._seconds = 0.0
+        self._steps = 0
+        self._live: Progress | None = None
+        if enabled and self.console.is_terminal:
+            self._live = Progress(
+                SpinnerColumn(),
+                BarColumn(bar_width=24),
+                TextColumn("{task.description}", markup=False),
+                TimeElapsedColumn(),
+                console=self.console,
+            )
+            self._task = self._live.add_task("compiling", total=total)
+
+    def __enter__(self) -> "Display":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Print one line, above the live line where there is one."""
+        self.console.print(text)
+
+    def note(self, text: str) -> None:
+        """Print one line if progress is wanted."""
+        if self._enabled:
+            self.say(text)
+
+    def chunk(
+        self,
+        step: int,
+        steps: int,
+        seconds: float,
+        metrics: Mapping[str, Any],
+        alive: np.ndarray,
+        failed: int,
+    ) -> None:
+        """Report the end of a chunk.
+
+        Args:
+            step: Steps taken so far, of each seed.
+            steps: Steps of this chunk.
+            seconds: What it took.
+            metrics: Name -> numbers of shape `[seeds]`.
+            alive: Which seeds are finite, shape `[seeds]`.
+            failed: How many are not.
+        """
+        if not self._enabled:
+            return
+        self._seconds += seconds
+        self._steps += steps
+        left = max(self._total - step, 0) * self._seconds / self._steps
+        speed = steps * len(alive) / max(seconds, 1e-9)
+        name = main_metric(metrics)
+        value = "-" if name is None else interval_text(np.asarray(metrics[name])[alive])
+        parts = [
+            f"step {step:,}/{self._total:,}",
+            f"return {value}",
+            f"{speed:,.0f} steps/s",
+            f"{clock(left)} left",
+        ]
+        if failed:
+            parts.append(f"{failed} of {len(alive)} seeds failed")
+        text = "  ".join(parts)
+        if self._live is None:
+            self.say(text)
+        else:
+            self._live.update(self._task, completed=step, description=text)
+
+
+class Stopwatch:
+    """Seconds since it was made, or since the last `lap`."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds so far; starts anew."""
+        now = time.perf_counter()
+        seconds, self._start = now - self._start, now
+        return seconds

@@ -1,0 +1,180 @@
+"""The directory of a run: what is in it, and how a run is rebuilt from it.
+
+config.json     the resolved configuration, enough to rebuild the run
+versions.json   the versions that started it
+metrics.csv     one row per chunk and seed; metrics.jsonl holds the same
+log.jsonl       events with their wall-clock times: compile, chunk, failed seed, resume, end
+checkpoints/    the last two checkpoints
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from dpolicy.train.checkpoint import Checkpoints
+
+_PACKAGES = ("jax", "jaxlib", "equinox", "optax", "diffrax", "dpolicy")
+
+
+class Run(NamedTuple):
+    """A training run, rebuilt from its directory.
+
+    Attributes:
+        algorithm_name: The name its recipe is registered under.
+        algorithm: What was trained.
+        env: Where.
+        program: The training program.
+        state: The newest checkpoint's state; every leaf has a leading axis of seeds.
+        config: The resolved configuration.
+    """
+
+    algorithm_name: str
+    algorithm: Any
+    env: Any
+    program: Any
+    state: Any
+    config: dict[str, Any]
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that decide a run's numbers, and the device's kind."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return {**found, "device": jax.devices()[0].device_kind}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    # Written beside and renamed, so a kill leaves the old file or the new one.
+    beside = path.with_suffix(".json.tmp")
+    beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def _as_json(value: Any) -> Any:
+    """What a round trip through a file gives back (tuples as lists)."""
+    return json.loads(json.dumps(value))
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The resolved configuration of a run.
+
+    Raises:
+        ValueError: if the directory holds no run.
+    """
+    path = Path(directory) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{directory} is not the directory of a run: it has no config.json.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def holds_run(directory: Path, config: Mapping[str, Any], *, resume: bool) -> bool:
+    """Whether there is a run in a directory already; with `resume`, one that may go on with `config`.
+
+    Only `steps`, where the run ends, may differ on resume.
+
+    Raises:
+        ValueError: if the directory holds a run and `resume` is False, a run with another configuration, or metrics
+            without a run.
+    """
+    if not (directory / "config.json").exists():
+        # Without this, starting a run would cut somebody else's file of that name to nothing.
+        for name in ("metrics.csv", "metrics.jsonl"):
+            if (directory / name).exists():
+                raise ValueError(f"{directory} holds a {name} that belongs to no run: choose another directory.")
+        return False
+    if not resume:
+        raise ValueError(f"{directory} already holds a run: resume it or choose another directory.")
+    wanted, found = _as_json(dict(config)), read_config(directory)
+    for name in sorted({*found, *wanted} - {"steps"}):
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"the run in {directory} has {name} = {found.get(name)!r}; it cannot go on with {wanted.get(name)!r}."
+            )
+    return True
+
+
+def write_start(directory: Path, config: Mapping[str, Any], *, resumed: bool) -> None:
+    """Record with what configuration and versions a run starts or goes on."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if not resumed:
+        _write_json(directory / "versions.json", versions())
+    # The configuration comes last: a directory that has one is a run.
+    _write_json(directory / "config.json", _as_json(dict(config)))
+    log_event(directory, "resume" if resumed else "start", versions=versions())
+
+
+def log_event(directory: Path | None, event: str, **values: Any) -> None:
+    """Append one event with the time of day to `log.jsonl`; nothing without a directory."""
+    if directory is not None:
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
+        with open(directory / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def seed_keys(seed: int, seeds: int) -> jax.Array:
+    """One key per seed: fold_in(key(seed), i), which does not depend on how many seeds there are."""
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jax.numpy.arange(seeds))
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that recipes take."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Algorithm, environment and training program of a resolved configuration.
+
+    Args:
+        config: With `algorithm` and `env` (names), `hyperparameters` of the recipe and `program` settings.
+
+    Raises:
+        ValueError: for an unknown name or a value out of its range.
+    """
+    from dpolicy import _checks, envs
+    from dpolicy.algorithms import ALGORITHMS
+    from dpolicy.train import PROGRAMS
+
+    _checks.one_of("algorithm", config["algorithm"], ALGORITHMS)
+    entry = ALGORITHMS[config["algorithm"]]
+    hyperparameters, settings = (
+        {name: _tuples(value) for name, value in config[part].items()}
+        for part in ("hyperparameters", "program")
+    )
+    env = envs.make(config["env"])
+    algorithm = entry.recipe(**hyperparameters)
+    return algorithm, env, PROGRAMS[entry.family](algorithm, env, **settings)
+
+
+def load_run(directory: Path | str) -> Run:
+    """Rebuild a run from its directory, with the state of its newest checkpoint.
+
+    Raises:
+        ValueError: if the directory holds no run, no checkpoint yet, or one that the code no longer fits.
+    """
+    directory = Path(directory)
+    config = read_config(directory)
+    if "algorithm" not in config:
+        raise ValueError(
+            f"{directory} was not started by name, so it cannot be rebuilt from its config.json."
+        )
+    algorithm, env, program = build(config)
+    like = jax.eval_shape(jax.vmap(program.init), seed_keys(config["seed"], config["seeds"]))
+    if not (directory / "checkpoints").is_dir():
+        raise ValueError(f"{directory} holds no checkpoint yet.")
+    checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
+    try:
+        state, _ = checkpoints.restore(like)
+    finally:
+        checkpoints.close()
+    return Run(config["algorithm"], algorithm, env, program, state, config)

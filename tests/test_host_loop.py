@@ -1,0 +1,218 @@
+import csv
+import io
+import json
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from host_program import Toy, arrays
+from rich.console import Console
+
+from dpolicy.train import loop
+from dpolicy.train.intervals import bootstrap_interval, interval_text
+from dpolicy.train.loop import AllSeedsFailed, train_loop
+from dpolicy.train.metrics_log import MetricsLog, read_history
+from dpolicy.train.progress import Display, byte_text, clock, main_metric
+
+
+def console(terminal=False):
+    return Console(
+        file=io.StringIO(), force_terminal=terminal, width=200, markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def text(console):
+    return console.file.getvalue()
+
+
+def test_loop_is_the_vmapped_program():
+    result = train_loop(Toy(), seeds=2, seed=3, steps=20, progress=False)
+    keys = jnp.stack([jax.random.fold_in(jax.random.key(3), i) for i in range(2)])
+    state, history = jax.jit(jax.vmap(Toy().init))(keys), []
+    for _ in range(2):
+        state, metrics = jax.jit(jax.vmap(Toy().step))(state)
+        history.append(metrics)
+    for left, right in zip(arrays(result.state), arrays(state), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert result.history.step.tolist() == [10, 20]
+    returns = np.stack([m["evaluate/return"] for m in history])
+    np.testing.assert_array_equal(result.history.metrics["evaluate/return"].astype(np.float32), returns)
+
+
+def test_files_and_plain_lines(tmp_path):
+    out = console()
+    result = train_loop(
+        Toy(warmup=5), seeds=2, steps=26, directory=tmp_path, config={"widths": (1, 2)}, console=out
+    )
+    # 5 steps of warm-up and whole chunks of 10 until 26 are reached.
+    assert result.history.step.tolist() == [15, 25, 35]
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
+    assert [(row["step"], row["seed"], row["alive"]) for row in rows[:3]] == [
+        ("15", "0", "1"),
+        ("15", "1", "1"),
+        ("25", "0", "1"),
+    ]
+    assert rows[0]["train/return"] == "nan"
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["train/return"] is None
+    assert lines[5]["loss/weights"] == float(rows[5]["loss/weights"])
+    assert np.float32(lines[5]["loss/weights"]) == np.float32(result.history.metrics["loss/weights"][2, 1])
+    np.testing.assert_equal(read_history(tmp_path), result.history)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config == {"widths": [1, 2], "seeds": 2, "seed": 0, "steps": 26}
+    assert set(json.loads((tmp_path / "versions.json").read_text())) >= {
+        "python",
+        "jax",
+        "equinox",
+        "optax",
+        "dpolicy",
+    }
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [entry["event"] for entry in log] == ["start", "compile", "chunk", "chunk", "chunk", "end"]
+    printed = text(out).splitlines()
+    assert printed[0].startswith("compiled in ")
+    assert printed[1].startswith("step 15/26  return ")
+    assert "steps/s" in printed[1]
+    assert printed[3].endswith("00:00 left")
+    assert "35 steps x 2 seeds" in printed[4]
+
+
+def test_live_display_names_everything():
+    out = console(terminal=True)
+    train_loop(Toy(), seeds=2, steps=20, console=out)
+    for piece in ("compiled in", "step 20/20", "return ", "steps/s", " left"):
+        assert piece in text(out)
+
+
+def test_silent_without_progress(capsys):
+    train_loop(Toy(), steps=10, progress=False)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_failed_seeds_are_reported_and_the_others_go_on(tmp_path):
+    out = console()
+    result = train_loop(Toy(doom=0.5), seeds=6, steps=60, directory=tmp_path, console=out)
+    doomed = np.asarray(result.state.doomed)
+    assert 0 < doomed.sum() < 6
+    np.testing.assert_array_equal(result.history.alive[-1], ~doomed)
+    assert result.history.alive[:3].all()
+    healthy = train_loop(Toy(), seeds=6, steps=60, progress=False)
+    np.testing.assert_array_equal(
+        np.asarray(result.state.weights)[~doomed], np.asarray(healthy.state.weights)[~doomed]
+    )
+    first = int(np.flatnonzero(doomed)[0])
+    assert f"non-finite: seed {first} at step 31 (loss/weights, train/return)" in text(out)
+    assert f"{doomed.sum()} of 6 seeds failed: seed {first} at step 31" in text(out).splitlines()[-1]
+    events = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    failures = [event for event in events if event["event"] == "failed seed"]
+    assert [event["seed"] for event in failures] == np.flatnonzero(doomed).tolist()
+    assert failures[0]["step"] == 31
+
+
+def test_all_seeds_dead_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    sentence = r"Every seed has become non-finite: seed 0 at step 31 \(.*\); seed 1 at step 31 \(.*\)\."
+    for resume in (False, True):
+        with pytest.raises(AllSeedsFailed, match=sentence):
+            train_loop(Toy(doom=2.0), seeds=2, steps=60, directory=tmp_path, progress=False, resume=resume)
+        assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
+
+
+def test_large_states_are_announced(monkeypatch):
+    out = console()
+    monkeypatch.setattr(loop, "_WORTH_SAYING", 100)
+    train_loop(Toy(), seeds=2, steps=10, console=out)
+    # Per seed: two 4 x 4 float32, two bfloat16, two booleans, two int32 and a key of two words.
+    assert text(out).splitlines()[0] == "state: 300 B (2 x 150 B, one per seed)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"steps": 0}, "steps must be an integer of at least 1, got 0"),
+        ({"steps": 10, "seeds": 0}, "seeds must be"),
+        ({"steps": 10, "seed": -1}, "seed must be"),
+        ({"steps": 10, "checkpoint_every": 0}, "checkpoint_every must be"),
+    ],
+)
+def test_arguments_are_checked(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        train_loop(Toy(), **arguments)
+
+
+def test_a_run_that_cannot_start_leaves_no_run(tmp_path):
+    with pytest.raises(
+        ValueError, match="steps must exceed the 30 that are taken before learning starts, got 20"
+    ):
+        train_loop(Toy(warmup=30), steps=20, directory=tmp_path, progress=False)
+
+    class Growing(Toy):
+        def step(self, state):
+            state, metrics = Toy.step(self, state)
+            return eqx.tree_at(lambda s: s.weights, state, jnp.zeros((9,))), metrics
+
+    with pytest.raises(ValueError, match=r"program\.step must return a state of the structure"):
+        train_loop(Growing(), steps=20, directory=tmp_path, progress=False)
+    train_loop(Toy(), steps=20, directory=tmp_path, progress=False)
+
+
+def test_metrics_log_refuses_what_it_cannot_write(tmp_path):
+    log = MetricsLog(tmp_path)
+    alive = np.array([True, False])
+    log.append(1, alive, {"a": np.array([0.1, np.inf], np.float32), "b": np.array([1, 2])})
+    with pytest.raises(ValueError, match="keep their names"):
+        log.append(2, alive, {"a": np.zeros(2)})
+    with pytest.raises(ValueError, match="one number per seed, got shape"):
+        log.append(2, alive, {"a": np.zeros(3), "b": np.zeros(2)})
+    with pytest.raises(ValueError, match="'seed'"):
+        MetricsLog(None).append(1, alive, {"seed": np.zeros(2)})
+    assert (tmp_path / "metrics.csv").read_text() == "step,seed,alive,a,b\n1,0,1,0.1,1\n1,1,0,inf,2\n"
+    history = read_history(tmp_path)
+    assert history.metrics["a"].tolist() == [[0.1, math.inf]]
+    assert history.alive.tolist() == [[True, False]]
+    with pytest.raises(ValueError, match="is shorter than"):
+        MetricsLog(tmp_path, {"metrics.csv": 10_000})
+
+
+def test_bootstrap_interval():
+    values = np.array(
+        [[1.0, 2.0, 3.0, 4.0, 5.0], [1.0, np.nan, np.nan, np.nan, np.nan], [7.0] * 5, [np.nan] * 5]
+    )
+    mean, low, high = bootstrap_interval(values, resamples=20_000)
+    np.testing.assert_array_equal(mean, [3.0, 1.0, 7.0, np.nan])
+    # The mean of 5 draws from {1..5}: P(sum <= 8) = 56/3125 < 2.5 % < 126/3125 = P(sum <= 9), so the quantile is 9/5.
+    np.testing.assert_allclose(low, [1.8, np.nan, 7.0, np.nan])
+    np.testing.assert_allclose(high, [4.2, np.nan, 7.0, np.nan])
+    # One step more changes no interval.
+    np.testing.assert_array_equal(bootstrap_interval(values[:1]).low, bootstrap_interval(values).low[:1])
+    with pytest.raises(ValueError, match="level must be"):
+        bootstrap_interval(values, level=1.0)
+    assert interval_text(values[0]) == f"3 [{1.8:g}, {4.2:g}]"
+    assert interval_text(values[1]) == "1"
+    assert interval_text(values[3]) == "-"
+
+
+def test_bootstrap_covers_the_mean():
+    # 30 normal values per sweep: the percentile interval covers close to 95 % (a little less, by theory about 94 %).
+    samples = np.random.default_rng(0).normal(size=(1000, 30))
+    _, low, high = bootstrap_interval(samples, resamples=500)
+    covered = np.mean((low <= 0.0) & (high >= 0.0))
+    assert 0.91 < covered < 0.97
+
+
+def test_texts():
+    assert clock(59.6) == "01:00"
+    assert clock(3725.0) == "1:02:05"
+    assert byte_text(999) == "999 B"
+    assert byte_text(1_400_000_000) == "1.4 GB"
+    nan = np.full(2, np.nan)
+    assert main_metric({"train/return": np.ones(2), "evaluate/return": np.zeros(2)}) == "evaluate/return"
+    assert main_metric({"train/return": np.ones(2), "evaluate/return": nan}) == "train/return"
+    assert main_metric({"loss": np.ones(2)}) is None
+    out = console()
+    with Display(total=100, enabled=True, console=out) as display:
+        display.chunk(50, 50, 2.0, {"evaluate/return": np.array([1.0, np.nan])}, np.array([True, False]), 1)
+    assert text(out) == "step 50/100  return 1  50 steps/s  00:02 left  1 of 2 seeds failed\n"

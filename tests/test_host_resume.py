@@ -1,0 +1,93 @@
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from host_program import CONFIG, SETTINGS, Toy, arrays
+
+from dpolicy.train.loop import train_loop
+
+FILES = ("metrics.csv", "metrics.jsonl", "config.json", "versions.json")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    return directory, train_loop(Toy(), directory=directory, config=CONFIG, progress=False, **SETTINGS)
+
+
+def killed(directory: Path, at: int) -> None:
+    script = Path(__file__).with_name("host_program.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(directory), str(at)], capture_output=True, timeout=120
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+
+
+def same_bits(a, b):
+    for left, right in zip(arrays(a), arrays(b), strict=True):
+        assert left.dtype == right.dtype
+        assert left.tobytes() == right.tobytes()
+
+
+# At 10 no checkpoint is there yet; at 40 the newest is of step 30, and the rows of step 40 are on disk already.
+@pytest.mark.parametrize("at", [10, 40])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, uninterrupted, at):
+    directory, expected = uninterrupted
+    killed(tmp_path, at)
+    rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert rows[-1].startswith(f"{at},2,1,")
+    # What a kill in the middle of writing leaves: half a row, half a checkpoint.
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 50, "see')
+    (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp-1").mkdir()
+
+    resumed = train_loop(Toy(), directory=tmp_path, config=CONFIG, resume=True, progress=False, **SETTINGS)
+
+    same_bits(resumed.state, expected.state)
+    np.testing.assert_equal(resumed.history, expected.history)
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (directory / name).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["5", "6"]
+    events = [json.loads(line)["event"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert "resume" in events
+    assert events[-1] == "end"
+
+
+def test_a_finished_run_can_be_taken_further(tmp_path, uninterrupted):
+    _, expected = uninterrupted
+    train_loop(Toy(), directory=tmp_path, config=CONFIG, progress=False, **{**SETTINGS, "steps": 25})
+    longer = train_loop(Toy(), directory=tmp_path, config=CONFIG, resume=True, progress=False, **SETTINGS)
+    same_bits(longer.state, expected.state)
+    again = train_loop(Toy(), directory=tmp_path, config=CONFIG, resume=True, progress=False, **SETTINGS)
+    same_bits(again.state, expected.state)
+    np.testing.assert_equal(again.history, expected.history)
+
+
+def test_rare_checkpoints_give_the_same_run(tmp_path, uninterrupted):
+    _, expected = uninterrupted
+    train_loop(Toy(), directory=tmp_path, config=CONFIG, progress=False, checkpoint_every=4, **SETTINGS)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["4", "6"]
+    again = train_loop(Toy(), directory=tmp_path, config=CONFIG, resume=True, progress=False, **SETTINGS)
+    same_bits(again.state, expected.state)
+
+
+def test_refuses_to_mix_runs(tmp_path, uninterrupted):
+    directory, _ = uninterrupted
+    with pytest.raises(ValueError, match="already holds a run"):
+        train_loop(Toy(), directory=directory, config=CONFIG, progress=False, **SETTINGS)
+    with pytest.raises(ValueError, match=r"has seeds = 3; it cannot go on with 4\."):
+        train_loop(
+            Toy(), directory=directory, config=CONFIG, resume=True, progress=False, **{**SETTINGS, "seeds": 4}
+        )
+    with pytest.raises(ValueError, match=r"of another program: it has \.weights float32\[3, 4, 4\], not"):
+        train_loop(Toy(width=5), directory=directory, config=CONFIG, resume=True, progress=False, **SETTINGS)
+    (tmp_path / "metrics.csv").write_text("mine")
+    with pytest.raises(ValueError, match="belongs to no run"):
+        train_loop(Toy(), directory=tmp_path, steps=10)
+    assert (tmp_path / "metrics.csv").read_text() == "mine"
+    with pytest.raises(ValueError, match="resume needs the directory"):
+        train_loop(Toy(), steps=10, resume=True)
