@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from dpolicy import _checks
 from dpolicy._types import Action, Key, Metrics, Mode, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.cloning import Cloned, clone_step, cloned
@@ -53,6 +54,7 @@ def bc(
         return cloned(policy.make(key, spec), optimiser)
 
     def act(state: Cloned, obs: Observation, key: Key, mode: Mode) -> tuple[Action, dict[str, Any]]:
+        _checks.one_of("mode", mode, ("explore", "evaluate"))
         return policy.sample(state.average, obs, key), {}
 
     def update(state: Cloned, batch: Transition, key: Key) -> tuple[Cloned, Metrics]:

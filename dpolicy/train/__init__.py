@@ -1,0 +1,27 @@
+"""Training: pure programs that compile as one, and the host loop that runs them."""
+
+from collections.abc import Callable
+
+from dpolicy.train.evaluate import policy_of as policy_of
+from dpolicy.train.intervals import Interval as Interval
+from dpolicy.train.intervals import bootstrap_interval as bootstrap_interval
+from dpolicy.train.loop import AllSeedsFailed as AllSeedsFailed
+from dpolicy.train.loop import Chunk as Chunk
+from dpolicy.train.loop import Result as Result
+from dpolicy.train.loop import train_loop as train_loop
+from dpolicy.train.normalise import Normaliser as Normaliser
+from dpolicy.train.off_policy import off_policy as off_policy
+from dpolicy.train.offline import offline as offline
+from dpolicy.train.on_policy import on_policy as on_policy
+from dpolicy.train.program import Program as Program
+from dpolicy.train.program import TrainState as TrainState
+from dpolicy.train.replay import Replay as Replay
+from dpolicy.train.run_directory import Run as Run
+from dpolicy.train.run_directory import load_run as load_run
+
+# The training program of each family of algorithms.
+PROGRAMS: dict[str, Callable[..., Program]] = {
+    "on_policy": on_policy,
+    "off_policy": off_policy,
+    "offline": offline,
+}

@@ -1,0 +1,136 @@
+"""Settings per algorithm and environment, as data; each with its source. Flags override them."""
+
+import inspect
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from typing import Any, NamedTuple
+
+
+class Preset(NamedTuple):
+    """Overrides of a recipe's and a training program's defaults, and where they come from.
+
+    `steps`, where given, is how long a run lasts unless told otherwise.
+    """
+
+    values: dict[str, Any]
+    source: str
+
+
+_SMALL = (64, 64)
+_MULTIGOAL = "benchmarks/results/multigoal_sweep.md"
+_PENDULUM = "benchmarks/results/learning.md"
+
+# The first pattern that matches `family/task` is used.
+PRESETS: dict[str, list[tuple[str, Preset]]] = {
+    "dp_cppo": [
+        (
+            "multigoal/*",
+            Preset(
+                {
+                    "steps": 100 * 8192,
+                    "hidden": _SMALL,
+                    "value_hidden": _SMALL,
+                    "flow_hidden": _SMALL,
+                    "entropy_coefficient": 0.02,
+                    "value_clip": None,
+                    "ema_decay": 0.99,
+                },
+                _MULTIGOAL,
+            ),
+        ),
+    ],
+    "ppo": [
+        (
+            "multigoal/*",
+            Preset(
+                {
+                    "steps": 100 * 8192,
+                    "hidden": _SMALL,
+                    "value_hidden": _SMALL,
+                    "entropy_coefficient": 0.02,
+                },
+                _MULTIGOAL,
+            ),
+        ),
+    ],
+    "sdac": [
+        (
+            "multigoal/*",
+            Preset(
+                {
+                    "steps": 40_000,
+                    "num_envs": 16,
+                    "warmup": 4_000,
+                    "evaluation_interval": 4_000,
+                    "evaluation_episodes": 64,
+                    "replay_size": 65_536,
+                    "hidden": _SMALL,
+                    "critic_hidden": _SMALL,
+                    "samples": 64,
+                    "temperature": 1.0,
+                    "learning_rate": 1e-3,
+                    "critic_learning_rate": 1e-3,
+                },
+                _MULTIGOAL,
+            ),
+        ),
+    ],
+}
+
+DEFAULT_STEPS = {"on_policy": 1_000_000, "off_policy": 100_000, "offline": 10_000}
+
+
+def preset(algorithm: str, env: str) -> dict[str, Any]:
+    """The settings for `algorithm` on `env` ("family/task") with their "source"; empty where there are none."""
+    for pattern, chosen in PRESETS.get(algorithm, []):
+        if fnmatch(env, pattern):
+            return {**chosen.values, "source": chosen.source}
+    return {}
+
+
+def defaults(function: Any) -> dict[str, Any]:
+    """The keyword-only arguments of a function that have a default, with it."""
+    parameters = inspect.signature(function).parameters.values()
+    return {
+        p.name: p.default
+        for p in parameters
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is not inspect.Parameter.empty
+    }
+
+
+def resolve(algorithm: str, env: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The whole configuration of a run: defaults, then the preset, then `overrides`.
+
+    Args:
+        algorithm: Name in `dpolicy.algorithms.ALGORITHMS`.
+        env: "family/task".
+        overrides: Hyperparameters of the recipe, settings of the program, and `steps`.
+
+    Returns:
+        `algorithm`, `env`, `steps`, `hyperparameters`, `program` and the preset's `source` (or None).
+
+    Raises:
+        ValueError: for an override that neither the recipe nor the program knows.
+    """
+    from dpolicy import _checks
+    from dpolicy.algorithms import ALGORITHMS
+    from dpolicy.train import PROGRAMS
+
+    _checks.one_of("algorithm", algorithm, ALGORITHMS)
+    entry = ALGORITHMS[algorithm]
+    hyperparameters, program = defaults(entry.recipe), defaults(PROGRAMS[entry.family])
+    settings = preset(algorithm, env)
+    source = settings.pop("source", None)
+    settings |= overrides or {}
+    steps = settings.pop("steps", DEFAULT_STEPS[entry.family])
+    for name, value in settings.items():
+        _checks.one_of("setting", name, [*hyperparameters, *program])
+        (hyperparameters if name in hyperparameters else program)[name] = value
+    return {
+        "algorithm": algorithm,
+        "env": env,
+        "steps": steps,
+        "hyperparameters": hyperparameters,
+        "program": program,
+        "source": source,
+    }

@@ -1,0 +1,16 @@
+"""What a run on a particular environment shows beyond its learning curve."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+# Environment -> the function that reports on it, named so that nothing heavy is imported until it is wanted.
+_REPORTS = {"multigoal/multigoal": "dpolicy.reports.multigoal_report:report"}
+
+
+def report_for(env_name: str) -> Callable[..., Any] | None:
+    """The report of an environment, `report(run, directory, *, progress=True)`, or None where there is none."""
+    if env_name not in _REPORTS:
+        return None
+    module, function = _REPORTS[env_name].split(":")
+    return getattr(import_module(module), function)

@@ -1,0 +1,149 @@
+"""The Multi-Goal report: the paper's Table 1 and Figure 2, measured on trained policies (arXiv 2603.04790, 4.1)."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dpolicy._types import Action, Key, Observation
+from dpolicy.envs import MultiGoal
+from dpolicy.reports.modes import Modes, find_modes
+from dpolicy.train.intervals import interval_text
+
+Policy = Callable[[Observation, Key], Action]
+
+
+class Rollouts(NamedTuple):
+    """Episodes from one start.
+
+    Attributes:
+        returns: Undiscounted return of each episode, `[n]`.
+        goals: Share of the episodes that ended in each goal, `[goals]`; what is missing from 1 ended in none.
+        actions: The first action of each, as the environment executed it, `[n, 2]`.
+        paths: Positions, constant after the episode's end, `[n, horizon + 1, 2]`.
+    """
+
+    returns: Array
+    goals: Array
+    actions: Array
+    paths: Array
+
+
+def rollouts(env: MultiGoal, policy: Policy, start: Float[Array, " 2"], key: Key, episodes: int) -> Rollouts:
+    """Run `episodes` episodes of `policy` from exactly `start` until a goal or the horizon."""
+
+    def episode(key: Key) -> tuple[Any, ...]:
+        state, obs = env.reset_at(start)
+
+        def one(carry: Any, key: Key) -> tuple[Any, Any]:
+            state, obs, total, running = carry
+            act_key, step_key = jax.random.split(key)
+            action = policy(obs, act_key)
+            new_state, new_obs, reward, terminated = env.step(state, action, step_key)
+            keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(running, a, b), new, old)  # noqa: E731
+            state, obs = keep((new_state, new_obs), (state, obs))
+            total = total + jnp.where(running, reward, 0.0)
+            return (state, obs, total, running & ~terminated), (jnp.clip(action, -1, 1), obs)
+
+        carry = (state, obs, jnp.zeros(()), jnp.asarray(True))
+        (_, obs, total, running), (actions, path) = jax.lax.scan(
+            one, carry, jax.random.split(key, env.spec.time_limit)
+        )
+        distance = jnp.linalg.norm(obs - env.goals, axis=-1)
+        reached = ~running & (jnp.arange(len(env.goals)) == jnp.argmin(distance))
+        return total, reached, actions[0], jnp.concatenate([start[None], path])
+
+    returns, reached, actions, paths = jax.vmap(episode)(jax.random.split(key, episodes))
+    return Rollouts(returns, jnp.mean(reached, axis=0), actions, paths)
+
+
+class Measured(NamedTuple):
+    """One way of acting, measured at every saddle point for every seed.
+
+    Attributes:
+        label: What acted.
+        returns: Mean return, `[seeds, saddles]`.
+        goals: Share of episodes per goal, `[seeds, saddles, goals]`.
+        modes: Modes of the first action, by seed and saddle.
+        actions: First actions, `[seeds, saddles, n, 2]`.
+        paths: Positions from the origin, `[seeds, n, horizon + 1, 2]`.
+    """
+
+    label: str
+    returns: np.ndarray
+    goals: np.ndarray
+    modes: list[list[Modes]]
+    actions: np.ndarray
+    paths: np.ndarray
+
+
+def measure(
+    label: str,
+    env: MultiGoal,
+    states: Any,
+    policy_of: Callable[[Any], Policy],
+    *,
+    seed: int = 0,
+    episodes: int = 1_000,
+    alive: np.ndarray | None = None,
+) -> Measured:
+    """Measure a vmapped sweep of policies from each saddle point.
+
+    Args:
+        label: Name of the row.
+        env: The environment they were trained on.
+        states: Training states with a leading axis of seeds.
+        policy_of: Turns one seed's state into `(obs, key) -> action`.
+        seed: Of the rollouts.
+        episodes: Rollouts per seed and start.
+        alive: Which seeds to report; all unless given.
+    """
+
+    def all_saddles(state: Any, key: Key) -> Rollouts:
+        policy = policy_of(state)
+        keys = jax.random.split(key, len(env.saddle_points))
+        return jax.vmap(lambda start, key: rollouts(env, policy, start, key, episodes))(env.saddle_points, keys)
+
+    seeds = jax.tree.leaves(states)[0].shape[0]
+    keys = jax.random.split(jax.random.key(seed), seeds)
+    found = jax.device_get(jax.jit(jax.vmap(all_saddles))(states, keys))
+    kept = np.arange(seeds) if alive is None else np.flatnonzero(alive)
+    returns, goals, actions, paths = (np.asarray(leaf)[kept] for leaf in found)
+    modes = [[find_modes(cloud) for cloud in of_seed] for of_seed in actions]
+    return Measured(label, returns.mean(axis=-1), goals, modes, actions, paths[:, 0])
+
+
+def _interval(values: np.ndarray) -> str:
+    return interval_text(values, digits=3)
+
+
+def table(rows: list[Measured], env: MultiGoal) -> str:
+    """The measurements as a Markdown table: mean over seeds and its 95 % bootstrap interval, then per-seed counts."""
+    places = [f"({x:g}, {y:g})" for x, y in np.asarray(env.saddle_points)]
+    head = ["policy", *(f"reward at {p}" for p in places), *(f"modes at {p}" for p in places)]
+    head.append("goals reached from (0, 0): E / W / N / S, % per seed")
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        rewards = [_interval(row.returns[:, i]) for i in range(len(places))]
+        modes = [", ".join(str(of_seed[i].count) for of_seed in row.modes) for i in range(len(places))]
+        goals = "; ".join("/".join(f"{100 * share:.0f}" for share in of_seed[0]) for of_seed in row.goals)
+        lines.append("| " + " | ".join([row.label, *rewards, *modes, goals]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def as_json(rows: list[Measured]) -> list[dict[str, Any]]:
+    """The measurements as plain numbers, per seed and saddle point."""
+    return [
+        {
+            "policy": row.label,
+            "returns": row.returns.tolist(),
+            "goals": row.goals.tolist(),
+            "modes": [[m.count for m in of_seed] for of_seed in row.modes],
+            "components": [[m.components for m in of_seed] for of_seed in row.modes],
+            "entropy": [[m.entropy for m in of_seed] for of_seed in row.modes],
+        }
+        for row in rows
+    ]

@@ -1,0 +1,97 @@
+"""Runs the Multi-Goal report: measures a finished run beside its references, prints the table, draws the figures."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from dpolicy.presets import resolve
+from dpolicy.reports.figures import first_actions, trajectories
+from dpolicy.reports.multigoal import Measured, as_json, measure, table
+from dpolicy.train import Run, policy_of, train_loop
+from dpolicy.train.intervals import interval_text
+from dpolicy.train.run_directory import build, read_config
+
+# How each algorithm acts in the table: (mode, label). PPO's mean is its usual evaluation; its samples are the policy.
+WAYS = {
+    "dp_cppo": (("flow", "DP-CPPO, flow"), ("flow+residual", "DP-CPPO, flow + residual")),
+    "ppo": (("evaluate", "PPO, mean"), ("explore", "PPO, sampled")),
+    "sdac": (("explore", "SDAC, sampled"),),
+}
+
+
+def _measure(name: str, run: Any, env: Any) -> list[Measured]:
+    ways = WAYS.get(name, (("evaluate", f"{name}, evaluate"), ("explore", f"{name}, explore")))
+    alive = np.asarray(run.state.alive)
+    return [
+        measure(label, env, run.state, partial(policy_of, run.program.algorithm, mode=mode), alive=alive)
+        for mode, label in ways
+    ]
+
+
+def _reference(name: str, run: Run, directory: Path, progress: bool) -> Run:
+    """Train a reference with its preset, the run's seeds and environment, or take the one trained before."""
+    config = resolve(name, run.config["env"])
+    config |= {"seeds": run.config["seeds"], "seed": run.config["seed"]}
+    place = directory / "references" / name
+    algorithm, env, program = build(config)
+    if place.is_dir() and (place / "config.json").exists():
+        config["steps"] = read_config(place)["steps"]
+    rest = {key: value for key, value in config.items() if key not in ("seeds", "seed", "steps")}
+    result = train_loop(
+        program,
+        seeds=config["seeds"],
+        seed=config["seed"],
+        steps=config["steps"],
+        directory=place,
+        config=rest,
+        progress=progress,
+        resume=True,
+    )
+    return Run(name, algorithm, env, program, result.state, config)
+
+
+def _print(rows: list[Measured], env: Any, console: Console) -> None:
+    places = [f"({x:g}, {y:g})" for x, y in np.asarray(env.saddle_points)]
+    reward = Table(title="Reward from the saddle points: mean and 95 % interval over seeds", title_justify="left")
+    modes = Table(title="Modes of the first action, per seed", title_justify="left")
+    goals = Table(title="Goals reached from (0, 0), % of episodes, per seed: E/W/N/S", title_justify="left")
+    for columns in (reward, modes):
+        columns.add_column("policy")
+        for place in places:
+            columns.add_column(place, justify="right")
+    goals.add_column("policy")
+    for seed in range(len(rows[0].goals)):
+        goals.add_column(f"seed {seed}", justify="right")
+    for row in rows:
+        reward.add_row(row.label, *(interval_text(row.returns[:, i], digits=3) for i in range(len(places))))
+        modes.add_row(row.label, *(", ".join(str(s[i].count) for s in row.modes) for i in range(len(places))))
+        goals.add_row(row.label, *("/".join(f"{100 * x:.0f}" for x in seed[0]) for seed in row.goals))
+    for block in (reward, modes, goals):
+        console.print(block)
+
+
+def report(run: Run, directory: Path, *, progress: bool = True) -> list[Measured]:
+    """Measure `run` from the saddle points, beside PPO and SDAC trained with their presets on the same seeds.
+
+    Writes `multigoal.md` (the paper's Table 1 as measured here), `multigoal.json`, `trajectories.png` and
+    `first_actions.png` into `directory`, and the references' own runs into `directory/references`.
+    """
+    console = Console()
+    rows = _measure(run.algorithm_name, run, run.env)
+    for name in ("ppo", "sdac"):
+        if name != run.algorithm_name:
+            if progress:
+                console.print(f"Reference: {name}")
+            rows += _measure(name, _reference(name, run, directory, progress), run.env)
+    text = table(rows, run.env)
+    (directory / "multigoal.md").write_text(text, encoding="utf-8")
+    (directory / "multigoal.json").write_text(json.dumps(as_json(rows), indent=1) + "\n", encoding="utf-8")
+    trajectories(rows, run.env, directory / "trajectories.png")
+    first_actions(rows, run.env, directory / "first_actions.png")
+    _print(rows, run.env, console)
+    return rows

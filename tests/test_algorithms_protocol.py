@@ -1,0 +1,176 @@
+"""Every recipe through the same protocol: init, act, update; jit, seeds, every numeric hyperparameter, one trace."""
+
+import inspect
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dpolicy import _types
+from dpolicy._types import Transition
+from dpolicy.algorithms import ALGORITHMS
+
+
+class Spec(NamedTuple):
+    obs_size: int = 3
+    action_size: int = 2
+
+
+SPEC = Spec()
+# Shapes only: what keeps a compilation short. Every number is left at its default.
+_ON_POLICY = {"value_hidden": (8,), "epochs": 2, "minibatches": 2}
+TINY = {
+    "bc": {"hidden": (8,), "steps": 2},
+    "sac": {"hidden": (8,), "critic_hidden": (8,)},
+    "sdac": {"hidden": (8,), "critic_hidden": (8,), "samples": 4, "steps": 2, "evaluation_candidates": 2},
+    "qsm": {"hidden": (8,), "critic_hidden": (8,), "steps": 2, "evaluation_candidates": 2},
+    "ppo": {"hidden": (8,), **_ON_POLICY},
+    "fpo": {"hidden": (8,), "draws": 2, "steps": 2, **_ON_POLICY},
+    "dp_cppo": {
+        "hidden": (8,),
+        "flow_hidden": (8,),
+        "flow_steps": 2,
+        "flow_epochs": 2,
+        "flow_minibatches": 2,
+        **_ON_POLICY,
+    },
+}
+# A second value for each numeric hyperparameter: half the default, unless that is no change or not allowed.
+SECOND = {"value_clip": 0.01, "target_kl": 1e-4, "max_grad_norm": 1e-3}
+
+
+def build(name, **numbers):
+    return ALGORITHMS[name].recipe(**TINY[name], **numbers)
+
+
+def numeric(name):
+    parameters = inspect.signature(ALGORITHMS[name].recipe).parameters.values()
+    kinds = (_types.Number, _types.Number | None)
+    return {p.name: p.default for p in parameters if p.annotation in kinds and p.default is not None}
+
+
+def experience(algorithm, state, key, time=4, envs=4):
+    """Random transitions whose extras come from the algorithm itself."""
+    keys = jax.random.split(key, 5)
+    lead = (time, envs) if algorithm.family == "on_policy" else (time * envs,)
+    flat = time * envs
+    obs = jax.random.normal(keys[0], (flat, SPEC.obs_size))
+    action, extras = jax.vmap(algorithm.act, in_axes=(None, 0, 0, None))(
+        state, obs, jax.random.split(keys[1], flat), "explore"
+    )
+    term = jax.random.bernoulli(keys[2], 0.2, (flat,))
+    trunc = jax.random.bernoulli(keys[3], 0.2, (flat,)) & ~term
+    reward = jax.random.normal(keys[4], (flat,))
+    batch = Transition(obs, action, reward, obs[::-1], term, trunc, extras if len(lead) == 2 else {})
+    return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), batch)
+
+
+def arrays_only(tree):
+    return all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
+
+
+def parameters_of(state):
+    leaves = [leaf for leaf in jax.tree.leaves(state) if eqx.is_inexact_array(leaf)]
+    return np.concatenate([np.ravel(leaf) for leaf in leaves])
+
+
+def test_the_table_covers_the_tests():
+    assert set(TINY) == set(ALGORITHMS)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_protocol(name, getkey, tmp_path):
+    algorithm = build(name)
+    assert algorithm.name == name
+    assert algorithm.family == ALGORITHMS[name].family
+    assert {"explore", "evaluate"} <= set(algorithm.modes)
+    traces = []
+
+    def two_updates(key, batch_key):
+        traces.append(name)
+        state = algorithm.init(key, SPEC)
+        batch = experience(algorithm, state, batch_key)
+        metrics = {}
+        for i in range(2):
+            state, metrics = algorithm.update(state, batch, jax.random.fold_in(key, i))
+        return state, metrics
+
+    run = jax.jit(jax.vmap(two_updates))
+    seeds, batches = jax.random.split(getkey(), 3), jax.random.split(getkey(), 3)
+    state, metrics = run(seeds, batches)
+    again, _ = run(seeds, batches)
+    assert traces == [name]  # the second call and every seed share one trace
+    assert arrays_only(state)
+    np.testing.assert_array_equal(parameters_of(state), parameters_of(again))
+    for metric, values in metrics.items():
+        assert values.shape == (3,), metric
+        assert np.isfinite(values).all(), metric
+
+    first = jax.tree.map(lambda leaf: leaf[0], state)
+    start = algorithm.init(seeds[0], SPEC)
+    shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+    assert shapes(start) == shapes(first)  # an update keeps shapes and dtypes, so it can be scanned
+    assert not np.array_equal(parameters_of(start), parameters_of(first))
+
+    obs = jnp.ones(SPEC.obs_size)
+    for mode in algorithm.modes:
+        action, extras = jax.jit(algorithm.act, static_argnums=3)(first, obs, getkey(), mode)
+        assert action.shape == (SPEC.action_size,)
+        assert np.isfinite(action).all()
+        assert isinstance(extras, dict)
+    with pytest.raises(ValueError, match="mode must be one of"):
+        algorithm.act(first, obs, getkey(), "exploit")
+
+    is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    assert not any(is_key(leaf) for leaf in jax.tree.leaves(first))  # keys are never stored in algorithm state
+    eqx.tree_serialise_leaves(tmp_path / "state.eqx", first)
+    loaded = eqx.tree_deserialise_leaves(tmp_path / "state.eqx", start)
+    np.testing.assert_array_equal(parameters_of(loaded), parameters_of(first))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_numeric_hyperparameter_is_traced_and_used(name, getkey):
+    defaults = numeric(name)
+    names = list(defaults)
+    assert names
+    table = np.tile(np.asarray([float(defaults[n]) for n in names]), (len(names) + 1, 1))
+    for i, n in enumerate(names):
+        table[i + 1, i] = SECOND.get(n, table[i + 1, i] / 2)
+    key, batch_key = getkey(), getkey()
+
+    def outcome(row):
+        algorithm = build(name, **dict(zip(names, row, strict=True)))
+        state = algorithm.init(key, SPEC)
+        batch = experience(algorithm, state, batch_key)
+        acts = []
+        for i in range(3):
+            state, _ = algorithm.update(state, batch, jax.random.fold_in(key, i))
+            action, _ = algorithm.act(state, batch.obs.reshape(-1, SPEC.obs_size)[0], key, "explore")
+            acts.append(action)
+        return state, jnp.stack(acts)
+
+    state, actions = jax.jit(jax.vmap(outcome))(jnp.asarray(table, jnp.float32))
+    for i, n in enumerate(names):
+        ours = parameters_of(jax.tree.map(lambda leaf, i=i: leaf[i + 1], (state, actions)))
+        default = parameters_of(jax.tree.map(lambda leaf: leaf[0], (state, actions)))
+        assert np.isfinite(ours).all(), n
+        assert not np.array_equal(ours, default), f"{name} ignores {n}"
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_numbers_out_of_range_are_refused(name):
+    for hyperparameter in numeric(name):
+        with pytest.raises(ValueError, match=r"must be a finite number"):
+            build(name, **{hyperparameter: float("nan")})
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_hyperparameter_is_documented(name):
+    recipe = ALGORITHMS[name].recipe
+    arguments = (recipe.__doc__ or "").split("Args:")[1]
+    for parameter in inspect.signature(recipe).parameters.values():
+        assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        assert parameter.default is not inspect.Parameter.empty
+        assert f"        {parameter.name}: " in arguments, parameter.name
