@@ -27,22 +27,25 @@ def _tail_offset(u: Array, lower: Array, width: Array) -> Array:
     return 2 * exponent / (rate + jnp.sqrt(rate**2 + 2 * exponent))
 
 
-def truncated_offset(
+def truncated_quantile(
     u: Float[Array, "*s"], lower: Float[Array, "*#s"], width: Float[Array, "*#s"]
-) -> Float[Array, "*s"]:
-    """d in [0, width] such that lower + d is a standard normal truncated to [lower, lower + width].
+) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    """(z, z - lower): the u-quantile of a standard normal truncated to [lower, lower + width], u in (0, 1).
 
-    `u` is uniform on (0, 1); the middle of the interval must not be negative (reflect it otherwise). Bounds of
-    size 1 along an axis are shared by all of `u`, and their part of the work is done once.
+    The middle of the interval must not be negative (reflect it otherwise). Both forms are returned because neither
+    follows accurately from the other when the interval is very wide or very narrow. Bounds of size 1 along an axis
+    are shared by all of `u`, and their part of the work is done once.
     """
     far = _far(u.dtype)
     near = jnp.minimum(lower, far)
     # The survival function and its inverse keep their relative accuracy for positive arguments.
     low, high = ndtr(-near), ndtr(-(near + width))
-    offset = -ndtri(low + u * (high - low)) - near
-    offset = jnp.where(lower > far, _tail_offset(u, jnp.maximum(lower, far), width), offset)
+    central = -ndtri(low + u * (high - low))
+    offset = jnp.where(lower > far, _tail_offset(u, jnp.maximum(lower, far), width), central - near)
     offset = jnp.where((width < _NARROW) & (lower <= far), u * width, offset)
-    return jnp.clip(offset, 0, width)
+    offset = jnp.clip(offset, 0, width)
+    wide = (lower <= far) & (width >= _NARROW)
+    return jnp.where(wide, jnp.clip(central, lower, lower + width), lower + offset), offset
 
 
 def _open_uniform(key: Key, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
@@ -60,8 +63,8 @@ def truncated_normal(key: Key, lower: Float[Array, "*s"], upper: Float[Array, "*
     lower, upper = jnp.maximum(lower, -far), jnp.minimum(upper, far)
     sign = jnp.where(lower + upper < 0, -1, 1).astype(lower.dtype)
     low = jnp.where(sign < 0, -upper, lower)
-    offset = truncated_offset(_open_uniform(key, lower.shape, lower.dtype), low, upper - lower)
-    return jnp.clip(sign * (low + offset), lower, upper)
+    z, _ = truncated_quantile(_open_uniform(key, lower.shape, lower.dtype), low, upper - lower)
+    return jnp.clip(sign * z, lower, upper)
 
 
 def truncated_proposal(
@@ -77,8 +80,8 @@ def truncated_proposal(
     sign = jnp.where(x < 0, -1, 1).astype(x.dtype)
     lower = (jnp.abs(x) - alpha * bound) / sigma
     width = jnp.broadcast_to(jnp.maximum(2 * alpha * bound / sigma, tiny), x.shape)
-    offset = truncated_offset(_open_uniform(key, (n, x.shape[1]), x.dtype), lower, width)
-    noise = sign * (lower + offset)
+    z, offset = truncated_quantile(_open_uniform(key, (n, x.shape[1]), x.dtype), lower, width)
+    noise = sign * z
     # Two forms of (x - sigma noise) / alpha: the first does not divide by alpha, the second not by sigma.
     from_face = sign * bound * (1 - 2 * offset / width)
     direct = (x - sigma * noise) / jnp.maximum(alpha, tiny)
