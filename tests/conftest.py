@@ -1,5 +1,10 @@
 """Shared fixtures. Shapes are checked at run time: see `addopts` in pyproject.toml."""
 
+import os
+
+# Compiling is most of what these tests do; the optimiser of the CPU backend doubles it and they run for milliseconds.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+
 import jax
 import pytest
 
