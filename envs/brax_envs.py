@@ -1,0 +1,82 @@
+"""Adapter for brax: its bare environments, without its training wrappers (they lose the terminal observation)."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from dpolicy import _checks
+from dpolicy._types import Action, Key, Observation, Scalar
+from dpolicy.envs.adapt import like, require, strong
+from dpolicy.envs.protocol import Environment, Spec, clip_action
+
+# Swimmer is missing: it calls a signature that JAX has removed (brax 0.14).
+TASKS = {
+    task: Spec(f"brax/{task}", obs_size, action_size, 1000)
+    for task, (obs_size, action_size) in {
+        "ant": (27, 8),
+        "halfcheetah": (17, 6),
+        "hopper": (11, 3),
+        "humanoid": (244, 17),
+        "humanoidstandup": (244, 17),
+        "inverted_double_pendulum": (8, 1),
+        "inverted_pendulum": (4, 1),
+        "pusher": (23, 7),
+        "reacher": (11, 2),
+        "walker2d": (17, 6),
+    }.items()
+}
+BACKENDS = ("spring", "generalized", "positional", "mjx")
+
+
+class Brax(Environment):
+    """A brax environment with array observations.
+
+    Actions are clipped to [-1, 1], brax's own convention: it would charge the control cost for the unclipped action.
+    Compile `reset`; op by op it takes tens of seconds.
+
+    Args:
+        env: The bare brax environment.
+        name: What the specification calls it.
+        time_limit: Steps after which an episode is truncated; brax environments have none of their own.
+    """
+
+    spec: Spec
+    env: Any = eqx.field(static=True)
+
+    def __init__(self, env: Any, *, name: str = "brax/custom", time_limit: int = 1000):
+        obs = jax.eval_shape(env.reset, jax.random.key(0)).obs
+        if not hasattr(obs, "shape"):
+            raise ValueError(f"{name} must have array observations, got {type(obs).__name__}.")
+        self.spec = Spec(name, obs.shape[-1], int(env.action_size), time_limit)
+        self.env = env
+
+    def reset(self, key: Key) -> tuple[Any, Observation]:
+        """The start of an episode: `(state, obs)`."""
+        state = strong(self.env.reset(key))
+        return state, jnp.asarray(state.obs, float)
+
+    def step(self, state: Any, action: Action, key: Key) -> tuple[Any, Observation, Scalar, Bool[Array, ""]]:
+        """One transition: `(state, obs, reward, terminated)`; deterministic."""
+        new = like(self.env.step(state, clip_action(action)), state)
+        return new, jnp.asarray(new.obs, float), jnp.asarray(new.reward, float), new.done > 0
+
+
+def build(task: str, *, backend: str = "spring", time_limit: int = 1000, **options: Any) -> Brax:
+    """One of `TASKS`; further options go to brax's constructor.
+
+    The spring backend is the default because it is many times faster than `generalized` on most tasks; returns
+    differ between backends and must not be compared across them.
+
+    Raises:
+        ImportError: where brax is missing.
+        ValueError: for an unknown task or backend, or a time limit below 1.
+    """
+    _checks.one_of("task", task, TASKS)
+    _checks.one_of("backend", backend, BACKENDS)
+    _checks.integer("time_limit", time_limit)
+    brax = require("brax.envs", "brax", f"brax/{task}")
+    env = brax.get_environment(task, backend=backend, **options)
+    return Brax(env, name=f"brax/{task}", time_limit=time_limit)

@@ -1,0 +1,173 @@
+"""Adapters against the packages they adapt, and the registry."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpolicy.envs import FAMILIES, Gymnax, Vector, make, names
+
+LIGHT = [name for name in names() if not name.startswith("brax/")]
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_sizes_are_as_listed_and_types_are_kept(getkey, name):
+    env = make(name)
+    family, task = name.split("/")
+    assert env.spec == FAMILIES[family].tasks[task]
+    state, obs = jax.eval_shape(env.reset, getkey())
+    action = jnp.zeros(env.spec.action_size)
+    new, next_obs, reward, terminated = jax.eval_shape(env.step, state, action, getkey())
+    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+    assert shapes(new) == shapes(state)
+    assert obs.shape == next_obs.shape == (env.spec.obs_size,)
+    assert (reward.shape, terminated.shape, terminated.dtype) == ((), (), bool)
+    assert obs.dtype == next_obs.dtype == reward.dtype == jnp.zeros(()).dtype
+
+
+@pytest.mark.parametrize("name", [name for name in LIGHT if not name.startswith("bandit/")])
+def test_runs_in_double_precision(x64, getkey, name):
+    vector = Vector(make(name), 2)
+
+    @jax.jit
+    def run(key):
+        one = lambda state, key: vector.step(state, jnp.ones((2, vector.env.spec.action_size)), key)  # noqa: E731
+        return jax.lax.scan(one, vector.init(key), jax.random.split(key, 3))[1]
+
+    step = run(getkey())
+    assert step.next_obs.dtype == step.reward.dtype == jnp.float64
+    assert bool(jnp.isfinite(step.reward).all())
+
+
+def test_pendulum_is_gymnax_pendulum(getkey):
+    import gymnax
+
+    raw, params = gymnax.make("Pendulum-v1")
+    env = make("gymnax/Pendulum-v1")
+    key = getkey()
+    state, obs = env.reset(key)
+    raw_obs, raw_state = raw.reset_env(key, params)
+    np.testing.assert_array_equal(obs, raw_obs)
+    step, raw_step = jax.jit(env.step), jax.jit(raw.step_env)
+    for torque in (0.5, -1.7, 2.0, 2.0):
+        action = jnp.array([torque / 2.0])
+        state, obs, reward, terminated = step(state, action, key)
+        raw_obs, raw_state, raw_reward, _, _ = raw_step(key, raw_state, jnp.array([torque]), params)
+        np.testing.assert_allclose(obs, raw_obs, rtol=1e-6)
+        np.testing.assert_allclose(reward, raw_reward, rtol=1e-6)
+        assert not terminated
+
+
+def test_pendulum_ends_at_its_time_limit_only(getkey):
+    vector = Vector(make("gymnax/Pendulum-v1", time_limit=3), 2)
+
+    @jax.jit
+    def run(key):
+        one = lambda state, key: vector.step(state, jnp.zeros((2, 1)), key)  # noqa: E731
+        return jax.lax.scan(one, vector.init(key), jax.random.split(key, 6))[1]
+
+    step = run(getkey())
+    np.testing.assert_array_equal(step.truncated[:, 0], [0, 0, 1, 0, 0, 1])
+    assert not step.terminated.any()
+    np.testing.assert_allclose(step.episode_return[2], step.reward[:3].sum(0), rtol=1e-5)
+
+
+def test_gymnax_actions_are_clipped_and_parameters_are_passed_on(getkey):
+    env = make("gymnax/MountainCarContinuous-v0")  # charges for the raw action
+    state, _ = env.reset(getkey())
+    np.testing.assert_array_equal(
+        env.step(state, jnp.array([1.0]), getkey())[2], env.step(state, jnp.array([5.0]), getkey())[2]
+    )
+    strong = make("gymnax/Pendulum-v1", max_torque=4.0)
+    np.testing.assert_array_equal(strong.high, [4.0])
+    with pytest.raises(
+        ValueError, match=r"parameter of gymnax/Pendulum-v1 must be one of .* Did you mean max_torque"
+    ):
+        make("gymnax/Pendulum-v1", max_torq=4.0)
+
+
+def test_gymnax_needs_continuous_actions():
+    import gymnax
+
+    with pytest.raises(ValueError, match="must have a bounded, continuous action space"):
+        Gymnax(*gymnax.make("CartPole-v1"))
+
+
+def test_brax_with_pooled_resets(getkey):
+    vector = Vector(make("brax/inverted_pendulum", time_limit=3), 2, resets="pool", pool_size=2)
+    assert vector.env.spec.obs_size == FAMILIES["brax"].tasks["inverted_pendulum"].obs_size
+
+    @jax.jit
+    def run(key):
+        state = vector.init(key)
+        actions = jnp.stack([jnp.full((4, 1), 1.0), jnp.full((4, 1), 5.0)], axis=1)
+        one = lambda state, x: vector.step(state, x[0], x[1])  # noqa: E731
+        return state.obs, jax.lax.scan(one, state, (actions, jax.random.split(key, 4)))
+
+    start, (last, step) = run(getkey())
+    np.testing.assert_array_equal(step.truncated[:, 0], [0, 0, 1, 0])
+    assert not step.terminated.any()
+    np.testing.assert_array_equal(step.episode_return[2], [3.0, 3.0])
+    # The terminal observation is far from every start: the pole is pushed with all force.
+    assert float(jnp.abs(step.next_obs[2]).max()) > 0.1
+    pool = np.abs(np.asarray(last.pool[1]))
+    assert pool.max() <= 0.01
+    # An action beyond the bound acts as the bound: starts differ by less than 0.02 and so do successors.
+    np.testing.assert_allclose(step.next_obs[0, 0] - start[0], step.next_obs[0, 1] - start[1], atol=0.05)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "brax.envs", None)
+    monkeypatch.setitem(sys.modules, "brax", None)
+    with pytest.raises(
+        ImportError, match=r'brax/hopper needs the package brax.*pip install "dpolicy\[brax\]"'
+    ):
+        make("brax/hopper")
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed():
+    heavy = "[m for m in ('gymnax', 'brax', 'mujoco') if m in sys.modules]"
+    code = f"import sys, dpolicy.envs as e; e.names(); print({heavy})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_a_family_with_one_task_may_be_named_alone():
+    assert make("multigoal", bonus=3.0).spec == make("multigoal/multigoal").spec
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("pendulum", "gymnax/Pendulum-v1"),
+        ("gymnax/pendulum-v1", "gymnax/Pendulum-v1"),
+        ("brax/hoper", "brax/hopper"),
+        ("bandits/rings", "bandit/rings"),
+        ("multi_goal", "multigoal/multigoal"),
+        ("cheetah", "brax/halfcheetah"),
+    ],
+)
+def test_unknown_names_get_suggestions(name, hint):
+    with pytest.raises(ValueError, match=f"got '{name}'. Did you mean .*{hint}"):
+        make(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "multigoal",
+            {"bonuss": 1.0},
+            "multigoal/multigoal takes action_cost, .*; got 'bonuss'. Did you mean bonus",
+        ),
+        ("bandit/rings", {"mean": 1.0}, "bandit/rings takes radii, std; got 'mean'"),
+        ("probe/constant", {"limit": 1}, "probe/constant takes time_limit; got 'limit'"),
+        ("brax/hopper", {"backend": "warp"}, "backend must be one of spring, generalized, positional, mjx"),
+    ],
+)
+def test_unknown_options(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(name, **options)
