@@ -309,7 +309,7 @@ class DiscreteVP(AbstractSchedule):
         index = jnp.clip(jnp.ceil(t * steps).astype(int) - 1, 0, steps - 1)
         table = jnp.asarray(points, t.dtype)
         slope = jnp.asarray(np.diff(points) * steps, t.dtype)[index]
-        return table[index] + slope * (t - index / steps), slope
+        return table[index] + slope * (t - index.astype(t.dtype) / steps), slope
 
     def alpha(self, t: Time) -> Float[Array, "*shape"]:
         return jnp.exp(self._log_alpha(t)[0])

@@ -81,6 +81,6 @@ class GaussianMixture(eqx.Module):
 
     def covariance(self) -> Float[Array, "d d"]:
         """Covariance of the clean action."""
-        centred = self.means - self.mean()
+        centred = self.means - self.mean()[None]
         spread = jnp.einsum("m,mi,mj->ij", self.weights, centred, centred)
         return spread + jnp.sum(self.weights * self.stds**2) * jnp.eye(self.means.shape[1])
