@@ -71,11 +71,11 @@ class FieldPolicy(NamedTuple):
 
 def field_policy(
     *,
-    schedule: str,
-    prediction: str,
-    sampler: str,
-    steps: int,
-    hidden: tuple[int, ...],
+    schedule: str = "cosine",
+    prediction: str = "noise",
+    sampler: str = "ddpm",
+    steps: int = 20,
+    hidden: tuple[int, ...] = (256, 256, 256),
     activation: str = "mish",
     embedding: str = "fourier_mlp",
     clip: float | None = 1.0,
