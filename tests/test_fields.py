@@ -139,6 +139,7 @@ def test_span_narrows_only_where_a_conversion_is_singular():
     assert RectifiedFlow().span("noise") == (0.0, 0.999)
     assert RectifiedFlow().span("data") == (0.001, 1.0)
     assert RectifiedFlow(t_min=0.01, t_max=0.98).span("score") == (0.01, 0.98)
+    assert RectifiedFlow(t_min=0, t_max=1).span("velocity") == (0.0, 1.0)
     assert CosineVP().span("noise") == (0.001, 0.9946)
 
 
