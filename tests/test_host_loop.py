@@ -156,6 +156,7 @@ def test_a_run_that_cannot_start_leaves_no_run(tmp_path):
 
     with pytest.raises(ValueError, match=r"program\.step must return a state of the structure"):
         train_loop(Growing(), steps=20, directory=tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
     train_loop(Toy(), steps=20, directory=tmp_path, progress=False)
 
 

@@ -1,0 +1,77 @@
+"""The command line. Each command imports what it needs when it runs, so that `dpolicy --help` is quick."""
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+from dpolicy.cli._usage import UsageError as UsageError
+
+_HELP = """\
+dpolicy: reinforcement learning with diffusion and flow policies
+
+usage: dpolicy COMMAND ...
+
+  train ALGORITHM --env FAMILY/TASK   train, e.g. dpolicy train sdac --env multigoal --seeds 4
+  train --resume DIR                  go on with a run that was stopped
+  evaluate DIR                        returns of a trained policy
+  plot DIR [DIR ...]                  learning curves with 95 % intervals over seeds
+  algorithms                          the algorithms and what each is
+  taxonomy                            which blocks each algorithm is made of
+  envs                                the environments, their sizes and what they need
+
+"dpolicy COMMAND --help" explains a command, "dpolicy train ALGORITHM --help" every hyperparameter with its default.
+"dpolicy --version" prints the version.
+"""
+
+
+def _command(name: str, args: list[str]) -> int:
+    if name == "train":
+        from dpolicy.cli.train import train as run
+    elif name == "evaluate":
+        from dpolicy.cli.runs import evaluate as run
+    elif name == "plot":
+        from dpolicy.cli.runs import plot as run
+    elif name == "algorithms":
+        from dpolicy.cli.catalogue import algorithms as run
+    elif name == "taxonomy":
+        from dpolicy.cli.catalogue import taxonomy as run
+    elif name == "envs":
+        from dpolicy.cli.catalogue import envs as run
+    else:
+        commands = ("train", "evaluate", "plot", "algorithms", "taxonomy", "envs")
+        near = difflib.get_close_matches(name, commands, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UsageError(f"the command must be one of {', '.join(commands)}; got {name!r}.{hint}")
+    return run(args)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The words after `dpolicy`; those of this process by default.
+
+    Returns:
+        The exit code: 0, or 1 if every seed of a run failed, 2 for a mistake in the words (one sentence on standard
+        error says which), 130 if interrupted.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("--help", "-h", "help"):
+        print(_HELP, end="")
+        return 0
+    if args[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"dpolicy {version('dpolicy')}")
+        return 0
+    try:
+        return _command(args[0], args[1:])
+    except UsageError as error:
+        where = "dpolicy" if error.prog is None else error.prog
+        print(f"{where}: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.code
+    except BrokenPipeError:
+        # The reader, e.g. `head`, has seen enough. What Python still buffers must go nowhere, or it fails at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

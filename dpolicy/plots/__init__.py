@@ -1,0 +1,15 @@
+"""Figures: learning curves and the style that every figure of the library shares."""
+
+from dpolicy.plots.curves import Curve as Curve
+from dpolicy.plots.curves import curve as curve
+from dpolicy.plots.curves import learning_curve as learning_curve
+from dpolicy.plots.style import COLOURS as COLOURS
+from dpolicy.plots.style import band as band
+from dpolicy.plots.style import labels as labels
+from dpolicy.plots.style import line_style as line_style
+from dpolicy.plots.style import new_figure as new_figure
+from dpolicy.plots.style import save as save
+from dpolicy.plots.style import tidy as tidy
+from dpolicy.train.intervals import Interval as Interval
+from dpolicy.train.intervals import bootstrap_interval as bootstrap_interval
+from dpolicy.train.intervals import interval_text as interval_text

@@ -58,7 +58,6 @@ class _Job(NamedTuple):
     directory: Path | None
     config: dict[str, Any]
     resumed: bool
-    checkpoints: Checkpoints | None
     checkpoint_every: int
     on_chunk: Callable[[Chunk], None] | None
     display: Display
@@ -70,6 +69,7 @@ class _Start(NamedTuple):
     step: Any
     state: PyTree
     log: MetricsLog
+    checkpoints: Checkpoints | None
     chunk: int
     failures: list[_Failure]
     compile_seconds: float
@@ -80,10 +80,14 @@ def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
+def _compiled(display: Display, watch: Stopwatch) -> float:
+    seconds = watch.lap()
+    display.note(f"compiled in {seconds:.1f} s")
+    return seconds
+
+
 def _start(job: _Job) -> _Start:
     """Compile, then initialise or restore; nothing is recorded in the directory before both have worked."""
-    checkpoints = job.checkpoints if job.resumed else None
-    fresh = checkpoints is None or checkpoints.latest() is None
     watch = Stopwatch()
     init = jax.jit(jax.vmap(job.program.init)).trace(job.keys)
     shapes = jax.tree.map(_struct, init.out_info)
@@ -93,19 +97,20 @@ def _start(job: _Job) -> _Start:
         job.display.say(f"state: {byte_text(size)} ({seeds} x {byte_text(size // seeds)}, one per seed)")
     step = jax.jit(jax.vmap(job.program.step), donate_argnums=0).trace(shapes)
     after = jax.tree.map(_struct, step.out_info[0])
-    if jax.tree.structure(after) != jax.tree.structure(shapes) or jax.tree.leaves(after) != jax.tree.leaves(
-        shapes
-    ):
+    if jax.tree.flatten(after) != jax.tree.flatten(shapes):
         raise ValueError(
             "program.step must return a state of the structure, shapes and types of program.init's."
         )
-    compiled_init, compiled_step = init.lower().compile() if fresh else None, step.lower().compile()
-    seconds = watch.lap()
-    job.display.note(f"compiled in {seconds:.1f} s")
-
-    if checkpoints is not None and compiled_init is None:
+    compiled_step = step.lower().compile()
+    checkpoints = None
+    if job.resumed and job.directory is not None:
+        checkpoints = Checkpoints(job.directory / "checkpoints")
+    if checkpoints is not None and checkpoints.latest() is not None:
+        seconds = _compiled(job.display, watch)
         state, host = checkpoints.restore(shapes)
     else:
+        compiled_init = init.lower().compile()
+        seconds = _compiled(job.display, watch)
         state, host = compiled_init(job.keys), {"chunk": 0, "offsets": {}, "failures": []}
     step_now = int(np.max(state.steps))
     if host["chunk"] == 0 and step_now >= job.steps:
@@ -115,12 +120,12 @@ def _start(job: _Job) -> _Start:
     if host["chunk"]:
         job.display.note(f"resumed at step {step_now:,}")
     if job.directory is not None:
+        checkpoints = checkpoints or Checkpoints(job.directory / "checkpoints")
         write_start(job.directory, job.config, resumed=job.resumed)
     log_event(job.directory, "compile", seconds=round(seconds, 3))
     failures = [_Failure(*failure) for failure in host["failures"]]
-    return _Start(
-        compiled_step, state, MetricsLog(job.directory, host["offsets"]), host["chunk"], failures, seconds
-    )
+    log = MetricsLog(job.directory, host["offsets"])
+    return _Start(compiled_step, state, log, checkpoints, host["chunk"], failures, seconds)
 
 
 def _new_failures(
@@ -197,31 +202,19 @@ def train_loop(
     directory = None if directory is None else Path(directory)
     full = {**(config or {}), "seeds": seeds, "seed": seed, "steps": steps}
     resumed = directory is not None and holds_run(directory, full, resume=resume)
-    checkpoints = None if directory is None else Checkpoints(directory / "checkpoints")
-    try:
-        with Display(total=steps, enabled=progress, console=console) as display:
-            keys = seed_keys(seed, seeds)
-            return _run(
-                _Job(
-                    program,
-                    keys,
-                    steps,
-                    directory,
-                    full,
-                    resumed,
-                    checkpoints,
-                    checkpoint_every,
-                    on_chunk,
-                    display,
-                )
-            )
-    finally:
-        if checkpoints is not None:
-            checkpoints.close()
+    with Display(total=steps, enabled=progress, console=console) as display:
+        keys = seed_keys(seed, seeds)
+        job = _Job(program, keys, steps, directory, full, resumed, checkpoint_every, on_chunk, display)
+        start = _start(job)
+        try:
+            return _run(job, start)
+        finally:
+            if start.checkpoints is not None:
+                start.checkpoints.close()
 
 
-def _run(job: _Job) -> Result:
-    compiled_step, state, log, number, failures, compile_seconds = _start(job)
+def _run(job: _Job, start: _Start) -> Result:
+    compiled_step, state, log, checkpoints, number, failures, compile_seconds = start
     display, directory = job.display, job.directory
     step, alive = int(np.max(state.steps)), np.array(state.alive)
     watch, seconds = Stopwatch(), 0.0
@@ -244,13 +237,13 @@ def _run(job: _Job) -> Result:
             job.on_chunk(Chunk(step, state, metrics, alive))
         if not alive.any():
             raise AllSeedsFailed(f"Every seed has become non-finite: {_text(failures)}.")
-        if job.checkpoints is not None and (number % job.checkpoint_every == 0 or step >= job.steps):
+        if checkpoints is not None and (number % job.checkpoint_every == 0 or step >= job.steps):
             host = {
                 "chunk": number,
                 "offsets": log.offsets(),
                 "failures": [list(failure) for failure in failures],
             }
-            job.checkpoints.save(number, state, host)
+            checkpoints.save(number, state, host)
         log_event(
             directory, "chunk", step=step, seconds=round(chunk_seconds, 4), checkpoint=round(watch.lap(), 4)
         )

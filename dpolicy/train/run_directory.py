@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
+from dpolicy import _checks
 from dpolicy.train.checkpoint import Checkpoints
 
 _PACKAGES = ("jax", "jaxlib", "equinox", "optax", "diffrax", "dpolicy")
@@ -91,7 +93,9 @@ def holds_run(directory: Path, config: Mapping[str, Any], *, resume: bool) -> bo
         # Without this, starting a run would cut somebody else's file of that name to nothing.
         for name in ("metrics.csv", "metrics.jsonl"):
             if (directory / name).exists():
-                raise ValueError(f"{directory} holds a {name} that belongs to no run: choose another directory.")
+                raise ValueError(
+                    f"{directory} holds a {name} that belongs to no run: choose another directory."
+                )
         return False
     if not resume:
         raise ValueError(f"{directory} already holds a run: resume it or choose another directory.")
@@ -178,3 +182,38 @@ def load_run(directory: Path | str) -> Run:
     finally:
         checkpoints.close()
     return Run(config["algorithm"], algorithm, env, program, state, config)
+
+
+class Evaluation(NamedTuple):
+    """Undiscounted returns and lengths of episodes, each of shape `[seeds, episodes]`."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+
+
+def evaluate_run(run: Run, *, episodes: int = 10, mode: str = "evaluate", seed: int = 0) -> Evaluation:
+    """Let the policies of all seeds of a run act in fresh episodes.
+
+    Args:
+        run: The run.
+        episodes: Episodes per seed.
+        mode: How the policy acts; one of the algorithm's modes.
+        seed: Key of the evaluation, independent of the training's.
+
+    Raises:
+        ValueError: for an unknown mode or a number of episodes below 1.
+    """
+    from dpolicy.envs import evaluate_episodes
+    from dpolicy.train.evaluate import policy_of
+
+    _checks.integer("episodes", episodes)
+    _checks.integer("seed", seed, 0)
+    _checks.one_of("mode", mode, run.algorithm.modes)
+
+    def one(state: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return evaluate_episodes(
+            run.env, policy_of(run.algorithm, state, mode), key, episodes, run.env.spec.time_limit
+        )
+
+    returns, lengths = jax.jit(jax.vmap(one))(run.state, seed_keys(seed, run.config["seeds"]))
+    return Evaluation(np.asarray(returns), np.asarray(lengths))

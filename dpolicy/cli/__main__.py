@@ -1,0 +1,5 @@
+import sys
+
+from dpolicy.cli import main
+
+sys.exit(main())

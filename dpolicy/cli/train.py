@@ -1,0 +1,260 @@
+"""`dpolicy train`: from words to a resolved configuration, and on to the host loop."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dpolicy import _checks
+from dpolicy.cli._flags import Flag, flags_of, parse
+from dpolicy.cli._usage import UsageError, explained
+
+_PROG = "dpolicy train"
+
+_HELP = """\
+usage: dpolicy train ALGORITHM --env FAMILY/TASK [--seeds N] [--seed S] [--steps N] [--out DIR] [--SETTING VALUE ...]
+       dpolicy train --resume DIR [--steps N]
+
+Train an algorithm in an environment; all seeds train side by side on one device. Settings are, from weakest to
+strongest, the algorithm's own defaults, the preset for this environment, and what you type.
+
+  dpolicy train sdac --env multigoal --seeds 4          4 seeds, the preset's settings
+  dpolicy train sdac --env multigoal --temperature 0.1  one hyperparameter changed
+  dpolicy train sdac --env multigoal --print-config     show all settings, train nothing
+  dpolicy train --resume runs/sdac-multigoal-0          go on where the last checkpoint is
+
+"dpolicy train ALGORITHM --help" lists every setting of an algorithm; with --env, the preset's values are shown.
+
+algorithms:
+"""
+
+
+def _run_flags(steps: int) -> list[Flag]:
+    return [
+        Flag("env", str, help='Environment; "dpolicy envs" lists them.', metavar="FAMILY/TASK"),
+        Flag("seeds", int, 1, "How many independent copies to train side by side."),
+        Flag("seed", int, 0, "What the seeds' random keys are made from."),
+        Flag("steps", int, steps, "Steps of each seed (offline: gradient steps)."),
+        Flag("out", Path | None, None, "Directory of the run; by default a new one in runs/.", "DIR"),
+        Flag("checkpoint_every", int, 1, "Chunks of training between two checkpoints."),
+        Flag("progress", bool, True, "Report progress."),
+        Flag("print_config", bool, False, "Print the resolved configuration and stop."),
+    ]
+
+
+_RESERVED = {flag.name for flag in _run_flags(0)} | {"resume", "help", "version"}
+
+
+def _prefixed(flags: list[Flag], prefix: str) -> dict[str, Flag]:
+    """Parameter name -> flag; a name that the run itself uses gets a prefix (`--algorithm-steps`)."""
+    return {
+        flag.name: flag._replace(name=f"{prefix}_{flag.name}") if flag.name in _RESERVED else flag
+        for flag in flags
+    }
+
+
+def _defaulting(flags: dict[str, Flag], values: Mapping[str, Any]) -> dict[str, Flag]:
+    return {name: flag._replace(default=values.get(name, flag.default)) for name, flag in flags.items()}
+
+
+def _word_after(args: list[str], flag: str) -> str | None:
+    """The value of a flag that decides which other flags there are."""
+    for i, word in enumerate(args):
+        if word.startswith(flag + "="):
+            return word.partition("=")[2]
+        if word == flag and i + 1 < len(args):
+            return args[i + 1]
+    return None
+
+
+def _overview() -> str:
+    from dpolicy.algorithms import ALGORITHMS
+
+    width = max(map(len, ALGORITHMS), default=0)
+    return _HELP + "".join(f"  {name:<{width}}  {entry.summary}\n" for name, entry in ALGORITHMS.items())
+
+
+def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration and the run's own flags that the words after `dpolicy train` mean.
+
+    Args:
+        name: The algorithm.
+        args: The words after it.
+
+    Returns:
+        The configuration, as `dpolicy.presets.resolve` gives it, with `seeds` and `seed`; and the values of the run's
+        flags.
+
+    Raises:
+        UsageError: with one sentence about what is wrong.
+        SystemExit: after printing the help.
+    """
+    from dpolicy.algorithms import ALGORITHMS
+    from dpolicy.presets import resolve as defaults
+    from dpolicy.train import PROGRAMS
+
+    prog = f"{_PROG} {name}"
+    with explained(_PROG):
+        _checks.one_of("algorithm", name, ALGORITHMS)
+    entry = ALGORITHMS[name]
+    env_name, asked_for_help = _word_after(args, "--env"), "--help" in args or "-h" in args
+    if env_name is not None:
+        with explained(prog):
+            env_name = _full_name(env_name)
+    # Without an environment there is no preset to find; parsing stops at the missing --env, or prints the help.
+    config = defaults(name, env_name or "")
+    run = _run_flags(config["steps"])
+    recipe = _defaulting(_prefixed(flags_of(entry.recipe), "algorithm"), config["hyperparameters"])
+    program = _defaulting(_prefixed(flags_of(PROGRAMS[entry.family]), "program"), config["program"])
+    # A name that both have (a discount, say) is one flag that sets both.
+    mine = {flag.name for flag in recipe.values()}
+    groups = {
+        "run": run,
+        f"{name} hyperparameters": list(recipe.values()),
+        f"{entry.family} training": [flag for flag in program.values() if flag.name not in mine],
+    }
+    description = (entry.recipe.__doc__ or "").split("Args:")[0].strip()
+    if asked_for_help and config["source"]:
+        description += f"\n\nThe defaults shown are for {env_name}, from {config['source']}."
+    values, _ = parse(groups, args, prog=prog, description=description)
+    config["hyperparameters"] |= {parameter: values[flag.name] for parameter, flag in recipe.items()}
+    config["program"] |= {parameter: values[flag.name] for parameter, flag in program.items()}
+    config |= {key: values[key] for key in ("seeds", "seed", "steps")}
+    return config, {flag.name: values[flag.name] for flag in run}
+
+
+def _full_name(env_name: str) -> str:
+    """The name as "family/task", for a family with one task that was named alone."""
+    from dpolicy.envs import FAMILIES
+
+    family = FAMILIES.get(env_name)
+    return (
+        f"{env_name}/{next(iter(family.tasks))}"
+        if family is not None and len(family.tasks) == 1
+        else env_name
+    )
+
+
+def _new_directory(algorithm: str, env: str) -> Path:
+    stem = f"{algorithm}-{'-'.join(dict.fromkeys(env.split('/')))}"
+    number = 0
+    while (directory := Path("runs") / f"{stem}-{number}").exists():
+        number += 1
+    return directory
+
+
+def _built(config: Mapping[str, Any], prog: str) -> tuple[Any, Any, Any]:
+    """Algorithm, environment and program; traced once, as some settings are only looked at when models are made."""
+    import jax
+
+    from dpolicy.train.run_directory import build
+
+    with explained(prog, any_origin=True):
+        algorithm, env, program = build(config)
+        jax.eval_shape(program.init, jax.random.key(0))
+    return algorithm, env, program
+
+
+def _train(
+    config: dict[str, Any], directory: Path, *, prog: str, resume: bool, progress: bool, checkpoint_every: int
+) -> int:
+    """Build, train, report; `config` is complete (with seeds, seed and steps)."""
+    from dpolicy.reports import report_for
+    from dpolicy.train.loop import AllSeedsFailed, train_loop
+    from dpolicy.train.run_directory import Run, holds_run
+
+    algorithm, env, program = _built(config, prog)
+    with explained(prog):
+        holds_run(directory, config, resume=resume)
+    if progress:
+        seeds = f"{config['seeds']} seed{'s' * (config['seeds'] > 1)}"
+        print(f"{config['algorithm']} on {config['env']}, {seeds}, in {directory}")
+        if config.get("source"):
+            print(f"settings from {config['source']}")
+    try:
+        with explained(prog):
+            result = train_loop(
+                program,
+                seeds=config["seeds"],
+                seed=config["seed"],
+                steps=config["steps"],
+                directory=directory,
+                config=config,
+                progress=progress,
+                resume=resume,
+                checkpoint_every=checkpoint_every,
+            )
+    except AllSeedsFailed as error:
+        raise UsageError(f"{error} The last good checkpoint is in {directory}.", prog=prog, code=1) from error
+    except KeyboardInterrupt:
+        raise UsageError(
+            f'interrupted; "dpolicy train --resume {directory}" goes on.', prog=prog, code=130
+        ) from None
+    report = report_for(config["env"])
+    if report is not None:
+        run = Run(config["algorithm"], algorithm, env, program, result.state, config)
+        report(run, directory, progress=progress)
+    if progress:
+        print(f"next: dpolicy plot {directory}\n      dpolicy evaluate {directory}")
+    return 0
+
+
+def _resume(args: list[str]) -> int:
+    from dpolicy.train.run_directory import read_config
+
+    prog = f"{_PROG} --resume"
+    flags = [
+        Flag("resume", Path, help="Directory of the run to go on with.", metavar="DIR"),
+        Flag("steps", int | None, None, "Steps at which it ends; by default as many as it was started with."),
+        Flag("checkpoint_every", int, 1, "Chunks of training between two checkpoints."),
+        Flag("progress", bool, True, "Report progress."),
+    ]
+    values, _ = parse(
+        {"run": flags}, args, prog=_PROG, description="Go on with a run from its last checkpoint."
+    )
+    directory = values["resume"]
+    with explained(prog):
+        config = read_config(directory)
+    if "algorithm" not in config:
+        raise UsageError(
+            f"{directory} was not started by this command, so only its own script resumes it.", prog=prog
+        )
+    if values["steps"] is not None:
+        config["steps"] = values["steps"]
+    return _train(
+        config,
+        directory,
+        prog=prog,
+        resume=True,
+        progress=values["progress"],
+        checkpoint_every=values["checkpoint_every"],
+    )
+
+
+def train(args: list[str]) -> int:
+    """Run `dpolicy train` with these words; returns the exit code."""
+    if any(word.partition("=")[0] == "--resume" for word in args):
+        return _resume(args)
+    if not args or args[0] in ("--help", "-h"):
+        print(_overview(), end="")
+        return 0
+    name, rest = args[0], args[1:]
+    if name.startswith("-"):
+        raise UsageError("the algorithm comes first, as in: dpolicy train sdac --env multigoal.", prog=_PROG)
+    config, run = resolve(name, rest)
+    prog = f"{_PROG} {name}"
+    if run["print_config"]:
+        _built(config, prog)
+        json.dump(config, sys.stdout, indent=2)
+        print()
+        return 0
+    directory = run["out"] or _new_directory(name, config["env"])
+    return _train(
+        config,
+        directory,
+        prog=prog,
+        resume=False,
+        progress=run["progress"],
+        checkpoint_every=run["checkpoint_every"],
+    )

@@ -1,0 +1,116 @@
+"""Learning curves: the mean over seeds with a bootstrap interval, several runs side by side."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dpolicy import _checks
+from dpolicy.plots.style import band, check_path, labels, line_style, new_figure, save, step_unit
+from dpolicy.train.intervals import bootstrap_interval
+from dpolicy.train.metrics_log import History, read_history
+from dpolicy.train.progress import main_metric
+from dpolicy.train.run_directory import read_config
+
+
+class Curve(NamedTuple):
+    """One metric of one run over its steps.
+
+    Attributes:
+        step: Steps taken.
+        mean: Mean over the seeds that were finite then.
+        low: Lower end of the interval; nan with fewer than two seeds.
+        high: Upper end.
+        seeds: Seeds at the start.
+        failed: Seeds that failed on the way, and are left out from there on.
+    """
+
+    step: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    seeds: int
+    failed: int
+
+
+def curve(history: History, metric: str, *, level: float = 0.95) -> Curve:
+    """The mean of `metric` over seeds with its bootstrap interval; chunks without a finite value are left out.
+
+    Raises:
+        ValueError: if the run did not measure `metric` (near matches are named).
+    """
+    _checks.one_of("metric", metric, history.metrics)
+    values = np.where(history.alive, history.metrics[metric], np.nan)
+    shown = np.isfinite(values).any(axis=1)
+    mean, low, high = bootstrap_interval(values[shown], level=level)
+    seeds = history.alive.shape[1]
+    return Curve(history.step[shown], mean, low, high, seeds, int(seeds - history.alive[-1].sum()))
+
+
+def learning_curve(
+    runs: History | Mapping[str, History] | Sequence[Path | str],
+    path: Path | str,
+    *,
+    metric: str | None = None,
+    level: float = 0.95,
+) -> Path:
+    """Draw learning curves: one line per run, its interval shaded; one panel per environment.
+
+    Args:
+        runs: A history, histories by label, or the directories of runs (labelled with their algorithm, and drawn in
+            the panel of their environment).
+        path: The figure to write: .png, .pdf or .svg.
+        metric: What to draw; by default the evaluation return, or the training return where there is none.
+        level: Coverage of the intervals.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: for another suffix, no run, a directory without metrics, or a metric that a run did not measure.
+    """
+    path = check_path(path)
+    panels = _panels(runs)
+    if not panels:
+        raise ValueError("learning_curve needs at least one run.")
+    figure, axes = new_figure(1, len(panels))
+    for panel, (title, histories) in zip(axes[0], panels.items(), strict=True):
+        last = max((history.step[-1] for _, history in histories), default=1)
+        size, unit = step_unit(float(last))
+        names = labels([name for name, _ in histories])
+        for i, (name, (_, history)) in enumerate(zip(names, histories, strict=True)):
+            chosen = metric or main_metric(history.metrics) or next(iter(history.metrics))
+            line = curve(history, chosen, level=level)
+            colour, dash = line_style(i)
+            panel.plot(
+                line.step / size, line.mean, dash, color=colour, label=_label(name, line), linewidth=1.8
+            )
+            band(panel, line.step / size, line.low, line.high, colour)
+            panel.set_ylabel(chosen)
+        panel.set_xlabel(unit)
+        panel.set_title(title, fontsize="medium")
+        panel.legend(frameon=False, fontsize="small")
+    return save(figure, path)
+
+
+def _label(name: str, line: Curve) -> str:
+    seeds = f"{line.seeds} seed{'s' * (line.seeds > 1)}"
+    failed = f", {line.failed} failed" if line.failed else ""
+    return f"{name} ({seeds}{failed})" if name else f"{seeds}{failed}"
+
+
+def _panels(
+    runs: History | Mapping[str, History] | Sequence[Path | str],
+) -> dict[str, list[tuple[str, History]]]:
+    """Panel title -> labelled histories."""
+    if isinstance(runs, History):
+        return {"": [("", runs)]}
+    if isinstance(runs, Mapping):
+        return {"": list(runs.items())} if runs else {}
+    panels: dict[str, list[tuple[str, History]]] = {}
+    for directory in map(Path, runs):
+        config = read_config(directory)
+        name = str(config.get("algorithm", directory.name))
+        panels.setdefault(str(config.get("env", "")), []).append((name, read_history(directory)))
+    return panels
