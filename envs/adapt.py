@@ -1,6 +1,7 @@
 """What adapters of other packages' environments share."""
 
 import importlib
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +22,11 @@ def require(module: str, extra: str | None, what: str) -> ModuleType:
         raise ImportError(
             f"{what} needs the package {error.name}, which is not installed: pip install {target}."
         ) from error
+
+
+def foreign() -> AbstractContextManager[Any]:
+    """Around calls of another package: its broadcasting is not held to `jax_numpy_rank_promotion="raise"`."""
+    return jax.numpy_rank_promotion("allow")
 
 
 def strong(tree: Any) -> Any:

@@ -69,7 +69,9 @@ class Bandit(Environment):
 
     def _grid(self, axis: np.ndarray) -> Float[Array, "n d"]:
         axes = [axis] * self.spec.action_size
-        return jnp.asarray(np.stack([x.ravel() for x in np.meshgrid(*axes, indexing="ij")], axis=-1), float)
+        grid = np.stack([x.ravel() for x in np.meshgrid(*axes, indexing="ij")], axis=-1)
+        # Without the barrier the compiler evaluates Q on this constant itself, which takes it half a minute.
+        return jax.lax.optimization_barrier(jnp.asarray(grid, float))
 
     def quadrature(self, temperature: Number) -> tuple[Float[Array, "n d"], Float[Array, " n"], Scalar]:
         """Nodes, the logarithm of weight times exp(Q / temperature) at each, and log Z: the log-sum of the latter."""

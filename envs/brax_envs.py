@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
-from dpolicy.envs.adapt import like, require, strong
+from dpolicy.envs.adapt import foreign, like, require, strong
 from dpolicy.envs.protocol import Environment, Spec, clip_action
 
 # Swimmer is missing: it calls a signature that JAX has removed (brax 0.14).
@@ -47,7 +47,8 @@ class Brax(Environment):
     env: Any = eqx.field(static=True)
 
     def __init__(self, env: Any, *, name: str = "brax/custom", time_limit: int = 1000):
-        obs = jax.eval_shape(env.reset, jax.random.key(0)).obs
+        with foreign():
+            obs = jax.eval_shape(env.reset, jax.random.key(0)).obs
         if not hasattr(obs, "shape"):
             raise ValueError(f"{name} must have array observations, got {type(obs).__name__}.")
         self.spec = Spec(name, obs.shape[-1], int(env.action_size), time_limit)
@@ -55,12 +56,14 @@ class Brax(Environment):
 
     def reset(self, key: Key) -> tuple[Any, Observation]:
         """The start of an episode: `(state, obs)`."""
-        state = strong(self.env.reset(key))
+        with foreign():
+            state = strong(self.env.reset(key))
         return state, jnp.asarray(state.obs, float)
 
     def step(self, state: Any, action: Action, key: Key) -> tuple[Any, Observation, Scalar, Bool[Array, ""]]:
         """One transition: `(state, obs, reward, terminated)`; deterministic."""
-        new = like(self.env.step(state, clip_action(action)), state)
+        with foreign():
+            new = like(self.env.step(state, clip_action(action)), state)
         return new, jnp.asarray(new.obs, float), jnp.asarray(new.reward, float), new.done > 0
 
 
@@ -78,5 +81,6 @@ def build(task: str, *, backend: str = "spring", time_limit: int = 1000, **optio
     _checks.one_of("backend", backend, BACKENDS)
     _checks.integer("time_limit", time_limit)
     brax = require("brax.envs", "brax", f"brax/{task}")
-    env = brax.get_environment(task, backend=backend, **options)
+    with foreign():
+        env = brax.get_environment(task, backend=backend, **options)
     return Brax(env, name=f"brax/{task}", time_limit=time_limit)

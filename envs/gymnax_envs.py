@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
-from dpolicy.envs.adapt import like, require, strong
+from dpolicy.envs.adapt import foreign, like, require, strong
 from dpolicy.envs.protocol import Environment, Spec, to_bounds
 
 TASKS = {
@@ -60,13 +60,15 @@ class Gymnax(Environment):
 
     def reset(self, key: Key) -> tuple[Any, Observation]:
         """The start of an episode: `(state, obs)`."""
-        obs, state = self.env.reset_env(key, self.params)
+        with foreign():
+            obs, state = self.env.reset_env(key, self.params)
         return strong(state), jnp.asarray(obs, float).ravel()
 
     def step(self, state: Any, action: Action, key: Key) -> tuple[Any, Observation, Scalar, Bool[Array, ""]]:
         """One transition: `(state, obs, reward, terminated)`."""
         action = to_bounds(action, self.low, self.high)
-        obs, new, reward, terminated, _ = self.env.step_env(key, state, action, self.params)
+        with foreign():
+            obs, new, reward, terminated, _ = self.env.step_env(key, state, action, self.params)
         return (
             like(new, state),
             jnp.asarray(obs, float).ravel(),

@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpolicy.envs import FAMILIES, Gymnax, Vector, make, names
+from dpolicy.envs import FAMILIES, Brax, Gymnax, Vector, make, names
 
 LIGHT = [name for name in names() if not name.startswith("brax/")]
 
@@ -51,7 +53,7 @@ def test_pendulum_is_gymnax_pendulum(getkey):
     state, obs = env.reset(key)
     raw_obs, raw_state = raw.reset_env(key, params)
     np.testing.assert_array_equal(obs, raw_obs)
-    step, raw_step = jax.jit(env.step), jax.jit(raw.step_env)
+    step, raw_step = eqx.filter_jit(env.step), jax.jit(raw.step_env)
     for torque in (0.5, -1.7, 2.0, 2.0):
         action = jnp.array([torque / 2.0])
         state, obs, reward, terminated = step(state, action, key)
@@ -103,11 +105,10 @@ def test_brax_with_pooled_resets(getkey):
     @jax.jit
     def run(key):
         state = vector.init(key)
-        actions = jnp.stack([jnp.full((4, 1), 1.0), jnp.full((4, 1), 5.0)], axis=1)
-        one = lambda state, x: vector.step(state, x[0], x[1])  # noqa: E731
-        return state.obs, jax.lax.scan(one, state, (actions, jax.random.split(key, 4)))
+        one = lambda state, key: vector.step(state, jnp.ones((2, 1)), key)  # noqa: E731
+        return jax.lax.scan(one, state, jax.random.split(key, 4))
 
-    start, (last, step) = run(getkey())
+    last, step = run(getkey())
     np.testing.assert_array_equal(step.truncated[:, 0], [0, 0, 1, 0])
     assert not step.terminated.any()
     np.testing.assert_array_equal(step.episode_return[2], [3.0, 3.0])
@@ -115,8 +116,34 @@ def test_brax_with_pooled_resets(getkey):
     assert float(jnp.abs(step.next_obs[2]).max()) > 0.1
     pool = np.abs(np.asarray(last.pool[1]))
     assert pool.max() <= 0.01
-    # An action beyond the bound acts as the bound: starts differ by less than 0.02 and so do successors.
-    np.testing.assert_allclose(step.next_obs[0, 0] - start[0], step.next_obs[0, 1] - start[1], atol=0.05)
+
+
+class Charging:
+    """Has the interface of a brax environment; charges for the raw action, and its reward is a Python number first."""
+
+    class State(NamedTuple):
+        obs: Any
+        reward: Any
+        done: Any
+
+    action_size = 2
+
+    def reset(self, key):
+        return self.State(jnp.zeros(3), 0.0, 0.0)
+
+    def step(self, state, action):
+        return self.State(state.obs + 1.0, -jnp.sum(action**2), jnp.where(state.obs[0] >= 1.0, 1.0, 0.0))
+
+
+def test_brax_actions_are_clipped_and_done_means_terminated(getkey):
+    env = Brax(Charging(), time_limit=2)
+    assert (env.spec.obs_size, env.spec.action_size, env.spec.time_limit) == (3, 2, 2)
+    state, _ = env.reset(getkey())
+    state, obs, reward, terminated = env.step(state, jnp.array([5.0, -0.5]), getkey())
+    np.testing.assert_array_equal(obs, 1.0)
+    np.testing.assert_allclose(reward, -1.25)
+    assert not terminated
+    assert bool(env.step(state, jnp.zeros(2), getkey())[3])
 
 
 def test_a_missing_package_is_named(monkeypatch):
