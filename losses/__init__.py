@@ -16,6 +16,11 @@ from dpolicy.losses.compose import batched as batched
 from dpolicy.losses.compose import given as given
 from dpolicy.losses.compose import on as on
 from dpolicy.losses.compose import weighted as weighted
+from dpolicy.losses.distillation import distil as distil
+from dpolicy.losses.entropy import dual as dual
+from dpolicy.losses.entropy import entropy as entropy
+from dpolicy.losses.entropy import knn_entropy as knn_entropy
+from dpolicy.losses.entropy import score_regulariser as score_regulariser
 from dpolicy.losses.gae import gae as gae
 from dpolicy.losses.gae import standardise as standardise
 from dpolicy.losses.match import Chain as Chain
@@ -25,6 +30,7 @@ from dpolicy.losses.match import chain as chain
 from dpolicy.losses.match import effective_sample_size as effective_sample_size
 from dpolicy.losses.match import matching as matching
 from dpolicy.losses.match import start as start
+from dpolicy.losses.match import weight_kl as weight_kl
 from dpolicy.losses.noise import perturb as perturb
 from dpolicy.losses.noise import reverse_sample as reverse_sample
 from dpolicy.losses.pathwise import bptt as bptt
@@ -41,8 +47,6 @@ from dpolicy.losses.ratios import ratio_from_losses as ratio_from_losses
 from dpolicy.losses.ratios import residual_gaussian_log_likelihood as residual_gaussian_log_likelihood
 from dpolicy.losses.ratios import residual_gaussian_log_ratio as residual_gaussian_log_ratio
 from dpolicy.losses.ratios import straight_through_clamp as straight_through_clamp
-from dpolicy.losses.regularisers import entropy as entropy
-from dpolicy.losses.regularisers import score_regulariser as score_regulariser
 from dpolicy.losses.surrogates import adaptive_rate as adaptive_rate
 from dpolicy.losses.surrogates import aspo as aspo
 from dpolicy.losses.surrogates import clipped as clipped

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy._checks import one_of
-from dpolicy._types import Key, Loss, Metrics, Prediction, Scalar
+from dpolicy._checks import one_of, positive
+from dpolicy._types import Key, Loss, Metrics, Number, Prediction, Scalar
 from dpolicy.fields import convert, express
 from dpolicy.schedules import AbstractSchedule
 
@@ -124,6 +124,7 @@ def matching(
     reduction: str = "mean",
     time_weight: str | Callable[[AbstractSchedule, Float[Array, " p"]], Array] = "uniform",
     compare: Prediction | None = None,
+    cap: Number | None = None,
 ) -> Loss:
     r"""Weighted matching: a chain of transforms, then one regression of the field.
 
@@ -142,9 +143,13 @@ def matching(
       gradients of Q; `noise_variance` = sigma^2; or a function of (schedule, t).
     - `compare`: measure the error as this kind of prediction instead of the field's own. `noise` with a
       rectified-flow velocity field is FPO's weight (1 - t)^2; `data` is the weight t^2.
+    - `cap`: bound on each coordinate's squared error, beyond which its gradient is lost. It biases the
+      optimum; only to reproduce published code (3 in one implementation of DPMD).
 
-    **Returns:** a loss whose metrics are `loss`, and with several candidates `ess`, the effective sample size
-    (sum w)^2 / sum w^2 per noised point.
+    **Returns:** a loss whose metrics are `loss`, `target` (the mean of |y|), and with several candidates
+    `ess`, the
+    effective sample size (sum w)^2 / sum w^2, and `weight_kl`, KL(weights || equal weights), per noised
+    point.
 
     **Raises:** `ValueError` for an unknown option, a chain that adds no noise, or another schedule than the
     field's.
@@ -154,6 +159,8 @@ def matching(
         one_of("time_weight", time_weight, ("uniform", "capped_snr", "noise_variance"))
     if compare is not None:
         one_of("compare", compare, ("noise", "score", "velocity", "data"))
+    if cap is not None:
+        positive("cap", cap)
     links = transform if isinstance(transform, Chain) else chain(transform)
 
     def loss(field: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
@@ -169,14 +176,15 @@ def matching(
         as_kind = partial(express, schedule=schedule, prediction=kind)
         target = jax.vmap(as_kind)(match.target.data, match.target.noise, time)
 
-        squared = jnp.sum((value[:, None] - target.reshape(points, -1, dim)) ** 2, axis=-1)
-        squared = squared / {"mean": dim, "sum": 1, "sqrt": dim**0.5}[reduction]
+        squared = (value[:, None] - target.reshape(points, -1, dim)) ** 2
+        squared = squared if cap is None else jnp.minimum(squared, cap)
+        squared = jnp.sum(squared, axis=-1) / {"mean": dim, "sum": 1, "sqrt": dim**0.5}[reduction]
         weight = match.weight.reshape(points, -1)
         scale = _time_weight(time_weight, schedule, match.t)
         result = jnp.sum(weight * squared * scale[:, None])
-        metrics = {"loss": result}
+        metrics = {"loss": result, "target": jnp.mean(jnp.abs(target))}
         if match.candidates > 1:
-            metrics["ess"] = effective_sample_size(match)
+            metrics |= {"ess": effective_sample_size(match), "weight_kl": weight_kl(match)}
         return result, metrics
 
     return loss
@@ -187,8 +195,27 @@ def effective_sample_size(match: Match) -> Scalar:
 
     Draws of the same action (`perturb(schedule, draws=n)`) count once.
     """
+    share, copies = _shares(match)
+    squares = jnp.sum(share**2, axis=1)
+    return jnp.mean(jnp.where(squares > 0, 1 / jnp.where(squares > 0, squares, 1), 0)) / copies
+
+
+def weight_kl(match: Match) -> Scalar:
+    """sum w log(n w), the divergence of the normalised weights from equal ones, averaged over the noised
+    points.
+
+    Between 0 (equal weights) and log n (one candidate carries all).
+    """
+    share, _ = _shares(match)
+    logs = jnp.log(jnp.where(share > 0, share * share.shape[1], 1))
+    return jnp.mean(jnp.sum(share * logs, axis=1))
+
+
+def _shares(match: Match) -> tuple[Float[Array, "g n"], float]:
+    """Weights normalised in each group (zero where a group weighs nothing), and copies of each candidate in
+    it.
+    """
     weight = match.weight.reshape(match.groups, -1)
-    copies = weight.shape[1] / match.candidates if match.groups == 1 else 1
-    total = jnp.sum(weight, axis=1) ** 2
-    squares = jnp.sum(weight**2, axis=1)
-    return jnp.mean(total / jnp.where(squares > 0, squares, 1)) / copies
+    total = jnp.sum(weight, axis=1, keepdims=True)
+    copies = weight.shape[1] / match.candidates if match.groups == 1 else 1.0
+    return weight / jnp.where(total > 0, total, 1), copies

@@ -11,7 +11,9 @@ _NARROW = 1e-3  # width below which the density is constant to single precision'
 
 
 def _far(dtype: jnp.dtype) -> float:
-    """Standard deviations beyond which the tail expansion replaces the distribution function, before it underflows."""
+    """Standard deviations beyond which the tail expansion replaces the distribution function, before it
+    underflows.
+    """
     return 10.0 if jnp.finfo(dtype).bits <= 32 else 30.0
 
 
@@ -32,9 +34,9 @@ def truncated_quantile(
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
     """(z, z - lower): the u-quantile of a standard normal truncated to [lower, lower + width], u in (0, 1).
 
-    The middle of the interval must not be negative (reflect it otherwise). Both forms are returned because neither
-    follows accurately from the other when the interval is very wide or very narrow. Bounds of size 1 along an axis
-    are shared by all of `u`, and their part of the work is done once.
+    The middle of the interval must not be negative (reflect it otherwise). Both forms are returned because
+    neither follows accurately from the other when the interval is very wide or very narrow. Bounds of size 1
+    along an axis are shared by all of `u`, and their part of the work is done once.
     """
     far = _far(u.dtype)
     near = jnp.minimum(lower, far)

@@ -14,16 +14,24 @@ from dpolicy.losses import (
     batch_mean,
     batched,
     bellman,
+    boltzmann,
     bptt,
+    candidates,
+    chain,
+    distil,
+    dual,
     expectile_regression,
     given,
+    knn_entropy,
     matching,
     on,
     one_step,
     perturb,
     soft_value,
+    start,
     td_target,
     value_regression,
+    weight_kl,
     weighted,
 )
 from dpolicy.schedules import CosineVP, RectifiedFlow
@@ -199,6 +207,50 @@ def test_soft_value(getkey):
     value, metrics = soft_value(sample, lambda obs, a: 3 * a[0], 0.2)(0.5, transition(), getkey())
     assert value == pytest.approx(0.2 * -1.0 - 1.5)
     assert metrics["entropy"] == 1.0
+
+
+def test_distillation_shares_the_start(getkey):
+    """Student g z, teacher 2 z: the loss is (g - 2)^2 |z|^2 / d, and no gradient reaches the teacher."""
+    key = getkey()
+    z = jax.random.normal(key, (3,))
+
+    def value(gain, taught):
+        loss = distil(lambda model, obs, start: model * start, lambda obs, start: taught * start)
+        return loss(gain, transition((0.0, 0.0, 0.0)), key)[0]
+
+    assert value(0.5, 2.0) == pytest.approx(2.25 * float(jnp.mean(z**2)), rel=1e-5)
+    student, teacher = jax.grad(value, argnums=(0, 1))(0.5, 2.0)
+    assert student == pytest.approx(-3.0 * float(jnp.mean(z**2)), rel=1e-5)
+    assert teacher == 0
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_nearest_neighbour_entropy_of_a_normal(getkey, dim):
+    points = jax.random.normal(getkey(), (2000, dim))
+    exact = dim / 2 * (1 + np.log(2 * np.pi))
+    # the estimator's standard deviation is about sqrt(psi'(1) + Var log p) / sqrt(n), below 1.6 / sqrt(n)
+    assert knn_entropy(points) == pytest.approx(exact, abs=4 * 1.6 / np.sqrt(2000))
+    with pytest.raises(ValueError, match="at least two points, got 1"):
+        knn_entropy(points[:1])
+
+
+def test_dual_holds_the_divergence_of_the_weights(getkey):
+    """Q ~ N(0, 1), 64 candidates, KL(weights || equal) kept at 2: the temperature settles at 0.39."""
+    policy = candidates(lambda obs, key: jax.random.normal(key, (1,)), 64)
+
+    def divergence(temperature, key):
+        links = chain(policy, boltzmann(lambda obs, a: a[0], temperature))
+        return jax.vmap(lambda key: weight_kl(links(transition(), start(transition()), key)))(key).mean()
+
+    def step(log_temperature, key):
+        slack = 2.0 - divergence(jnp.exp(log_temperature), jax.random.split(key, 64))
+        loss = dual(jnp.exp, lambda example: slack)
+        return log_temperature - 0.1 * jax.grad(lambda m: loss(m, transition(), key)[0])(
+            log_temperature
+        ), None
+
+    run = jax.jit(lambda keys: jax.lax.scan(step, jnp.asarray(0.0), keys)[0])
+    assert jnp.exp(run(jax.random.split(getkey(), 400))) == pytest.approx(0.39, abs=0.02)
 
 
 def test_bellman(getkey):

@@ -85,6 +85,15 @@ def test_reductions(getkey):
     np.testing.assert_allclose([total / 4, total / 2], [mean, root], rtol=1e-6)
 
 
+def test_capped_errors_lose_their_gradient(getkey):
+    schedule = RectifiedFlow()
+    field = Affine(jnp.asarray(0.0), jnp.asarray(0.0), schedule, "velocity", 2)
+    loss = matching(at(schedule, 0.3, [2.0, 0.5]), cap=3.0)  # errors -2 and -0.5
+    value, gradient = eqx.filter_value_and_grad(lambda f: loss(f, transition([0.0, 0.0]), getkey())[0])(field)
+    assert value == pytest.approx((3 + 0.25) / 2)
+    assert gradient.shift == pytest.approx(-0.5)
+
+
 def test_noise_error_is_blind_at_pure_noise(getkey):
     schedule = RectifiedFlow()
     field = Affine(jnp.asarray(0.5), jnp.asarray(0.1), schedule, "velocity")
@@ -234,7 +243,7 @@ def test_effective_sample_size():
     assert of([0.0, 0.0]) == 0
 
 
-def test_metrics_report_the_effective_sample_size(getkey):
+def test_metrics_report_the_weights(getkey):
     schedule = CosineVP()
     field, example = constant_field(0.0, schedule, "noise"), transition(0.5)
     links = perturb(schedule), reverse_sample(schedule, 32)
@@ -247,6 +256,8 @@ def test_metrics_report_the_effective_sample_size(getkey):
     flat, sharp = metrics(0.0), metrics(1e4)
     assert flat["ess"] == pytest.approx(32, rel=1e-4)
     assert sharp["ess"] == pytest.approx(1, abs=0.3)
+    assert flat["weight_kl"] == pytest.approx(0, abs=1e-5)
+    assert sharp["weight_kl"] == pytest.approx(np.log(32), abs=0.3)
     assert "ess" not in matching(perturb(schedule))(field, example, getkey())[1]
 
 

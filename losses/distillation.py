@@ -1,0 +1,32 @@
+"""Fit a one-step policy to the endpoint of a sampler."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dpolicy._types import Action, Key, Loss, Metrics, Observation, Scalar
+
+
+def distil(
+    student: Callable[[Any, Observation, Action], Action],
+    teacher: Callable[[Observation, Action], Action],
+) -> Loss:
+    """mean_a (student(model, obs, z) - teacher(obs, z))^2 with the same z ~ N(0, I) in both (FQL, arXiv
+    2502.02538).
+
+    **Arguments:**
+
+    - `student`: (model, obs, start) -> action, one network call.
+    - `teacher`: (obs, start) -> action, e.g. `lambda obs, z: sampler(field, obs, key, start=z)`; not
+      differentiated.
+    """
+
+    def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        start = jax.random.normal(key, example.action.shape, example.action.dtype)
+        goal = jax.lax.stop_gradient(teacher(example.obs, start))
+        value = jnp.mean((student(model, example.obs, start) - goal) ** 2)
+        return value, {"loss": value}
+
+    return loss

@@ -1,0 +1,74 @@
+"""Entropy and score terms: losses to be added with a coefficient, and estimates from samples."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import digamma
+from jaxtyping import Array, Float
+
+from dpolicy._types import Key, Loss, Metrics, Number, Scalar
+
+
+def entropy(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+    """The policy's entropy H, model.entropy(): maximise it with a negative coefficient."""
+    value = model.entropy()
+    return value, {"loss": value}
+
+
+def score_regulariser(
+    model: Any, example: Any, key: Key, *, variance_gradient: bool = False
+) -> tuple[Scalar, Metrics]:
+    """|mu(a0, s) + Sigma a0 / 2|^2, summed over the action (DP-CPPO, arXiv 2603.04790, eq. 15).
+
+    It pulls the residual step a0 + mu + noise towards one Langevin step for N(0, I). `model` offers
+    `offset(obs, base)` and `log_std`; a0 is example.extras["base"]. By default no gradient flows into Sigma,
+    which would shrink it against the entropy bonus; `variance_gradient=True` lets it.
+    """
+    base = example.extras["base"]
+    variance = jnp.exp(2 * model.log_std)
+    variance = variance if variance_gradient else jax.lax.stop_gradient(variance)
+    value = jnp.sum((model.offset(example.obs, base) + variance * base / 2) ** 2)
+    return value, {"loss": value}
+
+
+def knn_entropy(points: Float[Array, "n d"], *, floor: Number = 1e-6) -> Scalar:
+    """Kozachenko-Leonenko estimate of the differential entropy from nearest neighbours (k = 1), in nats.
+
+    psi(n) - psi(1) + log V_d + (d / n) sum_i log max(r_i, floor), r_i the distance of point i to its nearest
+    other point and V_d the volume of the unit ball. Differentiable in the points (FPO++, arXiv 2602.02481).
+
+    **Raises:** `ValueError` for fewer than two points.
+    """
+    size, dim = points.shape
+    if size < 2:
+        raise ValueError(f"knn_entropy needs at least two points, got {size}.")
+    squares = jnp.sum((points[:, None] - points[None]) ** 2, axis=-1)
+    nearest = jnp.min(jnp.where(jnp.eye(size, dtype=bool), jnp.inf, squares), axis=1)
+    logs = jnp.log(jnp.maximum(nearest, floor**2)) / 2
+    volume = dim / 2 * math.log(math.pi) - math.lgamma(dim / 2 + 1)
+    return (
+        digamma(jnp.asarray(size, points.dtype))
+        - digamma(jnp.ones((), points.dtype))
+        + volume
+        + dim * jnp.mean(logs)
+    )
+
+
+def dual(multiplier_of: Callable[[Any], Scalar], slack: Callable[[Any], Scalar]) -> Loss:
+    """The loss of a multiplier that holds a constraint: multiplier_of(model) * slack(example), slack not
+    differentiated.
+
+    Descent raises the multiplier while the slack is negative. SAC's temperature: multiplier exp(model), slack
+    `-log_prob - target_entropy`. A temperature that keeps KL(weights || equal) at delta: slack `delta -
+    weight_kl`.
+    """
+
+    def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        multiplier = multiplier_of(model)
+        value = multiplier * jax.lax.stop_gradient(slack(example))
+        return value, {"loss": value, "multiplier": multiplier}
+
+    return loss
