@@ -153,8 +153,9 @@ def test_train_resume_evaluate_plot(capsys, monkeypatch, tmp_path):
     assert reported[0][0].algorithm_name == "toy"
     assert str(reported[0][1]) == "runs/toy-probe-action-0"
 
-    assert main([*words, "--steps", "20", "--no-progress"]) == 0
+    assert main([*words, "--steps", "20", "--no-progress", "--no-report"]) == 0
     assert capsys.readouterr().out == ""
+    assert len(reported) == 1
     assert (tmp_path / "runs" / "toy-probe-action-1").is_dir()
 
     code, out, _ = run(capsys, "train", "--resume", "runs/toy-probe-action-0", "--steps", "40")

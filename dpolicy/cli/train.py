@@ -38,7 +38,13 @@ def _run_flags(steps: int) -> list[Flag]:
         Flag("steps", int, steps, "Steps of each seed (offline: gradient steps)."),
         Flag("out", Path | None, None, "Directory of the run; by default a new one in runs/.", "DIR"),
         Flag("checkpoint_every", int, 1, "Chunks of training between two checkpoints."),
-        Flag("progress", bool, True, "Report progress."),
+        Flag("progress", bool, True, "Show progress."),
+        Flag(
+            "report",
+            bool,
+            True,
+            "After training, report what this environment is about, where there is such a report.",
+        ),
         Flag("print_config", bool, False, "Print the resolved configuration and stop."),
     ]
 
@@ -157,9 +163,18 @@ def _built(config: Mapping[str, Any], prog: str) -> tuple[Any, Any, Any]:
 
 
 def _train(
-    config: dict[str, Any], directory: Path, *, prog: str, resume: bool, progress: bool, checkpoint_every: int
+    config: dict[str, Any], directory: Path, run: Mapping[str, Any], *, prog: str, resume: bool
 ) -> int:
-    """Build, train, report; `config` is complete (with seeds, seed and steps)."""
+    """Build, train, report.
+
+    Args:
+        config: Complete, with seeds, seed and steps.
+        directory: Of the run.
+        run: Values of the flags `progress`, `checkpoint_every` and `report`.
+        prog: The command, for messages.
+        resume: Whether to go on with the run in the directory.
+    """
+    progress = run["progress"]
     from dpolicy.reports import report_for
     from dpolicy.train.loop import AllSeedsFailed, train_loop
     from dpolicy.train.run_directory import Run, holds_run
@@ -183,7 +198,7 @@ def _train(
                 config=config,
                 progress=progress,
                 resume=resume,
-                checkpoint_every=checkpoint_every,
+                checkpoint_every=run["checkpoint_every"],
             )
     except AllSeedsFailed as error:
         raise UsageError(f"{error} The last good checkpoint is in {directory}.", prog=prog, code=1) from error
@@ -191,10 +206,10 @@ def _train(
         raise UsageError(
             f'interrupted; "dpolicy train --resume {directory}" goes on.', prog=prog, code=130
         ) from None
-    report = report_for(config["env"])
+    report = report_for(config["env"]) if run["report"] else None
     if report is not None:
-        run = Run(config["algorithm"], algorithm, env, program, result.state, config)
-        report(run, directory, progress=progress)
+        trained = Run(config["algorithm"], algorithm, env, program, result.state, config)
+        report(trained, directory, progress=progress)
     if progress:
         print(f"next: dpolicy plot {directory}\n      dpolicy evaluate {directory}")
     return 0
@@ -208,7 +223,13 @@ def _resume(args: list[str]) -> int:
         Flag("resume", Path, help="Directory of the run to go on with.", metavar="DIR"),
         Flag("steps", int | None, None, "Steps at which it ends; by default as many as it was started with."),
         Flag("checkpoint_every", int, 1, "Chunks of training between two checkpoints."),
-        Flag("progress", bool, True, "Report progress."),
+        Flag("progress", bool, True, "Show progress."),
+        Flag(
+            "report",
+            bool,
+            True,
+            "After training, report what this environment is about, where there is such a report.",
+        ),
     ]
     values, _ = parse(
         {"run": flags}, args, prog=_PROG, description="Go on with a run from its last checkpoint."
@@ -222,14 +243,7 @@ def _resume(args: list[str]) -> int:
         )
     if values["steps"] is not None:
         config["steps"] = values["steps"]
-    return _train(
-        config,
-        directory,
-        prog=prog,
-        resume=True,
-        progress=values["progress"],
-        checkpoint_every=values["checkpoint_every"],
-    )
+    return _train(config, directory, values, prog=prog, resume=True)
 
 
 def train(args: list[str]) -> int:
@@ -250,11 +264,4 @@ def train(args: list[str]) -> int:
         print()
         return 0
     directory = run["out"] or _new_directory(name, config["env"])
-    return _train(
-        config,
-        directory,
-        prog=prog,
-        resume=False,
-        progress=run["progress"],
-        checkpoint_every=run["checkpoint_every"],
-    )
+    return _train(config, directory, run, prog=prog, resume=False)
