@@ -110,7 +110,6 @@ def actor_critic(
     Raises:
         ValueError: for a value out of its range.
     """
-    _checks.positive("learning_rate", learning_rate)
     _checks.positive("critic_learning_rate", critic_learning_rate)
     _checks.fraction("discount", discount)
     _checks.fraction("target_rate", target_rate)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PyTree
 
+from dpolicy import _checks
 from dpolicy._types import Metrics, Number
 
 M = TypeVar("M")
@@ -57,7 +58,18 @@ def descend(
 def adam(
     learning_rate: Number | None, *, max_grad_norm: Number | None = None, weight_decay: Number | None = None
 ) -> optax.GradientTransformation:
-    """Adam with optional clipping of the global gradient norm (before it) and decoupled weight decay (after it)."""
+    """Adam with optional clipping of the global gradient norm (before it) and decoupled weight decay (after it).
+
+    Without a learning rate the result is Adam's direction; see `descend`.
+
+    Raises:
+        ValueError: for a rate or norm that is not above zero, or a negative decay.
+    """
+    for name, value in (("learning_rate", learning_rate), ("max_grad_norm", max_grad_norm)):
+        if value is not None:
+            _checks.positive(name, value)
+    if weight_decay is not None:
+        _checks.non_negative("weight_decay", weight_decay)
     links = [] if max_grad_norm is None else [optax.clip_by_global_norm(max_grad_norm)]
     links.append(optax.scale_by_adam(eps=1e-8))
     if weight_decay is not None:

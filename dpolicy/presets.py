@@ -27,10 +27,11 @@ PRESETS: dict[str, list[tuple[str, Preset]]] = {
             "multigoal/*",
             Preset(
                 {
-                    "steps": 100 * 8192,
+                    "steps": 80 * 8192,
                     "hidden": _SMALL,
                     "value_hidden": _SMALL,
                     "flow_hidden": _SMALL,
+                    "flow_epochs": 5,
                     "entropy_coefficient": 0.02,
                     "value_clip": None,
                     "ema_decay": 0.99,

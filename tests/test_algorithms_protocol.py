@@ -22,12 +22,12 @@ SPEC = Spec()
 # Shapes only: what keeps a compilation short. Every number is left at its default.
 _ON_POLICY = {"value_hidden": (8,), "epochs": 2, "minibatches": 2}
 TINY = {
-    "bc": {"hidden": (8,), "steps": 2},
+    "bc": {"hidden": (8,), "sampler_steps": 2},
     "sac": {"hidden": (8,), "critic_hidden": (8,)},
-    "sdac": {"hidden": (8,), "critic_hidden": (8,), "samples": 4, "steps": 2, "evaluation_candidates": 2},
-    "qsm": {"hidden": (8,), "critic_hidden": (8,), "steps": 2, "evaluation_candidates": 2},
+    "sdac": {"hidden": (8,), "critic_hidden": (8,), "samples": 4, "sampler_steps": 2, "evaluation_candidates": 2},
+    "qsm": {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2, "evaluation_candidates": 2},
     "ppo": {"hidden": (8,), **_ON_POLICY},
-    "fpo": {"hidden": (8,), "draws": 2, "steps": 2, **_ON_POLICY},
+    "fpo": {"hidden": (8,), "draws": 2, "sampler_steps": 2, **_ON_POLICY},
     "dp_cppo": {
         "hidden": (8,),
         "flow_hidden": (8,),
@@ -38,7 +38,7 @@ TINY = {
     },
 }
 # A second value for each numeric hyperparameter: half the default, unless that is no change or not allowed.
-SECOND = {"value_clip": 0.01, "target_kl": 1e-4, "max_grad_norm": 1e-3}
+SECOND = {"clip": 1e-5, "value_clip": 0.01, "target_kl": 1e-4, "max_grad_norm": 1e-3}
 
 
 def build(name, **numbers):
@@ -92,10 +92,10 @@ def test_protocol(name, getkey, tmp_path):
         traces.append(name)
         state = algorithm.init(key, SPEC)
         batch = experience(algorithm, state, batch_key)
-        metrics = {}
-        for i in range(2):
-            state, metrics = algorithm.update(state, batch, jax.random.fold_in(key, i))
-        return state, metrics
+        state, metrics = jax.lax.scan(
+            lambda state, key: algorithm.update(state, batch, key), state, jax.random.split(key, 2)
+        )
+        return state, jax.tree.map(lambda values: values[-1], metrics)
 
     run = jax.jit(jax.vmap(two_updates))
     seeds, batches = jax.random.split(getkey(), 3), jax.random.split(getkey(), 3)
@@ -144,12 +144,13 @@ def test_every_numeric_hyperparameter_is_traced_and_used(name, getkey):
         algorithm = build(name, **dict(zip(names, row, strict=True)))
         state = algorithm.init(key, SPEC)
         batch = experience(algorithm, state, batch_key)
-        acts = []
-        for i in range(3):
-            state, _ = algorithm.update(state, batch, jax.random.fold_in(key, i))
+
+        def one(state, key):
+            state, _ = algorithm.update(state, batch, key)
             action, _ = algorithm.act(state, batch.obs.reshape(-1, SPEC.obs_size)[0], key, "explore")
-            acts.append(action)
-        return state, jnp.stack(acts)
+            return state, action
+
+        return jax.lax.scan(one, state, jax.random.split(key, 3))
 
     state, actions = jax.jit(jax.vmap(outcome))(jnp.asarray(table, jnp.float32))
     for i, n in enumerate(names):

@@ -67,7 +67,7 @@ def test_actions_and_positions_are_clipped(getkey):
     full = env.step(jnp.array([6.5, -6.5]), jnp.array([1.0, -1.0]), getkey())
     np.testing.assert_array_equal(loud[0], [7.0, -7.0])
     np.testing.assert_array_equal(loud[2], full[2])
-    np.testing.assert_allclose(full[2], -30 * 2 - (4.0 + 49.0), rtol=1e-6)
+    np.testing.assert_allclose(full[2], -2.0 - (4.0 + 49.0), rtol=1e-6)
 
 
 def test_linear_distance(getkey):
@@ -82,7 +82,7 @@ def test_start_distributions(getkey):
     normal = starts(MultiGoal(start=(1.0, -1.0), start_std=0.1))
     np.testing.assert_allclose(normal.mean(0), [1, -1], atol=0.01)
     np.testing.assert_allclose(normal.std(0), 0.1, rtol=0.06)
-    uniform = starts(MultiGoal(start_range=6.0))
+    uniform = starts(MultiGoal())
     assert float(jnp.abs(uniform).max()) <= 6.0
     np.testing.assert_allclose(uniform.std(0), 6 / np.sqrt(3), rtol=0.06)
     exact = starts(MultiGoal(start_range=6.0).starting_at((2.5, 2.5)))
@@ -118,6 +118,7 @@ def test_contours_are_the_reward_at_rest():
         ({"action_cost": -1.0}, "action_cost must be a finite number"),
         ({"distance": "cubic"}, "distance must be one of squared, linear; got 'cubic'"),
         ({"goal_distance": 8.0}, "goal_distance must be"),
+        ({"start_std": 0.1, "start_range": 1.0}, "start_range must be None where start_std is given, got 1.0"),
         ({"horizon": 0}, "horizon must be an integer of at least 1, got 0"),
     ],
 )

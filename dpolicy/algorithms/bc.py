@@ -16,7 +16,7 @@ def bc(
     schedule: str = "rectified_flow",
     prediction: str = "velocity",
     sampler: str = "euler",
-    steps: int = 10,
+    sampler_steps: int = 10,
     learning_rate: Number = 3e-4,
     ema_decay: Number = 0.995,
     hidden: tuple[int, ...] = (256, 256, 256),
@@ -33,17 +33,18 @@ def bc(
         schedule: Noise schedule: rectified_flow, cosine, linear, variance_exploding or trigonometric.
         prediction: What the network predicts: noise, score, velocity or data.
         sampler: euler, heun, sde, ddpm, ddpm_posterior or ddim.
-        steps: Sampler steps.
+        sampler_steps: Sampler steps.
         learning_rate: Adam's rate.
         ema_decay: Decay of the averaged parameters, which act.
         hidden: Widths of the field's network.
         activation: Its activation.
     """
+    _checks.fraction("ema_decay", ema_decay)
     policy = field_policy(
         schedule=schedule,
         prediction=prediction,
         sampler=sampler,
-        steps=steps,
+        steps=sampler_steps,
         hidden=hidden,
         activation=activation,
     )

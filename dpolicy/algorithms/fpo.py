@@ -21,7 +21,7 @@ def fpo(
     draws: int = 8,
     supervise: str = "noise",
     times: str = "grid",
-    steps: int = 10,
+    sampler_steps: int = 10,
     output_scale: float = 0.25,
     learning_rate: Number = 3e-4,
     discount: Number = 0.995,
@@ -45,7 +45,7 @@ def fpo(
         draws: Pairs (t, eps) per action.
         supervise: What the loss compares: noise (velocity error times (1-t)^2, the reference's choice) or velocity.
         times: grid (the sampler's own times, the reference) or uniform (the paper).
-        steps: Euler steps of the sampler.
+        sampler_steps: Euler steps of the sampler.
         output_scale: Factor on the velocity network's output.
         learning_rate: Adam's rate for policy and value.
         discount: Discount gamma.
@@ -65,14 +65,14 @@ def fpo(
         schedule="rectified_flow",
         prediction="velocity",
         sampler="euler",
-        steps=steps,
+        steps=sampler_steps,
         hidden=hidden,
         activation=activation,
         embedding="cos_sin",
         clip=None,
         output_scale=output_scale,
     )
-    pairs = perturb(policy.schedule, times=grid_times(steps) if times == "grid" else "uniform")
+    pairs = perturb(policy.schedule, times=grid_times(sampler_steps) if times == "grid" else "uniform")
     cfm = flow_matching_log_likelihood(matching(pairs, compare=supervise), draws=draws)
 
     def log_likelihood(field: AbstractField, example: Transition, key: Key):

@@ -17,7 +17,7 @@ def qsm(
     schedule: str = "cosine",
     prediction: str = "noise",
     sampler: str = "ddpm",
-    steps: int = 20,
+    sampler_steps: int = 20,
     learning_rate: Number = 3e-4,
     critic_learning_rate: Number = 3e-4,
     discount: Number = 0.99,
@@ -40,7 +40,7 @@ def qsm(
         schedule: Noise schedule: rectified_flow, cosine, linear, variance_exploding or trigonometric.
         prediction: What the network predicts; noise or score (a velocity target is singular towards t = 1).
         sampler: euler, heun, sde, ddpm, ddpm_posterior or ddim.
-        steps: Sampler steps.
+        sampler_steps: Sampler steps.
         learning_rate: Adam's rate for the actor.
         critic_learning_rate: Adam's rate for the critics.
         discount: Discount gamma.
@@ -55,7 +55,7 @@ def qsm(
         schedule=schedule,
         prediction=prediction,
         sampler=sampler,
-        steps=steps,
+        steps=sampler_steps,
         hidden=hidden,
         activation=activation,
     )

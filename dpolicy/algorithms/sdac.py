@@ -16,7 +16,7 @@ def sdac(
     schedule: str = "cosine",
     prediction: str = "noise",
     sampler: str = "ddpm",
-    steps: int = 20,
+    sampler_steps: int = 20,
     learning_rate: Number = 3e-4,
     critic_learning_rate: Number = 3e-4,
     discount: Number = 0.99,
@@ -37,7 +37,7 @@ def sdac(
         schedule: Noise schedule: rectified_flow, cosine, linear, variance_exploding or trigonometric.
         prediction: What the network predicts: noise, score, velocity or data.
         sampler: euler, heun, sde, ddpm, ddpm_posterior or ddim.
-        steps: Sampler steps.
+        sampler_steps: Sampler steps.
         learning_rate: Adam's rate for the actor.
         critic_learning_rate: Adam's rate for the critics.
         discount: Discount gamma.
@@ -52,7 +52,7 @@ def sdac(
         schedule=schedule,
         prediction=prediction,
         sampler=sampler,
-        steps=steps,
+        steps=sampler_steps,
         hidden=hidden,
         activation=activation,
     )

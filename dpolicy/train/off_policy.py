@@ -159,6 +159,9 @@ def off_policy(
         }
 
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
+        key, refresh_key = jax.random.split(state.key)
+        fresh = envs.refresh(state.experience.envs, refresh_key)
+        state = eqx.tree_at(lambda s: (s.key, s.experience.envs), state, (key, fresh))
         state, metrics = jax.lax.scan(iteration, state, None, length=evaluation_interval // num_envs)
         return evaluate(state, metrics)
 

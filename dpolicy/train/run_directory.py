@@ -7,6 +7,7 @@ log.jsonl       events with their wall-clock times: compile, chunk, failed seed,
 checkpoints/    the last two checkpoints
 """
 
+import inspect
 import json
 import os
 import platform
@@ -143,9 +144,9 @@ def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
         config: With `algorithm` and `env` (names), `hyperparameters` of the recipe and `program` settings.
 
     Raises:
-        ValueError: for an unknown name or a value out of its range.
+        ValueError: for an unknown name, a setting that is none, or a value out of its range.
     """
-    from dpolicy import _checks, envs
+    from dpolicy import envs
     from dpolicy.algorithms import ALGORITHMS
     from dpolicy.train import PROGRAMS
 
@@ -155,9 +156,17 @@ def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
         {name: _tuples(value) for name, value in config[part].items()}
         for part in ("hyperparameters", "program")
     )
+    make_program = PROGRAMS[entry.family]
+    for function, given in ((entry.recipe, hyperparameters), (make_program, settings)):
+        known = inspect.signature(function).parameters
+        for name in given:
+            if name not in known:
+                raise ValueError(
+                    f"{config['algorithm']} has no setting {name!r} in this version of the library."
+                )
     env = envs.make(config["env"])
     algorithm = entry.recipe(**hyperparameters)
-    return algorithm, env, PROGRAMS[entry.family](algorithm, env, **settings)
+    return algorithm, env, make_program(algorithm, env, **settings)
 
 
 def load_run(directory: Path | str) -> Run:
