@@ -188,6 +188,13 @@ def test_train_resume_evaluate_plot(capsys, monkeypatch, tmp_path):
     assert message.startswith("dpolicy plot: metric must be one of ")
     assert message.endswith("Did you mean loss/actor?")
 
+    (tmp_path / "old").mkdir()
+    config = {**loaded.config, "program": {"chunks": 10}}
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    for words_ in (("evaluate", "old"), ("train", "--resume", "old")):
+        assert mistake(capsys, *words_).endswith(
+            ": toy has no setting 'chunks' in this version of the library."
+        )
     assert mistake(capsys, *words, "--out", "runs/toy-probe-action-0").endswith(
         "runs/toy-probe-action-0 already holds a run: resume it or choose another directory."
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from dpolicy.train.intervals import interval_text
 
@@ -62,9 +62,8 @@ class Display:
         if enabled and self.console.is_terminal:
             self._live = Progress(
                 SpinnerColumn(),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=12),
                 TextColumn("{task.description}", markup=False),
-                TimeElapsedColumn(),
                 console=self.console,
             )
             self._task = self._live.add_task("compiling", total=total)
