@@ -38,6 +38,8 @@ from dpolicy.fields import predict_data as predict_data
 from dpolicy.fields import predict_noise as predict_noise
 from dpolicy.fields import predict_score as predict_score
 from dpolicy.fields import predict_velocity as predict_velocity
+from dpolicy.guidance import classifier_free as classifier_free
+from dpolicy.guidance import guided as guided
 from dpolicy.learner import Learner as Learner
 from dpolicy.learner import adam as adam
 from dpolicy.learner import descend as descend

@@ -1,0 +1,171 @@
+"""What is shipped and what importing it costs: wheel and source distribution, public names, imports."""
+
+import ast
+import importlib
+import json
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("dpolicy", *(f"dpolicy.{name}" for name in importlib.import_module("dpolicy")._PACKAGES))
+
+
+def python_files(*folders):
+    """The project's own Python files, each once: the links inside dpolicy/ are not followed."""
+    folders = folders or ("dpolicy", "losses", "samplers", "envs", "tests", "benchmarks", "docs")
+    return [file for folder in folders for file in sorted((ROOT / folder).glob("**/*.py"))]
+
+
+def fresh(program):
+    """What a new interpreter prints, parsed as JSON."""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def build(source, kind, into):
+    """Build a `wheel` or an `sdist` of the project in `source`; its path."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(into)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=source)
+    assert result.returncode == 0, result.stderr
+    (built,) = into.iterdir()
+    return built
+
+
+def shipped(wheel):
+    """The package's files in a wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if name.startswith("dpolicy/")}
+
+
+@pytest.fixture
+def source_tree():
+    """What a wheel must hold, the linked folders being packages of dpolicy."""
+    files = {file.relative_to(ROOT).as_posix() for file in python_files("dpolicy")}
+    for folder in ("losses", "samplers", "envs"):
+        files |= {f"dpolicy/{file.relative_to(ROOT).as_posix()}" for file in python_files(folder)}
+    return files | {"dpolicy/py.typed"}
+
+
+def test_the_wheel_holds_the_source_tree(tmp_path, source_tree):
+    assert "dpolicy/losses/match.py" in source_tree
+    assert shipped(build(ROOT, "wheel", tmp_path)) == source_tree
+
+
+def test_the_source_distribution_builds_the_same_wheel(tmp_path, source_tree):
+    (tmp_path / "sdist").mkdir()
+    (tmp_path / "wheel").mkdir()
+    with tarfile.open(build(ROOT, "sdist", tmp_path / "sdist")) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    assert shipped(build(unpacked, "wheel", tmp_path / "wheel")) == source_tree
+
+
+def exports(package):
+    """Public name -> module that defines it, for what a package's `__init__` exports."""
+    init = Path(importlib.import_module(package).__file__)
+    return {
+        alias.name: node.module
+        for node in ast.parse(init.read_text()).body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+        if alias.asname == alias.name
+    }
+
+
+def test_every_public_name_is_exported_once():
+    homes = {}
+    for package in PACKAGES:
+        for name in exports(package):
+            homes.setdefault(name, []).append(package)
+    assert len(homes) > 100
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_has_a_docstring(package):
+    bare = []
+    for name, module in exports(package).items():
+        assert getattr(importlib.import_module(package), name) is not None
+        body = ast.parse(Path(importlib.import_module(module).__file__).read_text()).body
+        # From the source: a dataclass without a docstring is given one made of its fields.
+        definitions = [
+            node
+            for node in body
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+            and node.name == name
+            and not any("overload" in ast.unparse(decorator) for decorator in node.decorator_list)
+        ]
+        bare += [f"{module}.{name}" for node in definitions if not ast.get_docstring(node)]
+    assert bare == []
+
+
+HEAVY = ("brax", "flax", "gymnasium", "gymnax", "matplotlib", "mujoco", "orbax", "rich", "sklearn", "tyro")
+
+
+def test_importing_dpolicy_imports_nothing_heavy():
+    program = "import json, sys, dpolicy; print(json.dumps([m for m in %r if m in sys.modules]))"
+    assert fresh(program % (HEAVY,)) == []
+
+
+def test_the_blocks_need_no_simulator():
+    program = (
+        "import json, sys, dpolicy.algorithms, dpolicy.envs, dpolicy.losses, dpolicy.samplers;"
+        "print(json.dumps([m for m in ('brax', 'gymnasium', 'gymnax', 'mujoco') if m in sys.modules]))"
+    )
+    assert fresh(program) == []
+
+
+def test_importing_costs_little_more_than_what_it_stands_on():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import_time = importlib.import_module("import_time")
+    finally:
+        sys.path.pop(0)
+    ratios = [ours / base for base, ours in import_time.ratios(3)]
+    assert sorted(ratios)[1] <= import_time.LIMIT
+
+
+def sources():
+    """Text of every Python file and notebook, by path."""
+    texts = {file.relative_to(ROOT).as_posix(): file.read_text() for file in python_files()}
+    for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(file.read_text())["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        texts[file.relative_to(ROOT).as_posix()] = "\n".join(code)
+    return texts
+
+
+def test_the_linked_folders_are_imported_as_parts_of_dpolicy():
+    bare = []
+    for path, text in sources().items():
+        for node in ast.walk(ast.parse(text)):
+            modules = []
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules = [node.module or ""]
+            bare += [f"{path}: {m}" for m in modules if m.split(".")[0] in ("losses", "samplers", "envs")]
+    assert bare == []
+
+
+def test_no_file_names_a_directory_of_somebodys_machine():
+    # Put together from parts, or this file would be the first to be found.
+    private = re.compile(
+        r"(?<![\w.])/(?:" + "|".join(("home", "Users", "root")) + r")/\w|" + re.escape(str(ROOT))
+    )
+    texts = sources()
+    for pattern in ("*", "docs/*.md", "notebooks/*", "benchmarks/**/*.md", ".ci/*"):
+        texts |= {
+            file.relative_to(ROOT).as_posix(): file.read_text(errors="replace")
+            for file in ROOT.glob(pattern)
+            if file.is_file() and not file.name.startswith(".git")
+        }
+    assert "README.md" in texts
+    assert [path for path, text in texts.items() if private.search(text)] == []
