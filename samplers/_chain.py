@@ -36,7 +36,7 @@ def run(
 
 def trace(
     step: Callable[[Action, Any], Action], start: Action, rows: PyTree[Array]
-) -> Float[Array, "steps+1 a"]:
+) -> Float[Array, "points a"]:
     """All the points that `run` passes through, `start` first."""
 
     def body(x, row):

@@ -1,5 +1,6 @@
 """What every sampler shares: its time grid, as data, and the point x_1 it starts from."""
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import equinox as eqx
@@ -13,6 +14,7 @@ from dpolicy._types import Action, Key, Scalar
 from dpolicy.fields import AbstractField
 
 Number: TypeAlias = float | int | Scalar
+Numbers: TypeAlias = Sequence[float] | Float[np.ndarray, " n"] | Float[Array, " n"]
 
 INITIALS = ("normal", "zero")
 
@@ -37,7 +39,7 @@ class Grid(eqx.Module):
     cosine: .9946 to .001), or the points k/K of a `DiscreteVP`, whose last has alpha = 1 and sigma = 0.
     """
 
-    times: Float[Array, " steps+1"] | None
+    times: Float[Array, " n"] | None
     steps: int = eqx.field(static=True)
 
     def __init__(self, steps: Any, times: Any = None):

@@ -11,7 +11,7 @@ from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.fields import AbstractField
 from dpolicy.samplers import _chain
-from dpolicy.samplers._grid import Grid, Number, Prior, check_bound
+from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, check_bound
 from dpolicy.samplers._predict import predict_pair
 from dpolicy.schedules import AbstractSchedule
 
@@ -164,7 +164,7 @@ def ddpm(
     clip: Number | None = 1.0,
     initial: str = "normal",
     initial_scale: Number = 1.0,
-    times: Float[Array, " n"] | None = None,
+    times: Numbers | None = None,
     truncate: int | None = None,
     clip_state: Number | None = None,
     min_std: Number = 0.0,
@@ -219,7 +219,7 @@ def ddim(
     recompute: bool = False,
     initial: str = "normal",
     initial_scale: Number = 1.0,
-    times: Float[Array, " n"] | None = None,
+    times: Numbers | None = None,
     truncate: int | None = None,
     clip_state: Number | None = None,
     min_std: Number = 0.0,

@@ -1,5 +1,8 @@
 """Sampling a whole batch by one diffrax solve: fast in reverse mode, where a `vmap` of diffrax solves is not."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 from jaxtyping import Array, Float
 
@@ -10,7 +13,7 @@ from dpolicy.samplers.sde import SDE, Increment
 
 
 def solve(
-    sampler: ODE | SDE,
+    sampler: Callable[..., Any],
     field: AbstractField,
     obs: Float[Array, "b o"],
     key: Key,

@@ -9,7 +9,7 @@ from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation
 from dpolicy.fields import AbstractField, predict_score
 from dpolicy.samplers import _chain
-from dpolicy.samplers._grid import Number, Prior, check_bound
+from dpolicy.samplers._grid import Number, Numbers, Prior, check_bound
 from dpolicy.samplers._predict import predict_pair
 from dpolicy.samplers.ancestral import Ancestral, Coefficients, ddim, ddpm
 
@@ -85,7 +85,7 @@ def langevin(
     clip: Number | None = 1.0,
     initial: str = "normal",
     initial_scale: Number = 1.0,
-    times: Float[Array, " n"] | None = None,
+    times: Numbers | None = None,
     truncate: int | None = None,
 ) -> PredictorCorrector:
     """Predictor-corrector: at each time Langevin steps x <- x + delta score + sqrt(2 delta) z, then one step down.
@@ -172,7 +172,7 @@ class Unadjusted(eqx.Module):
 def unadjusted_langevin(
     *,
     steps: int = 20,
-    step_sizes: Float[Array, " n"] | None = None,
+    step_sizes: Numbers | None = None,
     bound: Number | None = 1.0,
     time: Number = 0.0,
     initial: str = "normal",

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.fields import AbstractField, predict_velocity
-from dpolicy.samplers._grid import Grid, Number, check_tolerances
+from dpolicy.samplers._grid import Grid, Number, Numbers, check_tolerances
 from dpolicy.samplers.ode import SOLVERS
 
 METHODS = ("exact", "hutchinson")
@@ -25,7 +25,7 @@ def log_likelihood(
     method: str = "exact",
     probes: int = 1,
     solver: str = "heun",
-    times: Float[Array, " n"] | None = None,
+    times: Numbers | None = None,
     rtol: Number = 1e-5,
     atol: Number = 1e-5,
     max_steps: int = 256,

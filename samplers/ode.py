@@ -11,7 +11,7 @@ from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.fields import AbstractField
 from dpolicy.samplers import _chain
-from dpolicy.samplers._grid import Grid, Number, Prior, check_bound, check_tolerances
+from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, check_bound, check_tolerances
 from dpolicy.samplers._predict import predict_velocity
 
 SOLVERS = ("euler", "heun", "tsit5")
@@ -115,7 +115,7 @@ def ode(
     clip: Number | None = None,
     initial: str = "normal",
     initial_scale: Number = 1.0,
-    times: Float[Array, " n"] | None = None,
+    times: Numbers | None = None,
     truncate: int | None = None,
     rtol: Number = 1e-4,
     atol: Number = 1e-5,

@@ -11,7 +11,7 @@ from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation
 from dpolicy.fields import AbstractField, express
 from dpolicy.samplers import _chain
-from dpolicy.samplers._grid import Grid, Number, Prior, check_bound
+from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, check_bound
 from dpolicy.samplers._predict import predict_pair
 from dpolicy.schedules import AbstractSchedule
 
@@ -59,13 +59,14 @@ class SDE(eqx.Module):
         return self.prior(field, jax.random.split(key)[0], start)
 
     def rows(self, field: AbstractField, key: Key) -> Increment:
-        """The steps to take and their Brownian increments, stacked; none in the last step."""
+        """The steps to take and their Brownian increments, stacked."""
         times, schedule = self.grid(field), field.schedule
         if self.diffusion == "reverse":
             times = jnp.minimum(times, schedule.span("noise")[1])
         t, end = times[:-1], times[1:]
-        pull = self.eta * _diffusion_over_sigma(schedule, self.diffusion, t)
-        spread = jnp.sqrt(2 * pull * schedule.sigma(t)).at[-1].set(0.0)
+        # The last step is the ODE's: noise there could not be undone, and its drift without it would shrink x.
+        pull = (self.eta * _diffusion_over_sigma(schedule, self.diffusion, t)).at[-1].set(0.0)
+        spread = jnp.sqrt(2 * pull * schedule.sigma(t))
         noise = jax.random.normal(jax.random.split(key)[1], (self.steps, field.action_size))
         return Increment(t, end, pull, spread, jnp.sqrt(t - end)[:, None] * noise)
 
@@ -102,13 +103,13 @@ def sde(
     diffusion: str = "variance",
     initial: str = "normal",
     initial_scale: Number = 1.0,
-    times: Float[Array, " n"] | None = None,
+    times: Numbers | None = None,
     truncate: int | None = None,
 ) -> SDE:
     """dx = [v(x, t, obs) - eta_t score] dt + sqrt(2 eta_t) dw backwards in t, by Euler-Maruyama.
 
     Every eta_t >= 0 has the same marginals as the ODE (eta = 0) when the field is exact; noise corrects the errors of
-    a field, and costs more steps. No noise is added in the last step.
+    a field, and costs more steps. The last step has eta_t = 0, so that it ends on the (clipped) prediction.
 
     **Arguments:**
 
@@ -116,12 +117,12 @@ def sde(
     - `eta`: stochasticity, zero or above.
     - `clip`: clip the predicted clean action to [-clip, clip] at every step, None for none.
     - `diffusion`: what eta multiplies.
-      "variance": eta_t = eta sigma dsigma/dt, at most h/t per step and zero drift where sigma' = 0, so stable at both
-      ends; for a variance-exploding schedule and eta = 1 the sampler of DEM and DQS, g^2 = d sigma^2 / dt.
+      "variance": eta_t = eta sigma sigma', half the rate at which the variance sigma^2 grows: moderate at both ends;
+      for a variance-exploding schedule and eta = 1 the sampler of DEM and DQS, g^2 = d sigma^2 / dt.
       "reverse": eta_t = eta sigma^2 (sigma'/sigma - alpha'/alpha), for eta = 1 the time reversal of the forward
       process (Anderson 1982); large near t = 1, where alpha -> 0.
-      "constant": eta_t = eta, equation 9 as printed; stiff near t = 0: unstable unless steps exceed eta/sigma^2
-      at the last evaluation.
+      "constant": eta_t = eta, equation 9 as printed; stiff near t = 0: it needs steps > eta / sigma^2, with the
+      sigma of the last step that carries noise.
     - `initial`, `initial_scale`, `times`, `truncate`: as for `ode`.
 
     **Returns:** a sampler `(field, obs, key, *, start=None) -> action` for one example, with `.chain`.
