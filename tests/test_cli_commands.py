@@ -296,6 +296,17 @@ def test_a_missing_package_is_one_sentence(capsys, monkeypatch):
     )
 
 
+def test_a_program_that_needs_an_object_is_left_to_python(capsys, monkeypatch):
+    def from_data(algorithm: object, env: object, dataset: object, *, batch: int = 1) -> None:
+        """A stand-in."""
+
+    monkeypatch.setitem(dpolicy.train.PROGRAMS, "off_policy", from_data)
+    assert mistake(capsys, "train", "toy", "--env", "probe/constant") == (
+        "dpolicy train toy: toy learns from a dataset that has no name to be given by: call dpolicy.train.off_policy "
+        "from Python."
+    )
+
+
 def test_catalogue(capsys):
     _, out, _ = run(capsys, "algorithms")
     assert any(

@@ -164,6 +164,12 @@ def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
                 raise ValueError(
                     f"{config['algorithm']} has no setting {name!r} in this version of the library."
                 )
+    for parameter in list(inspect.signature(make_program).parameters.values())[2:]:
+        if parameter.default is parameter.empty and parameter.name not in settings:
+            raise ValueError(
+                f"{config['algorithm']} learns from a {parameter.name} that has no name to be given by: call "
+                f"dpolicy.train.{entry.family} from Python."
+            )
     env = envs.make(config["env"])
     algorithm = entry.recipe(**hyperparameters)
     return algorithm, env, make_program(algorithm, env, **settings)
