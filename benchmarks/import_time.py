@@ -25,7 +25,8 @@ def seconds(statement: str) -> float:
 
 def ratios(runs: int) -> list[tuple[float, float]]:
     """(base, ours) in processor seconds for each run, after one of each that fills the file cache."""
-    seconds(BASE), seconds(OURS)
+    for statement in (BASE, OURS):
+        seconds(statement)
     return [(seconds(BASE), seconds(OURS)) for _ in range(runs)]
 
 

@@ -26,15 +26,26 @@ MODULES = {
     ),
 }
 # Reference pages that list what these packages export.
-PACKAGES = {"losses": "Losses", "samplers": "Samplers", "envs": "Environments", "train": "Training"}
+PACKAGES = {
+    "losses": "Losses",
+    "samplers": "Samplers",
+    "envs": "Environments",
+    "train": "Training",
+    "data": "Data sets",
+}
 # Files outside docs/ that become pages and pictures under the same path (README.md: the front page).
 MIRRORED = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/**/*.md", "benchmarks/**/*.png")
 
 
-def exports(init: Path) -> dict[str, list[str]]:
-    """What a package's `__init__.py` exports, by the module that defines it: `from module import name as name`."""
+def _file(module: str) -> Path:
+    path = ROOT.joinpath(*module.split("."))
+    return path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
+
+
+def exports(module: str) -> dict[str, list[str]]:
+    """What a module or package exports by `from other import name as name`: the names, by the other module."""
     found: dict[str, list[str]] = {}
-    for node in ast.parse(init.read_text()).body:
+    for node in ast.parse(_file(module).read_text()).body:
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [alias.name for alias in node.names if alias.asname == alias.name]
             if names:
@@ -44,10 +55,16 @@ def exports(init: Path) -> dict[str, list[str]]:
 
 def _summary(module: str) -> str:
     """The first paragraph of a module's docstring."""
-    path = ROOT.joinpath(*module.split("."))
-    file = path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
-    docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
+    docstring = ast.get_docstring(ast.parse(_file(module).read_text())) or ""
     return docstring.split("\n\n")[0]
+
+
+def _home(module: str, name: str) -> str:
+    """The full path of what `module` calls `name`, where it is defined."""
+    for other, names in exports(module).items():
+        if name in names:
+            return _home(other, name)
+    return f"{module}.{name}"
 
 
 def _reference(title: str, intro: str, modules: dict[str, list[str] | None]) -> str:
@@ -58,9 +75,8 @@ def _reference(title: str, intro: str, modules: dict[str, list[str] | None]) -> 
             heading = module.rpartition(".")[2].strip("_").replace("_", " ").capitalize()
             parts.append(f"\n## {heading}\n")
         if names is None:
-            parts.append(
-                f"::: {module}\n    options: {{show_root_heading: false, show_root_toc_entry: false}}\n"
-            )
+            parts.append(f"::: {module}\n    options: {{show_root_heading: false}}\n")
+            parts += [f"::: {other}.{name}\n" for other, found in exports(module).items() for name in found]
         else:
             parts.append(_summary(module) + "\n")
             parts += [f"::: {module}.{name}\n" for name in names]
@@ -114,9 +130,9 @@ def family_page(family: str, algorithms: dict[str, Any]) -> str:
 def top_level_page() -> str:
     """The names that `import dpolicy` gives, each linked to where it is described."""
     lines = ["# dpolicy\n", _summary("dpolicy"), "\n| name | from |", "|---|---|"]
-    for module, names in exports(ROOT / "dpolicy" / "__init__.py").items():
+    for module, names in exports("dpolicy").items():
         if module != "dpolicy._types":
-            lines += [f"| [`{name}`][{module}.{name}] | `{module}` |" for name in names]
+            lines += [f"| [`{name}`][{_home(module, name)}] | `{module}` |" for name in names]
     vocabulary = "::: dpolicy._types\n    options: {show_root_heading: false}"
     return "\n".join([*lines, "\n## Vocabulary\n", vocabulary])
 
@@ -161,7 +177,7 @@ def pages(repository: str) -> dict[str, str]:
     for name, (title, modules) in MODULES.items():
         result[f"api/{name}.md"] = _reference(title, "", {f"dpolicy.{module}": None for module in modules})
     for name, title in PACKAGES.items():
-        found = exports(ROOT / "dpolicy" / name / "__init__.py")
+        found = exports(f"dpolicy.{name}")
         intro = f"{_summary(f'dpolicy.{name}')}\n\nImport from `dpolicy.{name}`.\n"
         result[f"api/{name}.md"] = _reference(title, intro, dict(found))
     return result

@@ -66,13 +66,14 @@ from dpolicy.schedules import linear_betas as linear_betas
 
 if TYPE_CHECKING:
     from dpolicy import algorithms as algorithms
+    from dpolicy import data as data
     from dpolicy import envs as envs
     from dpolicy import losses as losses
     from dpolicy import plots as plots
     from dpolicy import samplers as samplers
     from dpolicy import train as train
 
-_PACKAGES = ("algorithms", "envs", "losses", "plots", "samplers", "train")
+_PACKAGES = ("algorithms", "data", "envs", "losses", "plots", "samplers", "train")
 
 
 def __getattr__(name: str) -> Any:
