@@ -78,6 +78,7 @@ def field_policy(
     hidden: tuple[int, ...] = (256, 256, 256),
     activation: str = "mish",
     embedding: str = "fourier_mlp",
+    initialisation: str = "orthogonal",
     clip: float | None = 1.0,
     output_scale: float = 1.0,
 ) -> FieldPolicy:
@@ -91,6 +92,7 @@ def field_policy(
         hidden: Widths of the field's network.
         activation: Its activation.
         embedding: Its time embedding; see `dpolicy.embeddings`.
+        initialisation: Of its weights; see `dpolicy.networks`.
         clip: Bound of the predicted action at every sampler step, None for none.
         output_scale: Factor on the network's output.
 
@@ -111,6 +113,7 @@ def field_policy(
             hidden=hidden,
             activation=activation,
             embedding=embedding,
+            initialisation=initialisation,
             output_scale=output_scale,
             key=key,
         )

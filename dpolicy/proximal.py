@@ -86,6 +86,7 @@ def proximal(
     modes: tuple[str, ...] = ("explore", "evaluate"),
     value_hidden: tuple[int, ...] = (256, 256),
     value_activation: str = "elu",
+    value_initialisation: str = "orthogonal",
     learning_rate: Number = 3e-4,
     target_kl: Number | None = None,
     discount: Number = 0.99,
@@ -118,11 +119,13 @@ def proximal(
         modes: Acting modes that `propose` knows.
         value_hidden: Widths of the value network.
         value_activation: Its activation.
+        value_initialisation: Its initial weights; see `dpolicy.networks`.
         learning_rate: Adam's rate, or its start where it adapts.
         target_kl: Target of the adaptive rate; None keeps the rate fixed.
         discount: gamma.
         trace: lambda of GAE.
-        gae_dialect: "exact", "rsl", "brax" or "leaky"; see `dpolicy.losses.gae`.
+        gae_dialect: "exact", "rsl", "brax" or "leaky"; see `dpolicy.losses.gae`. Under "brax" truncated steps do not
+            enter the value loss either.
         value_coefficient: Weight of the value loss.
         value_clip: Largest change of a value per iteration before its loss flattens; None switches that off.
         epochs: Passes over each rollout.
@@ -152,6 +155,8 @@ def proximal(
     def value_loss(value: ValueNetwork, example: Transition, key: Key) -> tuple[Float[Array, ""], Metrics]:
         old, target, now = example.extras["value"], example.extras["return"], value(example.obs)
         loss = (now - target) ** 2 if value_clip is None else clipped_value_loss(now, old, target, value_clip)
+        if gae_dialect == "brax":
+            loss = jnp.where(example.truncated, 0, loss)
         return loss, {"loss": loss}
 
     loss = batched(
@@ -163,7 +168,13 @@ def proximal(
 
     def init(key: Key, spec: Any) -> Proximal:
         policy_key, value_key, extra_key = jax.random.split(key, 3)
-        value = ValueNetwork(spec.obs_size, hidden=value_hidden, activation=value_activation, key=value_key)
+        value = ValueNetwork(
+            spec.obs_size,
+            hidden=value_hidden,
+            activation=value_activation,
+            initialisation=value_initialisation,
+            key=value_key,
+        )
         return Proximal(
             learner=learner(PolicyValue(make_policy(policy_key, spec), value), optimiser),
             learning_rate=jnp.asarray(learning_rate, float),

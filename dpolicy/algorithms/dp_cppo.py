@@ -53,6 +53,7 @@ def dp_cppo(
     flow_hidden: tuple[int, ...] = (256, 256),
     value_hidden: tuple[int, ...] = (256, 256),
     activation: str = "elu",
+    initialisation: str = "torch",
 ) -> Algorithm:
     """DP-CPPO: a flow proposes a0, PPO trains a Gaussian residual around it, the flow is refitted (arXiv 2603.04790).
 
@@ -87,7 +88,10 @@ def dp_cppo(
         flow_hidden: Widths of the flow's network.
         value_hidden: Widths of the value network.
         activation: Activation of all three.
+        initialisation: Of the weights: torch (RSL-RL's), orthogonal, lecun_normal, lecun_uniform, he_normal or
+            xavier_uniform.
     """
+    _checks.positive("clip", clip)
     _checks.non_negative("entropy_coefficient", entropy_coefficient)
     _checks.non_negative("score_coefficient", score_coefficient)
     _checks.positive("initial_std", initial_std)
@@ -104,6 +108,7 @@ def dp_cppo(
         hidden=flow_hidden,
         activation=activation,
         embedding="cos_sin",
+        initialisation=initialisation,
         clip=None,
     )
     flow_loss = matching(perturb(flow.schedule))
@@ -157,6 +162,7 @@ def dp_cppo(
             hidden=hidden,
             activation=activation,
             initial_std=initial_std,
+            initialisation=initialisation,
             key=key,
         ),
         propose=propose,
@@ -178,6 +184,7 @@ def dp_cppo(
         value_clip=value_clip,
         value_hidden=value_hidden,
         value_activation=activation,
+        value_initialisation=initialisation,
         epochs=epochs,
         minibatch_count=minibatches,
         max_grad_norm=max_grad_norm,

@@ -59,6 +59,7 @@ def fpo(
         value_hidden: Widths of the value network.
         activation: Activation of both.
     """
+    _checks.positive("clip", clip)
     _checks.one_of("supervise", supervise, ("noise", "velocity"))
     _checks.one_of("times", times, ("grid", "uniform"))
     policy = field_policy(

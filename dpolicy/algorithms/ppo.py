@@ -30,6 +30,7 @@ def ppo(
     hidden: tuple[int, ...] = (256, 256),
     value_hidden: tuple[int, ...] = (256, 256),
     activation: str = "elu",
+    initialisation: str = "torch",
 ) -> Algorithm:
     """Proximal Policy Optimisation with a diagonal Gaussian of state-independent width (arXiv 1707.06347).
 
@@ -50,7 +51,10 @@ def ppo(
         hidden: Widths of the policy's network.
         value_hidden: Widths of the value network.
         activation: Activation of both.
+        initialisation: Of the weights: torch (RSL-RL's), orthogonal, lecun_normal, lecun_uniform, he_normal or
+            xavier_uniform.
     """
+    _checks.positive("clip", clip)
     _checks.non_negative("entropy_coefficient", entropy_coefficient)
     _checks.positive("initial_std", initial_std)
 
@@ -74,6 +78,7 @@ def ppo(
             hidden=hidden,
             activation=activation,
             initial_std=initial_std,
+            initialisation=initialisation,
             key=key,
         ),
         propose=propose,
@@ -90,6 +95,7 @@ def ppo(
         value_clip=value_clip,
         value_hidden=value_hidden,
         value_activation=activation,
+        value_initialisation=initialisation,
         epochs=epochs,
         minibatch_count=minibatches,
         max_grad_norm=max_grad_norm,

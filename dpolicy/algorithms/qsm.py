@@ -34,7 +34,8 @@ def qsm(
     Args:
         temperature: lambda; under `flowrl` relative to the mean absolute gradient of Q in the batch.
         variant: flowrl (gradient normalised by its batch mean), paper (the plain score grad Q / lambda) or
-            official (the noise target is -grad Q / lambda at every t, without the factor sigma_t).
+            official (the noise target is -grad Q / lambda at every t, without the factor sigma_t, and Q the mean of
+            the online critics; the other two take that of the target critics).
         exploration_noise: Standard deviation of Gaussian noise added to the sampled action while exploring.
         evaluation_candidates: Evaluation acts by the best of this many samples under the critic.
         schedule: Noise schedule: rectified_flow, cosine, linear, variance_exploding or trigonometric.
@@ -68,7 +69,7 @@ def qsm(
         actor_loss=lambda q, _: matching(
             chain(perturb(policy.schedule), q_score(q, temperature, variant=variant))
         ),
-        actor_critic_values="target_mean",
+        actor_critic_values="online_mean" if variant == "official" else "target_mean",
         learning_rate=learning_rate,
         critic_learning_rate=critic_learning_rate,
         critic_hidden=critic_hidden,

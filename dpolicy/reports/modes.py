@@ -43,22 +43,43 @@ def _ascend(mixture: GaussianMixture, points: np.ndarray, steps: int = 500) -> n
     return points
 
 
+def _merge(mixture: GaussianMixture, peaks: np.ndarray, dip: float) -> list[int]:
+    """For each peak the index of the mode it belongs to: peaks without a real valley between them are one mode."""
+    owner = list(range(len(peaks)))
+    along = np.linspace(0.0, 1.0, 51)[:, None]
+    for i in range(len(peaks)):
+        for j in range(i):
+            density = mixture.score_samples(peaks[i] + along * (peaks[j] - peaks[i]))
+            if density.min() > min(density[0], density[-1]) + np.log(dip):
+                old, new = owner[i], owner[j]
+                owner = [new if o == old else o for o in owner]
+    return owner
+
+
 def find_modes(
-    samples: np.ndarray, *, max_components: int = 6, min_share: float = 0.05, floor: float = 0.02, seed: int = 0
+    samples: np.ndarray,
+    *,
+    max_components: int = 6,
+    min_share: float = 0.05,
+    dip: float = 0.7,
+    floor: float = 0.02,
+    seed: int = 0,
 ) -> Modes:
     """Modes of the distribution behind `samples`.
 
     Mixtures with 1 to `max_components` full-covariance components are fitted; the one with the lowest Bayesian
     information criterion is kept. Components are no modes yet (a ring needs several, a skewed bump two), so its
-    density's maxima are found by ascent from every component's mean, and the samples are counted by the component
-    each belongs to. Maxima that hold less than `min_share` of the samples are not reported.
+    density's maxima are found by ascent from every component's mean, those without a valley between them are merged,
+    and the samples are counted by the component each belongs to. Modes that hold less than `min_share` of the
+    samples are not reported.
 
     Args:
         samples: `[n, d]`, at least `2 * max_components` of them.
         max_components: Largest mixture tried.
         min_share: Smallest share of the samples that counts as a mode.
+        dip: Two maxima are two modes only if the density between them falls below this share of the lower one.
         floor: Standard deviation of noise added to the samples before the fit: actions that pile up on a face of
-            the box have no density otherwise. Also the distance within which maxima are one.
+            the box have no density otherwise.
         seed: Of the fit and of that noise.
 
     Raises:
@@ -66,6 +87,7 @@ def find_modes(
     """
     _checks.integer("max_components", max_components)
     _checks.in_range("min_share", min_share, 0.0, 1.0, open_high=True)
+    _checks.in_range("dip", dip, 0.0, 1.0, open_low=True, open_high=True)
     _checks.positive("floor", floor)
     samples = np.asarray(samples, float)
     if samples.ndim != 2 or len(samples) < 2 * max_components or not np.isfinite(samples).all():
@@ -75,27 +97,19 @@ def find_modes(
     noise = np.random.default_rng(seed)
     data = samples + floor * noise.standard_normal(samples.shape)
     fits = [
-        GaussianMixture(k, n_init=2, reg_covar=1e-6, random_state=seed).fit(data)
-        for k in range(1, max_components + 1)
+        GaussianMixture(k, reg_covar=1e-6, random_state=seed).fit(data) for k in range(1, max_components + 1)
     ]
     mixture = min(fits, key=lambda fit: fit.bic(data))
     peaks = _ascend(mixture, mixture.means_)
-    positions: list[np.ndarray] = []
-    of_component = []
-    for peak in peaks:
-        distances = [np.linalg.norm(peak - other) for other in positions]
-        if distances and min(distances) < 5 * floor:
-            of_component.append(int(np.argmin(distances)))
-        else:
-            of_component.append(len(positions))
-            positions.append(peak)
-    owner = np.asarray(of_component)[mixture.predict(data)]
-    shares = np.bincount(owner, minlength=len(positions)) / len(data)
-    kept = shares >= min_share
+    owner = np.asarray(_merge(mixture, peaks, dip))
+    share = np.bincount(owner[mixture.predict(data)], minlength=len(peaks)) / len(data)
+    height = mixture.score_samples(peaks)
+    kept = [k for k in np.unique(owner) if share[k] >= min_share]
+    highest = [max(np.flatnonzero(owner == k), key=lambda i: height[i]) for k in kept]
     draws, _ = mixture.sample(4096)
     return Modes(
-        np.asarray(positions)[kept],
-        shares[kept],
+        peaks[highest],
+        share[kept],
         int(mixture.n_components),  # pyright: ignore[reportAttributeAccessIssue]
         float(-mixture.score_samples(draws).mean()),
     )

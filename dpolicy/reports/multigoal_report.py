@@ -57,7 +57,9 @@ def _reference(name: str, run: Run, directory: Path, progress: bool) -> Run:
 
 def _print(rows: list[Measured], env: Any, console: Console) -> None:
     places = [f"({x:g}, {y:g})" for x, y in np.asarray(env.saddle_points)]
-    reward = Table(title="Reward from the saddle points: mean and 95 % interval over seeds", title_justify="left")
+    reward = Table(
+        title="Reward from the saddle points: mean and 95 % interval over seeds", title_justify="left"
+    )
     modes = Table(title="Modes of the first action, per seed", title_justify="left")
     goals = Table(title="Goals reached from (0, 0), % of episodes, per seed: E/W/N/S", title_justify="left")
     for columns in (reward, modes):

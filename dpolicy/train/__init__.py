@@ -5,10 +5,13 @@ from collections.abc import Callable
 from dpolicy.train.evaluate import policy_of as policy_of
 from dpolicy.train.intervals import Interval as Interval
 from dpolicy.train.intervals import bootstrap_interval as bootstrap_interval
+from dpolicy.train.intervals import interval_text as interval_text
 from dpolicy.train.loop import AllSeedsFailed as AllSeedsFailed
 from dpolicy.train.loop import Chunk as Chunk
 from dpolicy.train.loop import Result as Result
 from dpolicy.train.loop import train_loop as train_loop
+from dpolicy.train.metrics_log import History as History
+from dpolicy.train.metrics_log import read_history as read_history
 from dpolicy.train.normalise import Normaliser as Normaliser
 from dpolicy.train.off_policy import off_policy as off_policy
 from dpolicy.train.offline import offline as offline
@@ -17,6 +20,8 @@ from dpolicy.train.program import Program as Program
 from dpolicy.train.program import TrainState as TrainState
 from dpolicy.train.replay import Replay as Replay
 from dpolicy.train.run_directory import Run as Run
+from dpolicy.train.run_directory import build as build
+from dpolicy.train.run_directory import evaluate_run as evaluate_run
 from dpolicy.train.run_directory import load_run as load_run
 
 # The training program of each family of algorithms.

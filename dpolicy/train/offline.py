@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from dpolicy import _checks
-from dpolicy._types import Key, Metrics, Transition
+from dpolicy._types import Key, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm
+from dpolicy.data import load
 from dpolicy.envs import Environment
 from dpolicy.train.evaluate import evaluation
 from dpolicy.train.normalise import Normaliser
@@ -18,19 +19,25 @@ from dpolicy.train.program import Program, TrainState, guard
 def offline(
     algorithm: Algorithm,
     env: Environment,
-    dataset: Transition,
     *,
+    dataset: Transition | None = None,
+    data: str = "exact",
+    data_size: int = 20_000,
+    data_temperature: Number = 0.25,
     batch_size: int = 256,
     updates_per_evaluation: int = 1_000,
     evaluation_episodes: int = 10,
     normalise_observations: bool = False,
 ) -> Program:
-    """Gradient steps on uniform batches of `dataset`, with evaluations in `env`.
+    """Gradient steps on uniform batches of a data set, with evaluations in `env`.
 
     Args:
         algorithm: An offline algorithm.
         env: Where the policy is evaluated; its sizes must be the data's.
-        dataset: Transitions with one leading axis.
+        dataset: Transitions with one leading axis; given, the three settings below are unused.
+        data: "exact" for samples of exp(Q / temperature) / Z in a bandit, or the path of an .npz file.
+        data_size: Exact samples to draw.
+        data_temperature: Their temperature.
         batch_size: Transitions per update.
         updates_per_evaluation: Updates between two evaluations.
         evaluation_episodes: Episodes per evaluation.
@@ -44,6 +51,8 @@ def offline(
     _checks.integer("batch_size", batch_size)
     _checks.integer("updates_per_evaluation", updates_per_evaluation)
     _checks.integer("evaluation_episodes", evaluation_episodes)
+    if dataset is None:
+        dataset = load(data, env, size=data_size, temperature=data_temperature)
     sizes = dataset.obs.shape[-1], dataset.action.shape[-1]
     if sizes != (env.spec.obs_size, env.spec.action_size):
         raise ValueError(

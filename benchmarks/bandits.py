@@ -1,0 +1,152 @@
+"""Every algorithm on bandits with a known answer, critic and all: samples against exp(Q / T) / Z, or the arg max.
+
+Entropic methods (SDAC, QSM, SAC) and behaviour cloning of exact samples are measured by the 2-Wasserstein distance of
+their samples to exact ones; the floor is that of a second exact sample. Policy gradients (PPO, FPO, DP-CPPO) seek the
+maximum: the gap between max Q and the mean Q of their evaluation actions. Modes are those of the task within 0.15 of
+which at least 2 % of the exploration samples fall.
+
+    python benchmarks/bandits.py --out benchmarks/results/bandits.md
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+
+from dpolicy._types import Transition
+from dpolicy.algorithms import bc, dp_cppo, fpo, ppo, qsm, sac, sdac
+from dpolicy.envs import Bandit, make
+from dpolicy.train import off_policy, offline, on_policy, policy_of
+from dpolicy.train.intervals import interval_text
+
+TEMPERATURE = {"bandit/double_well": 0.25, "bandit/eight_gaussians": 1.0}
+NET = (64, 64)
+SAMPLES = 1_000
+
+
+def wasserstein(a: np.ndarray, b: np.ndarray) -> float:
+    """The 2-Wasserstein distance between two equally large samples, by optimal assignment."""
+    cost = cdist(a, b, "sqeuclidean")
+    return float(np.sqrt(cost[linear_sum_assignment(cost)].mean()))
+
+
+def programs(env: Bandit, temperature: float) -> dict[str, tuple[Any, int]]:
+    """Name -> (training program, calls of its step)."""
+    off = {
+        "num_envs": 64,
+        "batch_size": 256,
+        "replay_size": 2**16,
+        "warmup": 4096,
+        "evaluation_interval": 64_000,
+        "evaluation_episodes": 64,
+    }
+    on = {"num_envs": 1024, "rollout": 1, "iterations_per_evaluation": 50, "evaluation_episodes": 64}
+    nets = {"hidden": NET, "critic_hidden": NET}
+    fast = {"learning_rate": 1e-3, "critic_learning_rate": 1e-3}
+    policy = {"hidden": NET, "value_hidden": NET}
+    size = 20_000
+    actions = env.sample(jax.random.key(7), size, temperature)
+    zeros, no = jnp.zeros((size, 1)), jnp.zeros(size, bool)
+    data = Transition(zeros, actions, jax.vmap(env.energy)(actions), zeros, ~no, no)
+    cloning = {"updates_per_evaluation": 1_000, "evaluation_episodes": 64}
+    diffusion = {"schedule": "cosine", "prediction": "noise", "sampler": "ddpm", "sampler_steps": 20}
+    return {
+        "bc (flow)": (offline(bc(hidden=NET, learning_rate=1e-3, sampler_steps=20), env, dataset=data, **cloning), 4),
+        "bc (diffusion)": (
+            offline(bc(hidden=NET, learning_rate=1e-3, **diffusion), env, dataset=data, **cloning),
+            4,
+        ),
+        "sdac": (off_policy(sdac(temperature=temperature, samples=64, **nets, **fast), env, **off), 4),
+        "qsm (paper)": (
+            off_policy(qsm(temperature=temperature, variant="paper", **nets, **fast), env, **off),
+            4,
+        ),
+        "sac": (
+            off_policy(sac(temperature=temperature, tune_temperature=False, **nets, **fast), env, **off),
+            4,
+        ),
+        "ppo": (on_policy(ppo(entropy_coefficient=0.0, **policy), env, **on), 2),
+        "fpo": (
+            on_policy(
+                fpo(hidden=NET, value_hidden=NET, epochs=4, minibatches=4, gae_dialect="exact"), env, **on
+            ),
+            4,
+        ),
+        "dp_cppo": (
+            on_policy(
+                dp_cppo(flow_hidden=NET, value_clip=None, ema_decay=0.99, entropy_coefficient=0.01, **policy),
+                env,
+                **on,
+            ),
+            2,
+        ),
+    }
+
+
+def measure(env: Bandit, program: Any, calls: int, seeds: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Exploration samples `[seeds, n, d]`, mean Q of evaluation actions `[seeds]`, and seconds of training."""
+    state = jax.jit(jax.vmap(program.init))(jax.random.split(jax.random.key(0), seeds))
+    step = jax.jit(jax.vmap(program.step), donate_argnums=0)
+    begun = time.perf_counter()
+    for _ in range(calls):
+        state, _ = step(state)
+    jax.block_until_ready(state)
+    seconds = time.perf_counter() - begun
+
+    def sample(state: Any, key: Any) -> Any:
+        keys = jax.random.split(key, SAMPLES)
+        obs = jnp.zeros(env.spec.obs_size)
+        explore = jax.vmap(lambda key: policy_of(program.algorithm, state, "explore")(obs, key))(keys)
+        evaluate = jax.vmap(lambda key: policy_of(program.algorithm, state, "evaluate")(obs, key))(keys)
+        return jnp.clip(explore, -1, 1), jnp.mean(jax.vmap(env.energy)(jnp.clip(evaluate, -1, 1)))
+
+    explore, value = jax.jit(jax.vmap(sample))(state, jax.random.split(jax.random.key(1), seeds))
+    return np.asarray(explore), np.asarray(value), seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, help="Markdown file for the table; printed in any case")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", help="algorithms to run; all by default")
+    arguments = parser.parse_args()
+    lines = [
+        f"Command: `python benchmarks/bandits.py`, {arguments.seeds} seeds; mean and 95 % bootstrap interval.",
+        "",
+        "| task | temperature | algorithm | W2 to exp(Q/T)/Z | W2 floor | max Q - mean Q (evaluate) | modes found |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(lines), flush=True)
+    for name, temperature in TEMPERATURE.items():
+        env: Any = make(name)
+        exact = [np.asarray(env.sample(jax.random.key(i), SAMPLES, temperature)) for i in range(2)]
+        floor = wasserstein(*exact)
+        best = float(jnp.max(jax.vmap(env.energy)(env.modes)))
+        for algorithm, (program, calls) in programs(env, temperature).items():
+            if arguments.only and algorithm.split()[0] not in arguments.only:
+                continue
+            samples, value, seconds = measure(env, program, calls, arguments.seeds)
+            distance = np.asarray([wasserstein(cloud, exact[0]) for cloud in samples])
+            near = np.linalg.norm(samples[:, :, None] - np.asarray(env.modes), axis=-1) < 0.15
+            modes = (near.mean(axis=1) >= 0.02).sum(axis=-1)
+            found = f"{', '.join(map(str, modes))} of {len(env.modes)}"
+            line = (
+                f"| {name.split('/')[1]} | {temperature} | {algorithm} | {interval_text(distance, digits=3)} | "
+                f"{floor:.3g} | {interval_text(best - value, digits=3)} | {found} |"
+            )
+            lines.append(line)
+            print(line, f"({seconds:.0f} s)", flush=True)
+    if arguments.out is not None:
+        arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
