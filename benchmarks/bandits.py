@@ -38,7 +38,7 @@ def wasserstein(a: np.ndarray, b: np.ndarray) -> float:
 
 def programs(env: Bandit, temperature: float) -> dict[str, tuple[Any, int]]:
     """Name -> (training program, calls of its step)."""
-    off = {
+    off: dict[str, Any] = {
         "num_envs": 64,
         "batch_size": 256,
         "replay_size": 2**16,
@@ -46,18 +46,31 @@ def programs(env: Bandit, temperature: float) -> dict[str, tuple[Any, int]]:
         "evaluation_interval": 64_000,
         "evaluation_episodes": 64,
     }
-    on = {"num_envs": 1024, "rollout": 1, "iterations_per_evaluation": 50, "evaluation_episodes": 64}
-    nets = {"hidden": NET, "critic_hidden": NET}
-    fast = {"learning_rate": 1e-3, "critic_learning_rate": 1e-3}
-    policy = {"hidden": NET, "value_hidden": NET}
+    on: dict[str, Any] = {
+        "num_envs": 1024,
+        "rollout": 1,
+        "iterations_per_evaluation": 50,
+        "evaluation_episodes": 64,
+    }
+    nets: dict[str, Any] = {"hidden": NET, "critic_hidden": NET}
+    fast: dict[str, Any] = {"learning_rate": 1e-3, "critic_learning_rate": 1e-3}
+    policy: dict[str, Any] = {"hidden": NET, "value_hidden": NET}
     size = 20_000
     actions = env.sample(jax.random.key(7), size, temperature)
     zeros, no = jnp.zeros((size, 1)), jnp.zeros(size, bool)
     data = Transition(zeros, actions, jax.vmap(env.energy)(actions), zeros, ~no, no)
-    cloning = {"updates_per_evaluation": 1_000, "evaluation_episodes": 64}
-    diffusion = {"schedule": "cosine", "prediction": "noise", "sampler": "ddpm", "sampler_steps": 20}
+    cloning: dict[str, Any] = {"updates_per_evaluation": 1_000, "evaluation_episodes": 64}
+    diffusion: dict[str, Any] = {
+        "schedule": "cosine",
+        "prediction": "noise",
+        "sampler": "ddpm",
+        "sampler_steps": 20,
+    }
     return {
-        "bc (flow)": (offline(bc(hidden=NET, learning_rate=1e-3, sampler_steps=20), env, dataset=data, **cloning), 4),
+        "bc (flow)": (
+            offline(bc(hidden=NET, learning_rate=1e-3, sampler_steps=20), env, dataset=data, **cloning),
+            4,
+        ),
         "bc (diffusion)": (
             offline(bc(hidden=NET, learning_rate=1e-3, **diffusion), env, dataset=data, **cloning),
             4,

@@ -81,9 +81,9 @@ def actor_critic(
 
         critic       y = r + gamma (1 - terminated) ( min_i Qbar_i(s', a') - lambda log pi(a'|s') ),  a' ~ backup(s')
                      minimise  mean_i (Q_i(s, a) - y)^2
-        actor        minimise  actor_loss(Q, lambda)
-        temperature  minimise  log lambda * ( H - target_entropy ),  H = -mean log pi        (only with a target entropy)
         targets      Qbar <- (1 - target_rate) Qbar + target_rate Q
+        actor        minimise  actor_loss(Q, lambda)
+        temperature  minimise  log lambda * ( H - target_entropy ),  H = -mean log pi   (with a target entropy)
 
     Args:
         name: The algorithm's name.
@@ -102,7 +102,7 @@ def actor_critic(
         discount: gamma.
         target_rate: Share of the online critics that enters the targets at each update.
         actor_critic_values: Which critic guides the actor: online or target ensemble, reduced by min or mean.
-        critic_first: Whether the actor sees the critics after this update's step (SAC) or before it.
+        critic_first: Whether the actor sees the critics and their targets after this update's step (SAC) or before.
         temperature: lambda, fixed, or its start where it is tuned; None for methods that have none in the critic.
         target_entropy: `spec -> H`; tunes the temperature when given.
         temperature_learning_rate: Adam's rate for log lambda.
@@ -172,24 +172,26 @@ def actor_critic(
         def critic_loss(critic: Model) -> tuple[Float[Array, ""], Metrics]:
             values = jax.vmap(critic)(batch.obs, batch.action)
             loss = jnp.mean((values - targets[:, None]) ** 2)
-            return loss, {"loss/critic": loss, "q": jnp.mean(values)}
+            return loss, {"loss": loss, "q": jnp.mean(values)}
 
         critic, critic_metrics = descend(state.critic, critic_loss, critic_optimiser)
-        guides = {"online": (critic if critic_first else state.critic).model, "target": state.target_critic}
-        guide = critic_function(guides[which], how)
+        target_critic = ema(state.target_critic, critic.model, 1 - target_rate)
+        after = {"online": critic.model, "target": target_critic}
+        before = {"online": state.critic.model, "target": state.target_critic}
+        guide = critic_function((after if critic_first else before)[which], how)
         loss = batched(actor_loss(guide, jnp.exp(state.log_temperature.model)))
         actor, metrics = descend(state.actor, lambda model: loss(model, batch, actor_key), actor_optimiser)
         log_temperature, temperature_metrics = update_temperature(state, metrics, batch.action.shape[-1])
         new = ActorCritic(
             actor=actor,
             critic=critic,
-            target_critic=ema(state.target_critic, critic.model, 1 - target_rate),
+            target_critic=target_critic,
             log_temperature=log_temperature,
             updates=state.updates + 1,
         )
         return new, {
             **{f"actor/{key}": value for key, value in metrics.items()},
-            **{f"critic/{key.removeprefix('loss/')}": value for key, value in critic_metrics.items()},
+            **{f"critic/{key}": value for key, value in critic_metrics.items()},
             **temperature_metrics,
         }
 

@@ -24,6 +24,8 @@ class Learner(eqx.Module, Generic[M]):
 
 def learner(model: M, optimiser: optax.GradientTransformation) -> Learner[M]:
     """Start training `model`: every inexact array in it is a parameter."""
+    # A weakly typed parameter would become strongly typed at its first step, and a jitted step compile twice.
+    model = jax.tree.map(lambda leaf: leaf.astype(leaf.dtype) if eqx.is_inexact_array(leaf) else leaf, model)
     return Learner(model, optimiser.init(eqx.filter(model, eqx.is_inexact_array)))
 
 

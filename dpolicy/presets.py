@@ -53,7 +53,7 @@ PRESETS: dict[str, list[tuple[str, Preset]]] = {
             "multigoal/*",
             Preset(
                 {
-                    "steps": 4_096 + 6 * 8_192,
+                    "steps": 4_096 + 4 * 8_192,
                     "num_envs": 32,
                     "warmup": 4_096,
                     "evaluation_interval": 8_192,

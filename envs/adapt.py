@@ -41,5 +41,5 @@ def strong(tree: Any) -> Any:
 
 def like(new: Any, old: Any) -> Any:
     """`new` with the leaf types of `old`, so that a state can be carried through a loop."""
-    same = lambda a, b: a if jnp.issubdtype(b.dtype, jax.dtypes.prng_key) else jnp.asarray(a, b.dtype)  # noqa: E731
+    same = lambda a, b: a if jnp.issubdtype(b.dtype, jax.dtypes.prng_key) else jnp.asarray(a, b.dtype)
     return jax.tree.map(same, new, old)

@@ -135,13 +135,13 @@ class MultiGoal(Environment):
         """The reward of resting, on a grid over the box: `(axis, values)`, `values[i, j]` at (axis[j], axis[i])."""
         _checks.integer("points", points, 2)
         axis = jnp.linspace(-self.box, self.box, points)
-        at = lambda y, x: self.reward(jnp.stack([x, y]), jnp.zeros(2))  # noqa: E731
+        at = lambda y, x: self.reward(jnp.stack([x, y]), jnp.zeros(2))
         return axis, jax.vmap(lambda y: jax.vmap(lambda x: at(y, x))(axis))(axis)
 
     def starting_at(self, position: tuple[Number, Number] | Float[Array, "2"]) -> "MultiGoal":
         """The same environment, every episode of which starts exactly at `position` (such as a saddle point)."""
         start = jnp.stack([_leaf("position", coordinate, signed=True) for coordinate in position])
-        where = lambda env: (env.start, env.start_std, env.start_range)  # noqa: E731
+        where = lambda env: (env.start, env.start_std, env.start_range)
         return eqx.tree_at(where, self, (start, jnp.zeros(()), None), is_leaf=lambda leaf: leaf is None)
 
     def reset_at(self, position: Float[Array, "2"]) -> tuple[Float[Array, "2"], Float[Array, "2"]]:

@@ -62,7 +62,7 @@ class Step(eqx.Module):
 
 def _where(mask: Bool[Array, " n"], new: Any, old: Any) -> Any:
     """Row by row `new` where the mask is set and `old` elsewhere, for pytrees with leading axis n."""
-    pick = lambda a, b: jnp.where(mask.reshape(mask.shape + (1,) * (b.ndim - 1)), a, b)  # noqa: E731
+    pick = lambda a, b: jnp.where(mask.reshape(mask.shape + (1,) * (b.ndim - 1)), a, b)
     return jax.tree.map(pick, new, old)
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from dpolicy import _types
 from dpolicy._types import Transition
 from dpolicy.algorithms import ALGORITHMS
@@ -24,7 +25,13 @@ _ON_POLICY = {"value_hidden": (8,), "epochs": 2, "minibatches": 2}
 TINY = {
     "bc": {"hidden": (8,), "sampler_steps": 2},
     "sac": {"hidden": (8,), "critic_hidden": (8,)},
-    "sdac": {"hidden": (8,), "critic_hidden": (8,), "samples": 4, "sampler_steps": 2, "evaluation_candidates": 2},
+    "sdac": {
+        "hidden": (8,),
+        "critic_hidden": (8,),
+        "samples": 4,
+        "sampler_steps": 2,
+        "evaluation_candidates": 2,
+    },
     "qsm": {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2, "evaluation_candidates": 2},
     "ppo": {"hidden": (8,), **_ON_POLICY},
     "fpo": {"hidden": (8,), "draws": 2, "sampler_steps": 2, **_ON_POLICY},
@@ -124,7 +131,9 @@ def test_protocol(name, getkey, tmp_path):
         algorithm.act(first, obs, getkey(), "exploit")
 
     is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    assert not any(is_key(leaf) for leaf in jax.tree.leaves(first))  # keys are never stored in algorithm state
+    assert not any(
+        is_key(leaf) for leaf in jax.tree.leaves(first)
+    )  # keys are never stored in algorithm state
     eqx.tree_serialise_leaves(tmp_path / "state.eqx", first)
     loaded = eqx.tree_deserialise_leaves(tmp_path / "state.eqx", start)
     np.testing.assert_array_equal(parameters_of(loaded), parameters_of(first))

@@ -140,7 +140,7 @@ def test_settings_come_from_defaults_then_preset_then_words(capsys):
 
 def test_train_resume_evaluate_plot(capsys, monkeypatch, tmp_path):
     reported = []
-    report = lambda run, directory, *, progress=True: reported.append((run, directory, progress))  # noqa: E731
+    report = lambda run, directory, *, progress=True: reported.append((run, directory, progress))
     monkeypatch.setattr(dpolicy.reports, "report_for", lambda env: report if env == "probe/action" else None)
     words = ("train", "toy", "--env", "probe/action", "--seeds", "2")
     code, out, err = run(capsys, *words, "--steps", "20")

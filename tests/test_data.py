@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from dpolicy.algorithms import bc
 from dpolicy.data import exact_samples, load, load_npz
 from dpolicy.envs import MultiGoal, make

@@ -23,7 +23,7 @@ def test_sizes_are_as_listed_and_types_are_kept(getkey, name):
     state, obs = jax.eval_shape(env.reset, getkey())
     action = jnp.zeros(env.spec.action_size)
     new, next_obs, reward, terminated = jax.eval_shape(env.step, state, action, getkey())
-    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
     assert shapes(new) == shapes(state)
     assert obs.shape == next_obs.shape == (env.spec.obs_size,)
     assert (reward.shape, terminated.shape, terminated.dtype) == ((), (), bool)
@@ -36,7 +36,7 @@ def test_runs_in_double_precision(x64, getkey, name):
 
     @jax.jit
     def run(key):
-        one = lambda state, key: vector.step(state, jnp.ones((2, vector.env.spec.action_size)), key)  # noqa: E731
+        one = lambda state, key: vector.step(state, jnp.ones((2, vector.env.spec.action_size)), key)
         return jax.lax.scan(one, vector.init(key), jax.random.split(key, 3))[1]
 
     step = run(getkey())
@@ -68,7 +68,7 @@ def test_pendulum_ends_at_its_time_limit_only(getkey):
 
     @jax.jit
     def run(key):
-        one = lambda state, key: vector.step(state, jnp.zeros((2, 1)), key)  # noqa: E731
+        one = lambda state, key: vector.step(state, jnp.zeros((2, 1)), key)
         return jax.lax.scan(one, vector.init(key), jax.random.split(key, 6))[1]
 
     step = run(getkey())
@@ -105,7 +105,7 @@ def test_brax_with_pooled_resets(getkey):
     @jax.jit
     def run(key):
         state = vector.init(key)
-        one = lambda state, key: vector.step(state, jnp.ones((2, 1)), key)  # noqa: E731
+        one = lambda state, key: vector.step(state, jnp.ones((2, 1)), key)
         return jax.lax.scan(one, state, jax.random.split(key, 4))
 
     last, step = run(getkey())

@@ -36,7 +36,7 @@ def test_samples_follow_the_density(getkey, task):
     n, temperature = 20_000, 0.3
     samples = jax.jit(lambda key: env.sample(key, n, temperature))(getkey())
     assert float(jnp.abs(samples).max()) <= 1.0
-    features = lambda a: jnp.concatenate([a, a**2, jnp.tanh(5 * a), jnp.prod(a, keepdims=True)])  # noqa: E731
+    features = lambda a: jnp.concatenate([a, a**2, jnp.tanh(5 * a), jnp.prod(a, keepdims=True)])
     seen = jax.vmap(features)(samples)
     mean = jax.jit(lambda: env.expectation(features, temperature))()
     error = np.abs(seen.mean(0) - mean) / (seen.std(0) / np.sqrt(n) + 1e-6)
@@ -70,7 +70,7 @@ def test_double_well_has_the_published_moments(x64):
 
 def test_double_well_in_the_plane_has_four_modes_of_known_mass(x64):
     env = double_well(action_size=2)
-    quadrant = lambda signs: env.expectation(lambda a: jnp.all(a * jnp.asarray(signs) > 0) * 1.0, 0.25)  # noqa: E731
+    quadrant = lambda signs: env.expectation(lambda a: jnp.all(a * jnp.asarray(signs) > 0) * 1.0, 0.25)
     masses = [round(float(quadrant(signs)), 3) for signs in ((1, 1), (1, -1), (-1, 1), (-1, -1))]
     assert masses == [0.630, 0.164, 0.164, 0.043]
     assert env.modes.shape == (4, 2)

@@ -38,7 +38,7 @@ def test_returns_from_the_origin(x64, coefficients, optimum, digits, staying):
     # The goal disc is open, so the optimum is a limit that a lattice approaches linearly: extrapolate.
     limit = 2 * best_return(env, 0.02) - best_return(env, 0.04)
     assert round(limit, digits) == optimum
-    still = lambda obs, key: jnp.zeros(2)  # noqa: E731
+    still = lambda obs, key: jnp.zeros(2)
     returns, lengths = evaluate_episodes(env.starting_at((0.0, 0.0)), still, jax.random.key(0), 2, 30)
     np.testing.assert_allclose(returns, staying)
     np.testing.assert_array_equal(lengths, 30)
@@ -46,7 +46,7 @@ def test_returns_from_the_origin(x64, coefficients, optimum, digits, staying):
 
 def test_a_walk_to_the_goal_by_hand():
     env = MultiGoal(action_cost=2.0, distance_cost=0.5, bonus=7.0).starting_at((3.0, 0.0))
-    east = lambda obs, key: jnp.array([1.0, 0.0])  # noqa: E731
+    east = lambda obs, key: jnp.array([1.0, 0.0])
     returns, lengths = evaluate_episodes(env, east, jax.random.key(0), 1, 30)
     # Distance 1 is not within the goal, distance 0 is.
     np.testing.assert_allclose(returns, [(-2.0 - 0.5) + (-2.0 - 0.0 + 7.0)])
@@ -78,7 +78,7 @@ def test_linear_distance(getkey):
 
 
 def test_start_distributions(getkey):
-    starts = lambda env: jax.vmap(env.reset)(jax.random.split(getkey(), 4000))[1]  # noqa: E731
+    starts = lambda env: jax.vmap(env.reset)(jax.random.split(getkey(), 4000))[1]
     normal = starts(MultiGoal(start=(1.0, -1.0), start_std=0.1))
     np.testing.assert_allclose(normal.mean(0), [1, -1], atol=0.01)
     np.testing.assert_allclose(normal.std(0), 0.1, rtol=0.06)
@@ -92,8 +92,8 @@ def test_start_distributions(getkey):
 
 def test_coefficients_can_be_mapped_over(getkey):
     costs = jnp.array([0.0, 1.0, 30.0])
-    go = lambda obs, key: jnp.array([1.0, 1.0])  # noqa: E731
-    run = lambda cost: evaluate_episodes(MultiGoal(action_cost=cost), go, jax.random.key(1), 2, 4)[0]  # noqa: E731
+    go = lambda obs, key: jnp.array([1.0, 1.0])
+    run = lambda cost: evaluate_episodes(MultiGoal(action_cost=cost), go, jax.random.key(1), 2, 4)[0]
     returns = jax.jit(jax.vmap(run))(costs)
     np.testing.assert_allclose(returns[0] - returns[1], 8.0, rtol=1e-5)
     np.testing.assert_allclose(returns[0] - returns[2], 240.0, rtol=1e-5)
@@ -118,7 +118,10 @@ def test_contours_are_the_reward_at_rest():
         ({"action_cost": -1.0}, "action_cost must be a finite number"),
         ({"distance": "cubic"}, "distance must be one of squared, linear; got 'cubic'"),
         ({"goal_distance": 8.0}, "goal_distance must be"),
-        ({"start_std": 0.1, "start_range": 1.0}, "start_range must be None where start_std is given, got 1.0"),
+        (
+            {"start_std": 0.1, "start_range": 1.0},
+            "start_range must be None where start_std is given, got 1.0",
+        ),
         ({"horizon": 0}, "horizon must be an integer of at least 1, got 0"),
     ],
 )

@@ -118,7 +118,7 @@ def test_deterministic_under_a_key_and_mapped_over_seeds(getkey, resets):
     def run(key):
         init_key, act_key, key = jax.random.split(key, 3)
         actions = jax.random.normal(act_key, (6, 3, 2))
-        step = lambda state, x: vector.step(state, x[0], x[1])  # noqa: E731
+        step = lambda state, x: vector.step(state, x[0], x[1])
         return jax.lax.scan(step, vector.init(init_key), (actions, jax.random.split(key, 6)))
 
     keys = jax.random.split(getkey(), 2)
@@ -131,22 +131,22 @@ def test_deterministic_under_a_key_and_mapped_over_seeds(getkey, resets):
 
 
 def test_evaluation_counts_the_first_episode_only(getkey):
-    policy = lambda obs, key: jnp.full(1, 0.5)  # noqa: E731
+    policy = lambda obs, key: jnp.full(1, 0.5)
     returns, lengths = evaluate_episodes(Count(end=4), policy, getkey(), 3, 20)
     np.testing.assert_array_equal(lengths, 4)
     np.testing.assert_allclose(returns, 1 + 2 + 3 + 4 + 4 * 0.5)
 
 
 def test_evaluation_is_cut_at_the_limit(getkey):
-    policy = lambda obs, key: jnp.zeros(1)  # noqa: E731
+    policy = lambda obs, key: jnp.zeros(1)
     returns, lengths = jax.jit(lambda key: evaluate_episodes(Count(), policy, key, 2, 5))(getkey())
     np.testing.assert_array_equal(lengths, 5)
     np.testing.assert_allclose(returns, 15.0)
 
 
 def test_evaluation_gives_every_step_and_copy_its_own_key(getkey):
-    policy = lambda obs, key: jax.random.normal(key, (1,))  # noqa: E731
-    run = lambda steps: evaluate_episodes(Count(), policy, jax.random.key(0), 2, steps)[0]  # noqa: E731
+    policy = lambda obs, key: jax.random.normal(key, (1,))
+    run = lambda steps: evaluate_episodes(Count(), policy, jax.random.key(0), 2, steps)[0]
     first, second = run(1) - 1.0, run(2) - run(1) - 2.0
     assert len({float(x) for x in (*first, *second)}) == 4
 

@@ -148,7 +148,7 @@ def test_normalised_bptt_ignores_the_scale_of_q(getkey):
     batch = jax.vmap(transition)(jnp.zeros((4, 1)))
 
     def gradient(scale, offset=0.0):
-        q = lambda obs, a: scale * (offset - jnp.sum(a**2))  # noqa: E731
+        q = lambda obs, a: scale * (offset - jnp.sum(a**2))
         loss = batched(bptt(linear_sampler, q, normaliser=q))
         return jax.grad(lambda g: loss(g, batch, key)[0])(0.7)
 
@@ -173,8 +173,8 @@ class Shift(eqx.Module):
 def test_one_step_gradient(getkey):
     """x0_hat = (x - sigma e) / alpha, so d(-Q)/de = (sigma / alpha) g for Q = g a, and 0 where the clip is active."""
     schedule = CosineVP()
-    time = lambda schedule, key: jnp.asarray(0.4)  # noqa: E731
-    q = lambda obs, a: 2.0 * a[0]  # noqa: E731
+    time = lambda schedule, key: jnp.asarray(0.4)
+    q = lambda obs, a: 2.0 * a[0]
     kappa = float(schedule.sigma(0.4) / schedule.alpha(0.4))
     gradient = eqx.filter_grad(lambda f, loss: loss(f, transition((0.3,)), getkey())[0])
     free = one_step(schedule, q, times=time, clip=None)
@@ -195,7 +195,7 @@ def test_one_step_at_the_true_field_recovers_the_action(getkey):
 
 def test_behaviour_cloning_plus_q_reads_as_written(getkey):
     schedule, q = CosineVP(), lambda obs, a: -jnp.sum((a - 0.5) ** 2)
-    sampler = lambda field, obs, key: jnp.tanh(field(jax.random.normal(key, (1,)), jnp.asarray(0.5), obs))  # noqa: E731
+    sampler = lambda field, obs, key: jnp.tanh(field(jax.random.normal(key, (1,)), jnp.asarray(0.5), obs))
     loss = add(bc=(1.0, matching(perturb(schedule))), q=(0.5, bptt(sampler, q)))
     value, metrics = loss(Shift(jnp.asarray(0.1)), transition((0.3,)), getkey())
     assert value == pytest.approx(float(metrics["bc/loss"] + 0.5 * metrics["q/loss"]), rel=1e-6)
@@ -203,7 +203,7 @@ def test_behaviour_cloning_plus_q_reads_as_written(getkey):
 
 
 def test_soft_value(getkey):
-    sample = lambda model, obs, key: (jnp.array([model]), -2.0 * model)  # noqa: E731
+    sample = lambda model, obs, key: (jnp.array([model]), -2.0 * model)
     value, metrics = soft_value(sample, lambda obs, a: 3 * a[0], 0.2)(0.5, transition(), getkey())
     assert value == pytest.approx(0.2 * -1.0 - 1.5)
     assert metrics["entropy"] == 1.0
@@ -254,7 +254,7 @@ def test_dual_holds_the_divergence_of_the_weights(getkey):
 
 
 def test_bellman(getkey):
-    critics = lambda obs, a: jnp.array([1.0, 3.0]) * jnp.sum(a)  # noqa: E731
+    critics = lambda obs, a: jnp.array([1.0, 3.0]) * jnp.sum(a)
     loss = bellman(lambda e, key: td_target(e.reward, e.terminated, jnp.asarray(10.0), 0.9))
     value, metrics = loss(critics, transition((1.0,), reward=1.0), getkey())
     assert value == pytest.approx(((1 - 10) ** 2 + (3 - 10) ** 2) / 2)
@@ -272,7 +272,7 @@ def test_bellman_targets_are_not_differentiated(getkey):
 
 def test_value_losses(getkey):
     example = transition(**{"return": jnp.asarray(3.0), "value": jnp.asarray(1.0)})
-    constant = lambda obs: jnp.asarray(2.0)  # noqa: E731
+    constant = lambda obs: jnp.asarray(2.0)
     assert value_regression()(constant, example, getkey())[0] == pytest.approx(1.0)
     assert value_regression(eps=0.2)(constant, example, getkey())[0] == pytest.approx(3.24)
     loss = expectile_regression(lambda obs, a: jnp.asarray(5.0), 0.7)

@@ -66,7 +66,7 @@ LINEAR = [  # t, x, slope of Q; exact, gradient form, clipped proposal
 @pytest.mark.parametrize(("t", "x", "slope", "exact", "gradient", "clipped"), LINEAR)
 def test_linear_energy_on_the_box(getkey, t, x, slope, exact, gradient, clipped):
     """Truncating gives the exact field; clipping and dropping the boundary flux give their own, wrong, columns."""
-    q = lambda obs, a: slope * a[0]  # noqa: E731
+    q = lambda obs, a: slope * a[0]
     n = 200_000
 
     def run(proposal, *more):
@@ -84,7 +84,7 @@ def test_linear_energy_on_the_box(getkey, t, x, slope, exact, gradient, clipped)
 @pytest.mark.parametrize("t", [0.5, 0.9])
 def test_double_well_by_quadrature(x64, getkey, t):
     """Truncated and importance-weighted uniform proposals agree with the integral, and with each other."""
-    q = lambda obs, a: jnp.sum(-8 * (a**2 - 0.36) ** 2 + 0.3 * a)  # noqa: E731
+    q = lambda obs, a: jnp.sum(-8 * (a**2 - 0.36) ** 2 + 0.3 * a)
     x = 0.25
     alpha, sigma = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
     a = np.linspace(-1, 1, 20001)
@@ -100,7 +100,7 @@ def test_double_well_by_quadrature(x64, getkey, t):
 def test_gaussian_energy(getkey):
     """Q = -(a - mu)^2 / (2 v): noise form and gradient form are both the field of N(mu, lambda v)."""
     mean, v, temperature, t, x = 0.5, 0.5, 0.4, 0.5, 0.8
-    q = lambda obs, a: -jnp.sum((a - mean) ** 2) / (2 * v)  # noqa: E731
+    q = lambda obs, a: -jnp.sum((a - mean) ** 2) / (2 * v)
     exact = GaussianMixture([1.0], [[mean]], [np.sqrt(temperature * v)]).posterior(
         jnp.array([x]), t, SCHEDULE
     )[1]
@@ -138,7 +138,7 @@ def test_noise_form_error_falls_as_one_over_root_n(getkey):
 
 def test_variance_exploding_and_preserving_are_one(getkey):
     """S_VP(x, t) = S_VE(x / alpha; kappa) / alpha with common noise."""
-    q = lambda obs, a: -jnp.sum((a - 0.3) ** 4)  # noqa: E731
+    q = lambda obs, a: -jnp.sum((a - 0.3) ** 4)
     key, t, x = getkey(), 0.5, jnp.array([0.4, -0.2])
     alpha, sigma = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
     exploding = VarianceExploding(sigma_min=0.01, sigma_max=10.0)
@@ -163,7 +163,7 @@ def test_weights_ignore_constants_and_scale_with_temperature(getkey):
     proposals = point([0.3], 0.5), reverse_sample(SCHEDULE, 32)
 
     def weight(offset, scale, temperature):
-        q = lambda obs, a: offset + scale * a[0] ** 2  # noqa: E731
+        q = lambda obs, a: offset + scale * a[0] ** 2
         return propose((*proposals, boltzmann(q, temperature)), key).weight
 
     reference = weight(0.0, 1.0, 0.2)
@@ -178,7 +178,7 @@ def test_normalised_gradient_form_ignores_the_scale_of_q(getkey):
     proposals = point([0.3, -0.1], 0.5), reverse_sample(SCHEDULE, 32)
 
     def target(scale):
-        q = lambda obs, a: -scale * jnp.sum((a - 0.5) ** 2)  # noqa: E731
+        q = lambda obs, a: -scale * jnp.sum((a - 0.5) ** 2)
         return propose((*proposals, smoothed_score(q, 0.5, normalise=True)), key, 2).target.noise
 
     np.testing.assert_allclose(target(10.0), target(1.0), rtol=1e-4)

@@ -118,7 +118,7 @@ def test_the_flow_ratio_is_a_scaled_gaussian_ratio(x64):
 
 def test_monte_carlo_likelihood_converges_to_the_oracle(getkey):
     likelihood = flow_matching_log_likelihood(matching(perturb(FLOW)), 16)
-    example = lambda key: transition(0.7, key=key)  # noqa: E731
+    example = lambda key: transition(0.7, key=key)
     run = jax.jit(jax.vmap(lambda key: likelihood(gaussian_flow(0.2, 0.5), example(key), key)))
     values = run(jax.random.split(getkey(), 5000))
     assert -jnp.mean(values) == pytest.approx(0.785398, abs=4 * float(jnp.std(values)) / np.sqrt(5000))
@@ -204,7 +204,7 @@ def test_draws_may_be_permuted():
 
 
 def test_loss_clip_ignores_and_ratio_clip_does_not():
-    huge = lambda scale, example, key: (30.0 * scale, {})  # noqa: E731
+    huge = lambda scale, example, key: (30.0 * scale, {})
     example = transition(0.0, key=jax.random.key(1), log_prob=jnp.asarray([-45.0]))
     ratio = flow_matching_log_ratio(huge, draws=1, mode="per_sample", loss_clip=20.0)
     assert jax.grad(lambda s: ratio(s, example, example.extras["key"])[0])(1.0) == 0

@@ -72,7 +72,7 @@ def test_adam_ascent_by_hand(x64):
     """DIPO: Q = -(a - 1)^2 / 2 from 0; scaling Q changes nothing; a nearer peak is overshot."""
 
     def end(steps, scale=1.0, peak=1.0):
-        value = lambda a: -scale * jnp.sum((a - peak) ** 2) / 2  # noqa: E731
+        value = lambda a: -scale * jnp.sum((a - peak) ** 2) / 2
         return float(gradient_ascent(value, jnp.zeros(1), steps=steps, rate=0.03)[0])
 
     found = [end(0), end(1), end(20), end(40), end(20, scale=100.0), end(20, peak=0.3)]
@@ -80,7 +80,7 @@ def test_adam_ascent_by_hand(x64):
 
 
 def test_ascent_into_two_basins(x64, getkey):
-    q = lambda obs, a: -jnp.sum((a**2 - 0.25) ** 2)  # noqa: E731
+    q = lambda obs, a: -jnp.sum((a**2 - 0.25) ** 2)
     begin = jnp.linspace(-1, 1, 9)
     expected = [-0.528, -0.413, -0.500, -0.510, 0, 0.510, 0.500, 0.413, 0.528]
     key = getkey()
@@ -128,7 +128,7 @@ def test_advantage_weights():
 
 def test_level_values_give_zero_loss(getkey):
     field = FunctionField(lambda x, t, obs: x, schedule=SCHEDULE, prediction="noise", action_size=1)
-    level = lambda obs, a: 0 * a[0]  # noqa: E731
+    level = lambda obs, a: 0 * a[0]
     links = candidates(normal_policy, 8), advantage(level), best(level), perturb(SCHEDULE)
     assert matching(chain(*links))(field, transition(), getkey())[0] == 0
 
@@ -209,7 +209,7 @@ def test_jitter(getkey):
 
 def test_q_score_targets(getkey):
     """The three published targets, from one and the same noised point."""
-    q = lambda obs, a: -jnp.sum((a - 0.3) ** 2)  # noqa: E731
+    q = lambda obs, a: -jnp.sum((a - 0.3) ** 2)
     key, action = getkey(), (0.2, -0.5)
 
     def noise(variant, q=q, temperature=0.1):
@@ -229,7 +229,7 @@ def test_q_score_targets(getkey):
 
 def test_q_score_normaliser_is_the_mean_over_the_batch(getkey):
     """Under `batched` the scale is shared: the mean of |target| / sigma over the batch is 1 / temperature."""
-    q = lambda obs, a: jnp.sum(obs) * jnp.sum(a)  # noqa: E731
+    q = lambda obs, a: jnp.sum(obs) * jnp.sum(a)
     field = FunctionField(lambda x, t, obs: 0 * x, schedule=SCHEDULE, prediction="score", action_size=2)
     scale = jnp.array([[1.0], [3.0]])
     end = jnp.zeros(2, bool)

@@ -31,7 +31,7 @@ def mixture():
 )
 def test_exact_likelihood_of_a_mixture(schedule, prediction, x64):
     truth, field = mixture(), mixture().field(schedule, prediction)
-    single = lambda a: log_likelihood(field, a, OBS, solver="tsit5", rtol=1e-6, atol=1e-6)  # noqa: E731
+    single = lambda a: log_likelihood(field, a, OBS, solver="tsit5", rtol=1e-6, atol=1e-6)
     found = jax.jit(jax.vmap(single))(ACTIONS)
     np.testing.assert_allclose(found, jax.vmap(truth.log_prob)(jnp.asarray(ACTIONS)), atol=1e-3)
 
@@ -48,7 +48,7 @@ def test_heun_converges_at_second_order(x64):
 def test_hutchinson_is_unbiased(x64):
     # In two dimensions a random-sign probe gives tr J + 2 s J_12 with s = +-1: two values around the exact one.
     field, action = mixture().field(RectifiedFlow(), "velocity"), jnp.asarray(ACTIONS[2])
-    single = lambda key: log_likelihood(field, action, OBS, key, method="hutchinson")  # noqa: E731
+    single = lambda key: log_likelihood(field, action, OBS, key, method="hutchinson")
     found = np.asarray(jax.jit(jax.vmap(single))(jax.random.split(jax.random.key(0), 400)))
     exact = float(log_likelihood(field, action, OBS))
     np.testing.assert_allclose((found.min() + found.max()) / 2, exact, atol=1e-10)
@@ -59,7 +59,7 @@ def test_hutchinson_is_unbiased(x64):
 
 def test_probes_are_averaged(x64):
     field, action = mixture().field(RectifiedFlow(), "velocity"), jnp.asarray(ACTIONS[2])
-    single = lambda key: log_likelihood(field, action, OBS, key, method="hutchinson", probes=256)  # noqa: E731
+    single = lambda key: log_likelihood(field, action, OBS, key, method="hutchinson", probes=256)
     one = log_likelihood(field, action, OBS, jax.random.key(1), method="hutchinson")
     exact = log_likelihood(field, action, OBS)
     # One probe misses by the full deviation, 256 by a sixteenth of it on average.

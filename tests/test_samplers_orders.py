@@ -32,7 +32,7 @@ def gaussian(mean, variance, schedule, prediction="velocity"):
 
 def slope_of(sampler, field):
     """d action / d x_1 of a deterministic sampler on an affine field."""
-    run = lambda start: sampler(field, OBS, KEY, start=start)  # noqa: E731
+    run = lambda start: sampler(field, OBS, KEY, start=start)
     return fast(jax.vmap(run), jnp.array([[0.0], [1.0]]))[:, 0]
 
 
@@ -109,7 +109,7 @@ def test_weak_order_of_euler_maruyama(diffusion, x64):
 def final_variance(sampler, variance, schedule):
     """The exact variance of the samples of an ancestral chain on N(0, variance), from its kernels."""
     field = gaussian(0.0, variance, schedule, "noise")
-    kernel = lambda x, step: sampler.kernel(field, x, OBS, step)  # noqa: E731
+    kernel = lambda x, step: sampler.kernel(field, x, OBS, step)
     mean, std = fast(jax.vmap(kernel, in_axes=(None, 0)), jnp.ones(1), jnp.arange(sampler.steps))
     spread = 1.0
     for slope, noise in zip(np.asarray(mean)[:, 0], np.asarray(std), strict=True):

@@ -101,7 +101,7 @@ def test_the_same_key_gives_the_same_start():
 
 def test_prior():
     wide = FunctionField(IDLE.fn, schedule=VarianceExploding(), prediction="velocity", action_size=4000)
-    start = lambda **options: ode(**options).start(wide, KEY)  # noqa: E731
+    start = lambda **options: ode(**options).start(wide, KEY)
     deviation = np.sqrt(10.0**2 - 0.01**2)
     np.testing.assert_allclose(jnp.std(start()), deviation, rtol=4 / np.sqrt(8000))
     np.testing.assert_allclose(start(initial_scale=0.5), 0.5 * start(), rtol=1e-6)
@@ -152,7 +152,7 @@ def test_clip_of_the_state():
 
 
 def test_hyperparameters_may_be_traced():
-    run = lambda eta, clip: sde(steps=2, eta=eta, clip=clip)(IDLE, OBS, KEY)  # noqa: E731
+    run = lambda eta, clip: sde(steps=2, eta=eta, clip=clip)(IDLE, OBS, KEY)
     both = jax.vmap(run)(jnp.array([0.0, 1.0]), jnp.array([2.0, 3.0]))
     np.testing.assert_allclose(both[0], run(0.0, 2.0), rtol=1e-6)
     np.testing.assert_allclose(both[1], run(1.0, 3.0), rtol=1e-6)
@@ -168,7 +168,7 @@ def test_hyperparameters_may_be_traced():
 
 
 def test_best_of_returns_the_arg_max():
-    q = lambda obs, action: -((action[0] - obs[0]) ** 2)  # noqa: E731
+    q = lambda obs, action: -((action[0] - obs[0]) ** 2)
     obs, key = jnp.array([0.4]), jax.random.key(3)
     found = best_of(16, ode(steps=1), q)(IDLE, obs, key)
     keys = jax.random.split(jax.random.split(key)[0], 16)

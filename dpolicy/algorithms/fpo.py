@@ -1,13 +1,13 @@
 """Flow Policy Optimisation: PPO whose likelihood is the flow-matching loss."""
 
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from dpolicy import _checks
-from dpolicy._types import Action, Key, Mode, Number, Observation, Transition
+from dpolicy._types import Action, Key, Mode, Number, Observation, Prediction, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.field_policy import field_policy
 from dpolicy.fields import AbstractField
@@ -74,7 +74,7 @@ def fpo(
         output_scale=output_scale,
     )
     pairs = perturb(policy.schedule, times=grid_times(sampler_steps) if times == "grid" else "uniform")
-    cfm = flow_matching_log_likelihood(matching(pairs, compare=supervise), draws=draws)
+    cfm = flow_matching_log_likelihood(matching(pairs, compare=cast(Prediction, supervise)), draws=draws)
 
     def log_likelihood(field: AbstractField, example: Transition, key: Key):
         unsquashed = eqx.tree_at(lambda e: e.action, example, example.extras["unsquashed"])

@@ -10,6 +10,3 @@ from dpolicy.plots.style import line_style as line_style
 from dpolicy.plots.style import new_figure as new_figure
 from dpolicy.plots.style import save as save
 from dpolicy.plots.style import tidy as tidy
-from dpolicy.train.intervals import Interval as Interval
-from dpolicy.train.intervals import bootstrap_interval as bootstrap_interval
-from dpolicy.train.intervals import interval_text as interval_text

@@ -42,8 +42,7 @@ def trajectories(rows: list[Measured], env: MultiGoal, path: Path, *, paths_per_
 def first_actions(rows: list[Measured], env: MultiGoal, path: Path, *, seed: int = 0) -> Path:
     """The first action's distribution at each saddle point, one row per policy, for one seed (Figure 2, right).
 
-    Crosses mark the modes of the fitted mixture density; the square is the action box, to which the environment
-    clips what the policy draws.
+    Crosses mark the modes of the fitted mixture density; the square is the action box.
     """
     places = np.asarray(env.saddle_points)
     figure = Figure(figsize=(3.1 * len(places), 3.0 * len(rows)), layout="constrained")
@@ -56,7 +55,7 @@ def first_actions(rows: list[Measured], env: MultiGoal, path: Path, *, seed: int
             axes.axhline(0, color="0.85", linewidth=0.6, zorder=0)
             axes.axvline(0, color="0.85", linewidth=0.6, zorder=0)
             axes.plot([-1, 1, 1, -1, -1], [-1, -1, 1, 1, -1], color="0.6", linewidth=0.8)
-            axes.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
+            axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal", xticks=[-1, 0, 1], yticks=[-1, 0, 1])
             plural = "s" if modes.count > 1 else ""
             axes.set_title(f"at ({places[i][0]:g}, {places[i][1]:g}): {modes.count} mode{plural}", fontsize=9)
         line[0].set_ylabel(row.label, fontsize=10)

@@ -1,9 +1,10 @@
 """How many modes a cloud of samples has: a Gaussian mixture chosen by BIC, then the maxima of its density."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
 
 from dpolicy import _checks
 
@@ -29,7 +30,7 @@ class Modes(NamedTuple):
         return len(self.shares)
 
 
-def _ascend(mixture: GaussianMixture, points: np.ndarray, steps: int = 500) -> np.ndarray:
+def _ascend(mixture: Any, points: np.ndarray, steps: int = 500) -> np.ndarray:
     """Follow each point uphill on the mixture density by its fixed-point (mean-shift) iteration."""
     precisions = mixture.precisions_
     for _ in range(steps):
@@ -43,7 +44,7 @@ def _ascend(mixture: GaussianMixture, points: np.ndarray, steps: int = 500) -> n
     return points
 
 
-def _merge(mixture: GaussianMixture, peaks: np.ndarray, dip: float) -> list[int]:
+def _merge(mixture: Any, peaks: np.ndarray, dip: float) -> list[int]:
     """For each peak the index of the mode it belongs to: peaks without a real valley between them are one mode."""
     owner = list(range(len(peaks)))
     along = np.linspace(0.0, 1.0, 51)[:, None]
@@ -62,7 +63,7 @@ def find_modes(
     max_components: int = 6,
     min_share: float = 0.05,
     dip: float = 0.7,
-    floor: float = 0.02,
+    floor: float = 0.1,
     seed: int = 0,
 ) -> Modes:
     """Modes of the distribution behind `samples`.
@@ -96,10 +97,16 @@ def find_modes(
         )
     noise = np.random.default_rng(seed)
     data = samples + floor * noise.standard_normal(samples.shape)
+    # One thread: for matrices this small more of them only wait for each other.
+    with threadpool_limits(1):
+        return _modes_of(data, max_components, min_share, dip, seed)
+
+
+def _modes_of(data: np.ndarray, max_components: int, min_share: float, dip: float, seed: int) -> Modes:
     fits = [
         GaussianMixture(k, reg_covar=1e-6, random_state=seed).fit(data) for k in range(1, max_components + 1)
     ]
-    mixture = min(fits, key=lambda fit: fit.bic(data))
+    mixture: Any = min(fits, key=lambda fit: fit.bic(data))
     peaks = _ascend(mixture, mixture.means_)
     owner = np.asarray(_merge(mixture, peaks, dip))
     share = np.bincount(owner[mixture.predict(data)], minlength=len(peaks)) / len(data)
@@ -110,6 +117,6 @@ def find_modes(
     return Modes(
         peaks[highest],
         share[kept],
-        int(mixture.n_components),  # pyright: ignore[reportAttributeAccessIssue]
+        int(mixture.n_components),
         float(-mixture.score_samples(draws).mean()),
     )

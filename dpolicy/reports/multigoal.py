@@ -22,7 +22,7 @@ class Rollouts(NamedTuple):
     Attributes:
         returns: Undiscounted return of each episode, `[n]`.
         goals: Share of the episodes that ended in each goal, `[goals]`; what is missing from 1 ended in none.
-        actions: The first action of each, as the policy drew it (the environment clips it to the box), `[n, 2]`.
+        actions: The first action of each, as the environment executed it, `[n, 2]`.
         paths: Positions, constant after the episode's end, `[n, horizon + 1, 2]`.
     """
 
@@ -43,10 +43,10 @@ def rollouts(env: MultiGoal, policy: Policy, start: Float[Array, " 2"], key: Key
             act_key, step_key = jax.random.split(key)
             action = policy(obs, act_key)
             new_state, new_obs, reward, terminated = env.step(state, action, step_key)
-            keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(running, a, b), new, old)  # noqa: E731
+            keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(running, a, b), new, old)
             state, obs = keep((new_state, new_obs), (state, obs))
             total = total + jnp.where(running, reward, 0.0)
-            return (state, obs, total, running & ~terminated), (action, obs)
+            return (state, obs, total, running & ~terminated), (jnp.clip(action, -1, 1), obs)
 
         carry = (state, obs, jnp.zeros(()), jnp.asarray(True))
         (_, obs, total, running), (actions, path) = jax.lax.scan(

@@ -29,7 +29,7 @@ class Normaliser(eqx.Module):
         data = obs.reshape(-1, obs.shape[-1])
         count = jnp.asarray(data.shape[0], self.count.dtype)
         mean = data.mean(axis=0)
-        second = jnp.sum((data - mean) ** 2, axis=0)
+        second = jnp.sum((data - mean[None]) ** 2, axis=0)
         total = self.count + count
         shift = mean - self.mean
         return Normaliser(

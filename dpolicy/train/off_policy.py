@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from dpolicy import _checks
-from dpolicy._types import Key, Metrics, Transition
+from dpolicy._types import Key, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment, Vector, VectorState
 from dpolicy.train.evaluate import evaluation
 from dpolicy.train.normalise import Normaliser
-from dpolicy.train.program import Program, TrainState, guard
+from dpolicy.train.program import Program, TrainState, guard, keep_if
 from dpolicy.train.replay import Replay
 
 
@@ -35,7 +35,7 @@ def off_policy(
     evaluation_interval: int = 5_000,
     evaluation_episodes: int = 10,
     normalise_observations: bool = False,
-    reward_scale: float = 1.0,
+    reward_scale: Number = 1.0,
     resets: str = "fresh",
 ) -> Program:
     """Step the environments, store, and learn from uniform replay batches.
@@ -107,7 +107,7 @@ def off_policy(
         def random_step(carry: Any, key: Key) -> tuple[Any, None]:
             action_key, key = jax.random.split(key)
             action = jax.random.uniform(action_key, (num_envs, spec.action_size), minval=-1.0, maxval=1.0)
-            return observe(*carry, action, key)[:2], None
+            return observe(carry[0], carry[1], action, key)[:2], None
 
         count = -(-warmup // num_envs)
         (experience, normaliser), _ = jax.lax.scan(
@@ -130,16 +130,17 @@ def off_policy(
             batch = eqx.tree_at(lambda b: (b.obs, b.next_obs), batch, (see(batch.obs), see(batch.next_obs)))
         updated, metrics = algorithm.update(state.algorithm, batch, update_key)
         kept, alive, failed_at = guard(state.algorithm, updated, metrics, state, state.steps)
-        where = lambda s: (s.algorithm, s.alive, s.failed_at)  # noqa: E731
+        where = lambda s: (s.algorithm, s.alive, s.failed_at)
         return eqx.tree_at(where, state, (kept, alive, failed_at)), metrics
 
     def iteration(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         key, act_key, env_key, learn_key = jax.random.split(state.key, 4)
         see = state.normaliser or (lambda obs: obs)
-        action, _ = jax.vmap(algorithm.act, in_axes=(None, 0, 0, None))(
+        action, _extras = jax.vmap(algorithm.act, in_axes=(None, 0, 0, None))(
             state.algorithm, see(state.experience.envs.obs), jax.random.split(act_key, num_envs), "explore"
         )
-        experience, normaliser, step = observe(state.experience, state.normaliser, action, env_key)
+        statistics = state.normaliser
+        experience, normaliser, step = observe(state.experience, statistics, action, env_key)
         state = TrainState(
             algorithm=state.algorithm,
             normaliser=normaliser,
@@ -150,6 +151,10 @@ def off_policy(
             failed_at=state.failed_at,
         )
         state, metrics = jax.lax.scan(learn, state, jax.random.split(learn_key, updates_per_step))
+        # A diverged environment must not spoil the statistics that the last finite policy reads.
+        if statistics is not None:
+            statistics = keep_if(state.alive, statistics, state.normaliser)
+            state = eqx.tree_at(lambda s: s.normaliser, state, statistics)
         done = step.terminated | step.truncated
         return state, {
             **jax.tree.map(jnp.mean, metrics),

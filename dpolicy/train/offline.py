@@ -51,9 +51,8 @@ def offline(
     _checks.integer("batch_size", batch_size)
     _checks.integer("updates_per_evaluation", updates_per_evaluation)
     _checks.integer("evaluation_episodes", evaluation_episodes)
-    if dataset is None:
-        dataset = load(data, env, size=data_size, temperature=data_temperature)
-    sizes = dataset.obs.shape[-1], dataset.action.shape[-1]
+    given = load(data, env, size=data_size, temperature=data_temperature) if dataset is None else dataset
+    sizes = given.obs.shape[-1], given.action.shape[-1]
     if sizes != (env.spec.obs_size, env.spec.action_size):
         raise ValueError(
             f"dataset must have observations and actions of sizes {env.spec.obs_size, env.spec.action_size} "
@@ -62,9 +61,9 @@ def offline(
     evaluate = evaluation(algorithm, env, evaluation_episodes)
     normaliser = Normaliser.start(env.spec.obs_size)
     if normalise_observations:
-        normaliser = normaliser.update(dataset.obs)
-        see = (normaliser(dataset.obs), normaliser(dataset.next_obs))
-        dataset = eqx.tree_at(lambda d: (d.obs, d.next_obs), dataset, see)
+        normaliser = normaliser.update(given.obs)
+        see = (normaliser(given.obs), normaliser(given.next_obs))
+        given = eqx.tree_at(lambda d: (d.obs, d.next_obs), given, see)
 
     def init(key: Key) -> TrainState:
         algorithm_key, key = jax.random.split(key)
@@ -80,8 +79,8 @@ def offline(
 
     def iteration(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         key, sample_key, update_key = jax.random.split(state.key, 3)
-        index = jax.random.randint(sample_key, (batch_size,), 0, dataset.reward.shape[0])
-        batch: Any = jax.tree.map(lambda leaf: leaf[index], dataset)
+        index = jax.random.randint(sample_key, (batch_size,), 0, given.reward.shape[0])
+        batch: Any = jax.tree.map(lambda leaf: leaf[index], given)
         updated, metrics = algorithm.update(state.algorithm, batch, update_key)
         kept, alive, failed_at = guard(state.algorithm, updated, metrics, state, state.steps + 1)
         state = TrainState(kept, state.normaliser, None, key, state.steps + 1, alive, failed_at)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dpolicy import _checks
-from dpolicy._types import Key, Metrics, Transition
+from dpolicy._types import Key, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment, Step, Vector
 from dpolicy.train.evaluate import evaluation
@@ -23,7 +23,7 @@ def on_policy(
     iterations_per_evaluation: int = 5,
     evaluation_episodes: int = 64,
     normalise_observations: bool = True,
-    reward_scale: float = 1.0,
+    reward_scale: Number = 1.0,
     resets: str = "fresh",
 ) -> Program:
     """Alternate rollouts of the current policy with its update.
@@ -97,7 +97,9 @@ def on_policy(
         experience, batch, raw, steps = collect(state, rollout_key)
         updated, metrics = algorithm.update(state.algorithm, batch, update_key)
         total = state.steps + steps_per_iteration
-        kept, alive, failed_at = guard(state.algorithm, updated, metrics, state, total)
+        statistics = None if state.normaliser is None else state.normaliser.update(raw)
+        old, new = (state.algorithm, state.normaliser), (updated, statistics)
+        (kept, statistics), alive, failed_at = guard(old, new, metrics, state, total)
         done = steps.terminated | steps.truncated
         metrics = {
             **metrics,
@@ -108,7 +110,7 @@ def on_policy(
         return (
             TrainState(
                 algorithm=kept,
-                normaliser=None if state.normaliser is None else state.normaliser.update(raw),
+                normaliser=statistics,
                 experience=envs.refresh(experience, refresh_key),
                 key=key,
                 steps=total,

@@ -44,12 +44,16 @@ class TrainState(eqx.Module):
     failed_at: Int[Array, "*seeds"]
 
 
+def keep_if(alive: Bool[Array, ""], old: Any, new: Any) -> Any:
+    """`new` while the seed is alive, `old` from then on, leaf by leaf."""
+    return jax.tree.map(lambda before, after: jnp.where(alive, after, before), old, new)
+
+
 def guard(old: Any, new: Any, metrics: Metrics, state: TrainState, steps: Array) -> tuple[Any, Array, Array]:
     """Keep `old` where the update produced a non-finite number: one diverged seed must not spoil the others.
 
-    Returns the algorithm state to go on with, whether the seed is alive, and the step at which it failed (-1).
+    Returns what to go on with, whether the seed is alive, and the step at which it failed (-1).
     """
     alive = state.alive & all_finite(new) & all_finite(metrics)
-    kept = jax.tree.map(lambda a, b: jnp.where(alive, b, a), old, new)
     failed_at = jnp.where(state.alive & ~alive, steps, state.failed_at)
-    return kept, alive, failed_at
+    return keep_if(alive, old, new), alive, failed_at

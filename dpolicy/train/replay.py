@@ -35,7 +35,9 @@ class Replay(eqx.Module, Generic[T]):
         return Replay(data, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), capacity)
 
     def add(self, items: T) -> "Replay[T]":
-        """Append n items (leading axis n, which must divide the capacity so that no slice wraps around)."""
+        """Append n items. The leading axis n must be the same in every call and divide the capacity, so that no slice
+        wraps around.
+        """
         n = jax.tree.leaves(items)[0].shape[0]
         if self.capacity % n:
             raise ValueError(

@@ -1,0 +1,217 @@
+"""The proximal update: its gradient by hand, the ratio of a real rollout, time limits, and seeds that diverge."""
+
+from functools import cache
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax.tree_utils
+import pytest
+from jax.scipy.stats import norm
+
+from dpolicy._types import Transition
+from dpolicy.algorithms import dp_cppo, fpo, ppo
+from dpolicy.envs import MultiGoal
+from dpolicy.losses import grid_times, perturb
+from dpolicy.losses.match import start
+from dpolicy.schedules import RectifiedFlow
+from dpolicy.train import on_policy
+
+SPEC = MultiGoal().spec
+DISCOUNT, TRACE = 0.9, 0.8
+SMALL = {"hidden": (8,), "value_hidden": (8,), "discount": DISCOUNT, "trace": TRACE, "max_grad_norm": 1e9}
+ONCE = {"epochs": 1, "minibatches": 1}
+# Without their regularisers, so that what is left is the surrogate.
+MAKE = {
+    "ppo": lambda **kwargs: ppo(**SMALL, **{"entropy_coefficient": 0.0, "value_clip": 0.2, **kwargs}),
+    "fpo": lambda **kwargs: fpo(**SMALL, **{"draws": 2, "sampler_steps": 2, **kwargs}),
+    "dp_cppo": lambda **kwargs: dp_cppo(
+        **SMALL,
+        **{"entropy_coefficient": 0.0, "score_coefficient": 0.0, "flow_hidden": (8,), "flow_steps": 2},
+        **{"flow_epochs": 1, "flow_minibatches": 1, **kwargs},
+    ),
+}
+
+
+def rollout(algorithm, state, key, time=5, envs=4):
+    """Random transitions with both ends of an episode, acted on by the algorithm itself; [time, envs]."""
+    keys = jax.random.split(key, 6)
+    flat = time * envs
+    obs = jax.random.normal(keys[0], (flat, SPEC.obs_size))
+    action, extras = jax.vmap(algorithm.act, in_axes=(None, 0, 0, None))(
+        state, obs, jax.random.split(keys[1], flat), "explore"
+    )
+    term = jax.random.bernoulli(keys[2], 0.3, (flat,))
+    trunc = jax.random.bernoulli(keys[3], 0.4, (flat,)) & ~term
+    next_obs = jax.random.normal(keys[4], obs.shape)
+    if extras:  # as if the value network had moved since
+        extras = {**extras, "value": extras["value"] + 0.1}
+    batch = Transition(obs, action, jax.random.normal(keys[5], (flat,)), next_obs, term, trunc, extras)
+    return jax.tree.map(lambda leaf: leaf.reshape(time, envs, *leaf.shape[1:]), batch)
+
+
+def as_expected(batch):
+    """Episodes of one step that earn just what was expected: every advantage is zero."""
+    fields = lambda b: (b.reward, b.terminated, b.truncated)
+    yes = jnp.ones_like(batch.terminated)
+    return eqx.tree_at(fields, batch, (batch.extras["value"], yes, ~yes))
+
+
+def after_one_update(algorithm, key, *edits):
+    """The first state, and batches, next states and metrics stacked over `edits`, functions of one rollout."""
+
+    def run(key):
+        keys = jax.random.split(key, 3)
+        state = algorithm.init(keys[0], SPEC)
+        batch = rollout(algorithm, state, keys[1])
+        batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(edit(batch) for edit in edits))
+        return state, batches, *jax.lax.map(lambda batch: algorithm.update(state, batch, keys[2]), batches)
+
+    return jax.jit(run)(key)
+
+
+def gradient_of(state):
+    """The gradient of the first step: Adam's first moment starts at zero and takes a tenth of it."""
+    first = optax.tree_utils.tree_get(state.learner.opt_state, "mu")
+    return jax.tree.map(lambda leaf: leaf / 0.1, first)
+
+
+def by_hand(model, batch, *, brax):
+    """Standardised advantages, returns, and the steps that enter the value loss, [time * envs]."""
+    following = np.asarray(jax.vmap(jax.vmap(model.value))(batch.next_obs))
+    columns = batch.extras["value"], batch.reward, batch.terminated, batch.truncated
+    value, reward, term, trunc = (np.asarray(x, float) for x in columns)
+    mask = 1 - trunc if brax else np.ones_like(trunc)
+    advantage, returns, later = np.zeros_like(value), np.zeros_like(value), np.zeros(value.shape[1])
+    for t in reversed(range(len(value))):
+        reach = DISCOUNT * (1 - term[t])
+        one_step = mask[t] * (reward[t] + reach * (following[t] + later) - value[t])
+        delta = mask[t] * (reward[t] + reach * following[t] - value[t])
+        later = delta + DISCOUNT * TRACE * (1 - term[t]) * (1 - trunc[t]) * later
+        advantage[t], returns[t] = one_step if brax else later, value[t] + later
+    return ((advantage - advantage.mean()) / (advantage.std() + 1e-8)).ravel(), returns.ravel(), mask.ravel()
+
+
+def log_likelihood(name, policy, example):
+    """log pi(a | s), or its proxy, without the library's formula for it."""
+    extras = example.extras
+    if name == "fpo":
+
+        def loss(key):
+            clean = eqx.tree_at(lambda e: e.action, example, extras["unsquashed"])
+            noise = perturb(RectifiedFlow(), times=grid_times(2))
+            match = noise(clean, start(clean), jax.random.fold_in(key, 0))
+            x0, eps, t = extras["unsquashed"], match.target.noise[0], match.t[0]
+            velocity = policy((1 - t) * x0 + t * eps, t, example.obs)
+            return jnp.mean((1 - t) ** 2 * (velocity - (eps - x0)) ** 2)
+
+        return -jnp.mean(jax.vmap(loss)(jax.random.split(extras["key"], 2)))
+    mean = policy.mlp(example.obs) if name == "ppo" else None
+    if name == "dp_cppo":
+        mean = extras["base"] + policy.mlp(example.obs, extras["base"])
+    return jnp.sum(norm.logpdf(example.action, mean, jnp.exp(policy.log_std)))
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_gradient_of_the_first_step(name, x64, getkey):
+    algorithm = MAKE[name](**ONCE)
+    state, *outcome = after_one_update(algorithm, getkey(), lambda batch: batch, as_expected)
+    (batch, new, metrics), (_, resting, _) = (jax.tree.map(lambda x, i=i: x[i], outcome) for i in range(2))
+    model = state.learner.model
+    advantage, returns, mask = by_hand(model, batch, brax=name == "fpo")
+    assert np.any(batch.terminated) and np.any(batch.truncated)
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+
+    def surrogate(policy):  # -E[A log pi], whose gradient is that of the clipped surrogate at ratio 1
+        return -jnp.mean(advantage * jax.vmap(lambda e: log_likelihood(name, policy, e))(flat))
+
+    def value_loss(value):
+        return jnp.mean(mask * (jax.vmap(value)(flat.obs) - returns) ** 2)
+
+    coefficient = {"fpo": 0.25}.get(name, 1.0)
+    ours = gradient_of(new)
+    expected = eqx.filter_grad(surrogate)(model.policy), eqx.filter_grad(value_loss)(model.value)
+    for left, right in zip(jax.tree.leaves(ours.policy), jax.tree.leaves(expected[0]), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-8, atol=1e-11)
+    for left, right in zip(jax.tree.leaves(ours.value), jax.tree.leaves(expected[1]), strict=True):
+        np.testing.assert_allclose(left, coefficient * right, rtol=1e-8, atol=1e-11)
+    assert max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(ours.policy)) > 1e-3
+    if name != "fpo":  # nothing has moved yet, so the adaptive rate stays where it was
+        np.testing.assert_allclose(metrics["kl"], 0.0, atol=1e-12)
+        assert float(metrics["learning_rate"]) == 1e-3
+    for leaf in jax.tree.leaves(gradient_of(resting).policy):  # zero advantages, zero gradient
+        np.testing.assert_array_equal(leaf, 0.0)
+
+
+def test_minibatches_must_divide_the_rollout(getkey):
+    with pytest.raises(ValueError, match="minibatches must divide the 20 samples of an iteration, got 3"):
+        after_one_update(MAKE["ppo"](epochs=1, minibatches=3), getkey(), lambda batch: batch)
+
+
+@cache
+def program(name):
+    """(init, step) of 32 environment steps a call, with observation statistics; for ppo over several seeds."""
+    run = on_policy(
+        MAKE[name](learning_rate=0.02, **ONCE),
+        MultiGoal(horizon=5),
+        num_envs=8,
+        rollout=4,
+        iterations_per_evaluation=1,
+        evaluation_episodes=4,
+    )
+    over = (
+        jax.vmap if name == "ppo" else lambda function: function
+    )  # a batch of seeds takes longer to compile
+    return jax.jit(over(run.init)), jax.jit(over(run.step))
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_first_ratio_of_every_update_is_one(name, getkey):
+    """With running observation statistics that move a lot between iterations, and a policy that does too."""
+    init, step = program(name)
+    prefix = "policy/" if name == "fpo" else "policy/ppo/"
+    state = init(jax.random.split(getkey(), 2) if name == "ppo" else getkey())
+    for iteration in range(3):
+        before, count = state, np.maximum(state.normaliser.count, 1)[..., None]
+        std = np.sqrt(state.normaliser.second / count)
+        state, metrics = step(state)
+        np.testing.assert_allclose(metrics[prefix + "ratio_min"], 1.0, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(metrics[prefix + "ratio_max"], 1.0, rtol=0, atol=1e-6)
+        types = [list(map(jax.typeof, jax.tree.leaves(tree))) for tree in (before, state)]
+        assert types[0] == types[1]  # else the second call would compile again
+        # The next policy acts under other statistics and other parameters.
+        assert np.all(state.normaliser.count == 32 * (iteration + 1))
+        assert np.all(state.normaliser.mean != before.normaliser.mean)
+        assert iteration == 0 or np.all(std > 1)  # positions, of the order of the box
+        policies = [s.algorithm.learner.model.policy for s in (before, state)]
+        pairs = zip(*map(jax.tree.leaves, policies), strict=True)
+        assert max(float(jnp.max(jnp.abs(a - b))) for a, b in pairs) > 0.01
+
+
+def bits(tree):
+    is_key = lambda leaf: jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return [np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def test_a_diverged_seed_is_frozen_and_spoils_no_other(getkey):
+    init, step = program("ppo")
+    state, _ = step(init(jax.random.split(getkey(), 2)))
+    # One environment of seed 0 blows up.
+    where = lambda s: (s.experience.env, s.experience.obs)
+    broken = eqx.tree_at(where, state, replace_fn=lambda leaf: leaf.at[0, 3].set(jnp.nan))
+    healthy = state
+    for count in (2, 3):
+        healthy, _ = step(healthy)
+        broken, metrics = step(broken)
+        assert broken.alive.tolist() == [False, True]
+        assert broken.failed_at.tolist() == [2 * 32, -1]
+        assert broken.steps.tolist() == [count * 32] * 2
+        assert np.isfinite(metrics["evaluate/return"]).all()  # of the last finite policy, seed 0
+        pick = lambda tree, i: [leaf[i] for leaf in bits(tree)]
+        for left, right in zip(pick(healthy, 1), pick(broken, 1), strict=True):
+            np.testing.assert_array_equal(left, right)
+        frozen = lambda s: (s.algorithm, s.normaliser)
+        for left, right in zip(pick(frozen(state), 0), pick(frozen(broken), 0), strict=True):
+            np.testing.assert_array_equal(left, right)
+            assert np.isfinite(right).all()
