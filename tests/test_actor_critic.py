@@ -8,6 +8,7 @@ import pytest
 
 from dpolicy._types import Transition
 from dpolicy.actor_critic import actor_critic
+from dpolicy.algorithm import Algorithm
 from dpolicy.algorithms import sac
 from dpolicy.envs import MultiGoal
 from dpolicy.train import Normaliser, Replay, off_policy
@@ -163,6 +164,39 @@ def test_replay_keeps_the_newest(getkey):
     )  # rows stay together
     with pytest.raises(ValueError, match="replay capacity must be a multiple of the 4 items"):
         replay.add(jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), item(0)))
+
+
+def test_what_the_update_is_given(getkey):
+    """Stored as they came, both observations standardised with the newest statistics when drawn."""
+    zeros, no = jnp.zeros((32, 2)), jnp.zeros(32, bool)
+    blank = Transition(zeros, zeros, zeros[:, 0], zeros, no, no)
+
+    def stay(state, obs, key, mode):
+        return jnp.zeros(2), {}
+
+    recorder = Algorithm("recorder", "off_policy", lambda key, spec: blank, stay, lambda _, b, key: (b, {}))
+    run = off_policy(
+        recorder,
+        MultiGoal(horizon=3),
+        num_envs=2,
+        batch_size=32,
+        replay_size=12,
+        warmup=4,
+        evaluation_interval=16,
+        evaluation_episodes=2,
+        normalise_observations=True,
+        reward_scale=0.5,
+    )
+    state, _ = jax.jit(run.step)(jax.jit(run.init)(getkey()))
+    stored, batch, statistics = state.experience.replay.data, state.algorithm, state.normaliser
+    np.testing.assert_array_equal(stored.next_obs, stored.obs)  # who stays where he is, also at a time limit
+    assert np.any(stored.truncated) and statistics.count == 20
+    np.testing.assert_array_equal(batch.next_obs, batch.obs)
+    rewards = jax.vmap(MultiGoal().reward)(stored.obs, jnp.zeros((12, 2)))
+    np.testing.assert_allclose(stored.reward, 0.5 * rewards, rtol=1e-6)
+    rows = np.concatenate([statistics(stored.obs), stored.reward[:, None]], axis=1)
+    drawn = np.concatenate([batch.obs, batch.reward[:, None]], axis=1)
+    assert np.all(np.min(np.abs(drawn[:, None] - rows[None]).max(-1), axis=1) < 1e-5)
 
 
 def bits(tree, seed):

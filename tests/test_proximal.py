@@ -11,6 +11,7 @@ import pytest
 from jax.scipy.stats import norm
 
 from dpolicy._types import Transition
+from dpolicy.algorithm import Algorithm
 from dpolicy.algorithms import dp_cppo, fpo, ppo
 from dpolicy.envs import MultiGoal
 from dpolicy.losses import grid_times, perturb
@@ -187,6 +188,46 @@ def test_first_ratio_of_every_update_is_one(name, getkey):
         policies = [s.algorithm.learner.model.policy for s in (before, state)]
         pairs = zip(*map(jax.tree.leaves, policies), strict=True)
         assert max(float(jnp.max(jnp.abs(a - b))) for a, b in pairs) > 0.01
+
+
+def test_what_the_update_is_given(getkey):
+    """Both observations under the statistics of the rollout, and the true successor at a time limit."""
+    time, envs = 8, 4
+    zeros, no = jnp.zeros((time, envs, 2)), jnp.zeros((time, envs), bool)
+    blank = Transition(zeros, zeros, zeros[..., 0], zeros, no, no)
+
+    def stay(state, obs, key, mode):
+        return jnp.zeros(2), {}
+
+    recorder = Algorithm("recorder", "on_policy", lambda key, spec: blank, stay, lambda _, b, key: (b, {}))
+    run = on_policy(
+        recorder,
+        MultiGoal(horizon=5),
+        num_envs=envs,
+        rollout=time,
+        iterations_per_evaluation=1,
+        evaluation_episodes=2,
+        reward_scale=0.5,
+    )
+    init, step = jax.jit(run.init), jax.jit(run.step)
+    before, _ = step(init(getkey()))
+    state, metrics = step(before)
+    batch, statistics = state.algorithm, before.normaliser
+    np.testing.assert_array_equal(batch.obs[0], statistics(before.experience.obs))
+    np.testing.assert_array_equal(batch.next_obs, batch.obs)  # who stays where he is, at every step
+    going = ~np.asarray(batch.done)[:-1]
+    np.testing.assert_array_equal(
+        np.all(batch.obs[1:] == batch.next_obs[:-1], axis=-1), going
+    )  # resets elsewhere
+    assert np.any(batch.truncated)
+    scale = jnp.maximum(jnp.sqrt(statistics.second / statistics.count), 1e-2)
+    positions = batch.obs * scale[None, None] + statistics.mean[None, None]
+    rewards = jax.vmap(jax.vmap(MultiGoal().reward))(positions, zeros)
+    np.testing.assert_allclose(batch.reward, 0.5 * rewards, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(metrics["train/reward"], np.mean(rewards), rtol=1e-4)
+    np.testing.assert_allclose(
+        state.normaliser.mean, (statistics.mean + positions.mean((0, 1))) / 2, rtol=1e-4, atol=1e-4
+    )
 
 
 def bits(tree):
