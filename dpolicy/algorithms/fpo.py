@@ -34,11 +34,15 @@ def fpo(
     hidden: tuple[int, ...] = (32, 32, 32, 32),
     value_hidden: tuple[int, ...] = (256, 256, 256, 256, 256),
     activation: str = "silu",
+    initialisation: str = "lecun_uniform",
 ) -> Algorithm:
     """Flow Policy Optimisation: ratio = exp(mean old - mean new flow-matching loss of the action (arXiv 2507.21053).
 
     The pairs (t, eps) of an action are drawn once, with the action, and used in every pass, so the ratio at
     unchanged parameters is exactly 1. The environment receives tanh(x_0); the loss is taken on x_0.
+
+    Defaults are the reference's for 2048 environments, rollouts of 480 steps and rewards times 10. Unlike it,
+    advantages are computed and normalised once per rollout instead of in every minibatch.
 
     Args:
         clip: Clip range of the ratio.
@@ -58,6 +62,8 @@ def fpo(
         hidden: Widths of the velocity network.
         value_hidden: Widths of the value network.
         activation: Activation of both.
+        initialisation: Of the weights: lecun_uniform (the reference's), orthogonal, torch, lecun_normal, he_normal or
+            xavier_uniform.
     """
     _checks.positive("clip", clip)
     _checks.one_of("supervise", supervise, ("noise", "velocity"))
@@ -70,6 +76,7 @@ def fpo(
         hidden=hidden,
         activation=activation,
         embedding="cos_sin",
+        initialisation=initialisation,
         clip=None,
         output_scale=output_scale,
     )
@@ -104,6 +111,7 @@ def fpo(
         value_coefficient=value_coefficient,
         value_hidden=value_hidden,
         value_activation=activation,
+        value_initialisation=initialisation,
         epochs=epochs,
         minibatch_count=minibatches,
         max_grad_norm=max_grad_norm,
