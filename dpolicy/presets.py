@@ -53,8 +53,11 @@ PRESETS: dict[str, list[tuple[str, Preset]]] = {
             "multigoal/*",
             Preset(
                 {
-                    "steps": 4_096 + 4 * 8_192,
+                    "steps": 4_096 + 6 * 8_192,
                     "num_envs": 32,
+                    "batch_size": 128,
+                    "updates_per_step": 2,
+                    "sampler_steps": 10,
                     "warmup": 4_096,
                     "evaluation_interval": 8_192,
                     "evaluation_episodes": 64,

@@ -29,3 +29,10 @@ def getkey():
         return key
 
     return getkey
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_compilations():
+    """Modules share few compiled functions; kept for all of them they take gigabytes."""
+    yield
+    jax.clear_caches()

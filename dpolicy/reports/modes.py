@@ -95,7 +95,8 @@ def find_modes(
         raise ValueError(
             f"samples must be finite and of shape [n, d] with n at least {2 * max_components}, got {samples.shape}."
         )
-    noise = np.random.default_rng(seed)
+    # A stream of its own: samples drawn from default_rng(seed) must not meet their own numbers again.
+    noise = np.random.default_rng([seed, 0x6D6F6465])
     data = samples + floor * noise.standard_normal(samples.shape)
     # One thread: for matrices this small more of them only wait for each other.
     with threadpool_limits(1):
