@@ -175,6 +175,7 @@ def _train(
         resume: Whether to go on with the run in the directory.
     """
     progress = run["progress"]
+    from dpolicy.plots import learning_curve
     from dpolicy.reports import report_for
     from dpolicy.train.loop import AllSeedsFailed, train_loop
     from dpolicy.train.run_directory import Run, holds_run
@@ -206,6 +207,7 @@ def _train(
         raise UsageError(
             f'interrupted; "dpolicy train --resume {directory}" goes on.', prog=prog, code=130
         ) from None
+    learning_curve(result.history, directory / "learning_curve.png")
     report = report_for(config["env"]) if run["report"] else None
     if report is not None:
         trained = Run(config["algorithm"], algorithm, env, program, result.state, config)
