@@ -38,6 +38,8 @@ PRESETS: dict[str, list[tuple[str, Preset]]] = {
             Preset(
                 {
                     **_MULTIGOAL_ON_POLICY,
+                    # More than one mode at every saddle point for every seed of the sweep, flow alone included.
+                    "entropy_coefficient": 0.05,
                     "flow_hidden": _SMALL,
                     "flow_epochs": 5,
                     "ema_decay": 0.99,
