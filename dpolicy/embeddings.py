@@ -1,5 +1,6 @@
 """Embeddings of the diffusion time: modules t[] -> [size], named by what they feed a field."""
 
+import abc
 import math
 from collections.abc import Callable
 
@@ -25,8 +26,9 @@ class AbstractEmbedding(eqx.Module):
 
     size: eqx.AbstractVar[int]
 
+    @abc.abstractmethod
     def __call__(self, t: Scalar) -> Float[Array, " n"]:
-        raise NotImplementedError
+        """The features of one time."""
 
 
 class Raw(AbstractEmbedding):
