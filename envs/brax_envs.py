@@ -62,8 +62,10 @@ class Brax(Environment):
 
     def step(self, state: Any, action: Action, key: Key) -> tuple[Any, Observation, Scalar, Bool[Array, ""]]:
         """One transition: `(state, obs, reward, terminated)`; deterministic."""
+        # A copy, since brax writes into the dictionaries of the state that it is given.
+        copy = jax.tree.map(lambda leaf: leaf, state)
         with foreign():
-            new = like(self.env.step(state, clip_action(action)), state)
+            new = like(self.env.step(copy, clip_action(action)), state)
         return new, jnp.asarray(new.obs, float), jnp.asarray(new.reward, float), new.done > 0
 
 

@@ -119,27 +119,34 @@ def test_brax_with_pooled_resets(getkey):
 
 
 class Charging:
-    """Has the interface of a brax environment; charges for the raw action, and its reward is a Python number first."""
+    """Has the interface of a brax environment and its habits: charges for the raw action, starts with a reward that is
+    a Python number, and writes Python numbers into the metrics of the state it is given.
+    """
 
     class State(NamedTuple):
         obs: Any
         reward: Any
         done: Any
+        metrics: Any
 
     action_size = 2
 
     def reset(self, key):
-        return self.State(jnp.zeros(3), 0.0, 0.0)
+        return self.State(jnp.zeros(3), 0.0, 0.0, {"alive": jnp.zeros(())})
 
     def step(self, state, action):
-        return self.State(state.obs + 1.0, -jnp.sum(action**2), jnp.where(state.obs[0] >= 1.0, 1.0, 0.0))
+        state.metrics.update(alive=1.0)
+        done = jnp.where(state.obs[0] >= 1.0, 1.0, 0.0)
+        return self.State(state.obs + 1.0, -jnp.sum(action**2), done, state.metrics)
 
 
 def test_brax_actions_are_clipped_and_done_means_terminated(getkey):
     env = Brax(Charging(), time_limit=2)
     assert (env.spec.obs_size, env.spec.action_size, env.spec.time_limit) == (3, 2, 2)
-    state, _ = env.reset(getkey())
-    state, obs, reward, terminated = env.step(state, jnp.array([5.0, -0.5]), getkey())
+    start, _ = env.reset(getkey())
+    state, obs, reward, terminated = env.step(start, jnp.array([5.0, -0.5]), getkey())
+    assert float(start.metrics["alive"]) == 0.0
+    assert float(state.metrics["alive"]) == 1.0
     np.testing.assert_array_equal(obs, 1.0)
     np.testing.assert_allclose(reward, -1.25)
     assert not terminated
