@@ -7,21 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from dpolicy._checks import in_range, integer
+from dpolicy._metrics import reduce_metrics
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 from dpolicy.losses._batch import BATCH_AXIS
-
-
-def _combine(metrics: Metrics) -> Metrics:
-    """Reduce stacked metrics: `..._min` by the minimum, `..._max` by the maximum, the rest by the mean."""
-
-    def reduce(name: str, values: Any) -> Any:
-        if name.endswith("_min"):
-            return jnp.min(values, axis=0)
-        if name.endswith("_max"):
-            return jnp.max(values, axis=0)
-        return jnp.mean(values, axis=0)
-
-    return {name: reduce(name, values) for name, values in metrics.items()}
 
 
 def add(**terms: tuple[Number, Loss]) -> Loss:
@@ -54,7 +42,7 @@ def averaged(loss: Loss, draws: int) -> Loss:
 
     def mean(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         value, metrics = jax.vmap(loss, in_axes=(None, None, 0))(model, example, jax.random.split(key, draws))
-        return jnp.mean(value), _combine(metrics)
+        return jnp.mean(value), reduce_metrics(metrics, axis=0)
 
     return mean
 
@@ -71,7 +59,7 @@ def batched(loss: Loss) -> Callable[[Any, Any, Key], tuple[Scalar, Metrics]]:
         size = jax.tree.leaves(batch)[0].shape[0]
         keys = jax.random.split(key, size)
         value, metrics = jax.vmap(loss, in_axes=(None, 0, 0), axis_name=BATCH_AXIS)(model, batch, keys)
-        return jnp.mean(value), _combine(metrics)
+        return jnp.mean(value), reduce_metrics(metrics, axis=0)
 
     return mean
 

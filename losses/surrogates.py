@@ -23,7 +23,7 @@ def ppo_clip(
 def spo(
     log_ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], eps: Number | Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """ho A - |A| (rho - 1)^2 / (2 eps): its maximum is at rho = 1 + eps sign(A), and it pulls an overshoot
+    """rho A - |A| (rho - 1)^2 / (2 eps): its maximum is at rho = 1 + eps sign(A), and it pulls an overshoot
     back.
     """
     ratio = jnp.exp(log_ratio)

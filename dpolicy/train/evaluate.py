@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from dpolicy._metrics import reduce_metrics
 from dpolicy._types import Action, Key, Metrics, Mode, Observation
 from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment, evaluate_episodes
@@ -33,7 +34,7 @@ def summarise(metrics: Metrics) -> Metrics:
         total = jnp.sum(metrics.pop("train/return_sum"))
         # A chunk in which no episode ends has no return; nan says so (and is no sign of divergence).
         summary["train/return"] = jnp.where(episodes > 0, total / jnp.maximum(episodes, 1), jnp.nan)
-    return {**{name: jnp.mean(values) for name, values in metrics.items()}, **summary}
+    return {**reduce_metrics(metrics), **summary}
 
 
 def evaluation(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dpolicy import _checks
+from dpolicy._metrics import reduce_metrics
 from dpolicy._types import Key, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment, Vector, VectorState
@@ -157,7 +158,7 @@ def off_policy(
             state = eqx.tree_at(lambda s: s.normaliser, state, statistics)
         done = step.terminated | step.truncated
         return state, {
-            **jax.tree.map(jnp.mean, metrics),
+            **reduce_metrics(metrics),
             "train/episodes": jnp.sum(done),
             "train/return_sum": jnp.sum(jnp.where(done, step.episode_return, 0.0)),
             "train/reward": jnp.mean(step.reward),
