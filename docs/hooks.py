@@ -22,7 +22,7 @@ MODULES = {
     "networks": ("Networks, policies, critics", ["networks", "policies", "critics"]),
     "combinators": (
         "Combinators",
-        ["algorithm", "actor_critic", "proximal", "field_policy", "learner", "cloning", "ema"],
+        ["algorithm", "recipe", "actor_critic", "proximal", "field_policy", "learner", "cloning", "ema"],
     ),
 }
 # Reference pages that list what these packages export.
@@ -113,7 +113,8 @@ def taxonomy_page(algorithms: dict[str, Any]) -> str:
 
 
 def family_page(family: str, algorithms: dict[str, Any]) -> str:
-    """All algorithms of one family, each with its row of the taxonomy and its recipe."""
+    """All algorithms of one family, each with its row of the taxonomy, its recipe and every hyperparameter."""
+    from dpolicy.cli._flags import flags_of
     from dpolicy.cli.catalogue import table
 
     title = family.replace("_", " ").capitalize()
@@ -124,6 +125,10 @@ def family_page(family: str, algorithms: dict[str, Any]) -> str:
             facts = [(f"*{column}*", text) for column, text in _cells(entry).items() if column != "family"]
             parts.append(f"## {name} {{#{name}}}\n\n{table(('', ''), facts, markdown=True)}\n")
             parts.append(f"::: {recipe}\n    options: {{show_root_toc_entry: false}}\n")
+            # The source shows what is the method's own; its blocks' settings are only known at run time.
+            settings = [(f"`{flag.name}`", f"`{flag.default}`", flag.help) for flag in flags_of(entry.recipe)]
+            header = ("hyperparameter", "default", "meaning")
+            parts.append(f"Every hyperparameter of `{name}`:\n\n{table(header, settings, markdown=True)}\n")
     return "\n".join(parts)
 
 

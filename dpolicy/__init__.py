@@ -50,8 +50,12 @@ from dpolicy.networks import ensemble as ensemble
 from dpolicy.policies import Gaussian as Gaussian
 from dpolicy.policies import ResidualGaussian as ResidualGaussian
 from dpolicy.policies import TanhGaussian as TanhGaussian
+from dpolicy.policies import gaussian_policy as gaussian_policy
 from dpolicy.proximal import Proximal as Proximal
+from dpolicy.proximal import over_minibatches as over_minibatches
 from dpolicy.proximal import proximal as proximal
+from dpolicy.recipe import composed as composed
+from dpolicy.recipe import tunable as tunable
 from dpolicy.schedules import AbstractSchedule as AbstractSchedule
 from dpolicy.schedules import CosineVP as CosineVP
 from dpolicy.schedules import DDPMTable as DDPMTable

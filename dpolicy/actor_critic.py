@@ -17,6 +17,7 @@ from dpolicy.ema import ema
 from dpolicy.learner import Learner, adam, descend, learner
 from dpolicy.losses import batched, reduce_ensemble, td_target
 from dpolicy.networks import ensemble
+from dpolicy.recipe import tunable
 
 
 class ActorCritic(eqx.Module):
@@ -53,6 +54,15 @@ def noisy(policy: Policy, std: Number) -> Policy:
     return act
 
 
+@tunable(
+    "learning_rate",
+    "critic_learning_rate",
+    "discount",
+    "target_rate",
+    "critics",
+    "critic_hidden",
+    "critic_activation",
+)
 def actor_critic(
     *,
     name: str,
@@ -98,8 +108,8 @@ def actor_critic(
         critic_learning_rate: Adam's rate for the critics.
         critic_hidden: Widths of each critic's hidden layers.
         critic_activation: Activation of the critics.
-        critics: Size of the ensemble.
-        discount: gamma.
+        critics: Critics in the ensemble.
+        discount: Discount gamma.
         target_rate: Share of the online critics that enters the targets at each update.
         actor_critic_values: Which critic guides the actor: online or target ensemble, reduced by min or mean.
         critic_first: Whether the actor sees the critics and their targets after this update's step (SAC) or before.

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Critic, Key, Observation
 from dpolicy.fields import AbstractField, Field
+from dpolicy.recipe import tunable
 from dpolicy.samplers import best_of, ddim, ddpm, ode, sde
 from dpolicy.schedules import (
     AbstractSchedule,
@@ -69,12 +70,23 @@ class FieldPolicy(NamedTuple):
         return act
 
 
+@tunable(
+    "schedule",
+    "prediction",
+    "sampler",
+    "sampler_steps",
+    "hidden",
+    "activation",
+    "embedding",
+    "initialisation",
+    "output_scale",
+)
 def field_policy(
     *,
     schedule: str = "cosine",
     prediction: str = "noise",
     sampler: str = "ddpm",
-    steps: int = 20,
+    sampler_steps: int = 20,
     hidden: tuple[int, ...] = (256, 256, 256),
     activation: str = "mish",
     embedding: str = "fourier_mlp",
@@ -85,16 +97,16 @@ def field_policy(
     """Choose a schedule, a field and a sampler by name.
 
     Args:
-        schedule: One of `SCHEDULES`.
-        prediction: "noise", "score", "velocity" or "data".
-        sampler: One of `SAMPLERS`.
-        steps: Sampler steps.
+        schedule: Noise schedule: rectified_flow, cosine, linear, variance_exploding or trigonometric.
+        prediction: What the network predicts: noise, score, velocity or data.
+        sampler: euler, heun, sde, ddpm, ddpm_posterior or ddim.
+        sampler_steps: Sampler steps.
         hidden: Widths of the field's network.
-        activation: Its activation.
-        embedding: Its time embedding; see `dpolicy.embeddings`.
-        initialisation: Of its weights; see `dpolicy.networks`.
+        activation: Activation of the field's network.
+        embedding: Of time: sinusoidal, fourier, fourier_mlp or cos_sin; see `dpolicy.embeddings`.
+        initialisation: Of the field's weights; see `dpolicy.networks`.
         clip: Bound of the predicted action at every sampler step, None for none.
-        output_scale: Factor on the network's output.
+        output_scale: Factor on the output of the field's network.
 
     Raises:
         ValueError: for an unknown name or a step count below 1.
@@ -118,4 +130,4 @@ def field_policy(
             key=key,
         )
 
-    return FieldPolicy(chosen, make, SAMPLERS[sampler](steps, clip))
+    return FieldPolicy(chosen, make, SAMPLERS[sampler](sampler_steps, clip))

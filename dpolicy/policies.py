@@ -1,6 +1,8 @@
 """Gaussian policies: squashed (SAC), state-independent (PPO) and residual (DP-CPPO)."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -8,8 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._types import Action, Key, Observation, Scalar
+from dpolicy._types import Action, Key, Number, Observation, Scalar
 from dpolicy.networks import MLP
+from dpolicy.recipe import tunable
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -99,8 +102,8 @@ class TanhGaussian(eqx.Module):
         return gaussian_log_prob(u, mean, log_std) - tanh_log_det(u)
 
 
-class Gaussian(eqx.Module):
-    """a ~ N(mean(s), std^2) with one free log std per action dimension, the same in every state (PPO)."""
+class _FreeWidth(eqx.Module):
+    """A mean from an MLP and one free log std per action dimension, the same in every state."""
 
     mlp: MLP
     log_std: Float[Array, " a"]
@@ -112,7 +115,7 @@ class Gaussian(eqx.Module):
         *,
         hidden: tuple[int, ...] = (256, 256),
         activation: str = "elu",
-        initial_std: float | int | Float[Array, ""] = 1.0,
+        initial_std: Number = 1.0,
         initialisation: str = "orthogonal",
         final_scale: float | int = 0.01,
         key: Key,
@@ -120,7 +123,7 @@ class Gaussian(eqx.Module):
         _checks.integer("action_size", action_size)
         _checks.positive("initial_std", initial_std)
         self.mlp = MLP(
-            (obs_size,),
+            self._inputs(obs_size, action_size),
             action_size,
             hidden=hidden,
             activation=activation,
@@ -128,7 +131,30 @@ class Gaussian(eqx.Module):
             final_scale=final_scale,
             key=key,
         )
-        self.log_std = jnp.full(action_size, jnp.log(initial_std))
+        self.log_std = jnp.full(action_size, jnp.log(jnp.asarray(initial_std, float)))
+
+    @staticmethod
+    def _inputs(obs_size: int, action_size: int) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    def _around(self, mean: Action, key: Key) -> tuple[Action, Scalar]:
+        action = mean + jnp.exp(self.log_std) * jax.random.normal(key, mean.shape, mean.dtype)
+        return action, gaussian_log_prob(action, mean, self.log_std)
+
+    def entropy(self) -> Scalar:
+        """Entropy in nats, the same in every state."""
+        return gaussian_entropy(self.log_std)
+
+
+class Gaussian(_FreeWidth):
+    """a ~ N(mean(s), std^2) with one free log std per action dimension, the same in every state (PPO).
+
+    The last layer of the mean starts small: `final_scale`.
+    """
+
+    @staticmethod
+    def _inputs(obs_size: int, action_size: int) -> tuple[int, ...]:
+        return (obs_size,)
 
     def mean(self, obs: Observation) -> Action:
         """The mean action."""
@@ -140,52 +166,23 @@ class Gaussian(eqx.Module):
 
     def sample(self, obs: Observation, key: Key) -> tuple[Action, Scalar]:
         """An action, unbounded, and its log-probability."""
-        mean = self.mlp(obs)
-        action = mean + jnp.exp(self.log_std) * jax.random.normal(key, mean.shape, mean.dtype)
-        return action, gaussian_log_prob(action, mean, self.log_std)
+        return self._around(self.mean(obs), key)
 
     def log_prob(self, obs: Observation, action: Action) -> Scalar:
         """log pi(a | s)."""
-        return gaussian_log_prob(action, self.mlp(obs), self.log_std)
-
-    def entropy(self) -> Scalar:
-        """Entropy in nats, the same in every state."""
-        return gaussian_entropy(self.log_std)
+        return gaussian_log_prob(action, self.mean(obs), self.log_std)
 
 
-class ResidualGaussian(eqx.Module):
+class ResidualGaussian(_FreeWidth):
     """a ~ N(a0 + mu(a0, s), std^2): a Gaussian step from a proposal a0 (DP-CPPO, arXiv 2603.04790).
 
-    `log_std` is one free vector. The offset's last layer starts small, at 0 with `final_scale=0`.
+    `log_std` is one free vector. The offset's last layer starts small, at 0 with `final_scale=0`. The entropy is
+    that of the conditional: a lower bound on that of the marginal policy.
     """
 
-    mlp: MLP
-    log_std: Float[Array, " a"]
-
-    def __init__(
-        self,
-        obs_size: int,
-        action_size: int,
-        *,
-        hidden: tuple[int, ...] = (256, 256),
-        activation: str = "elu",
-        initial_std: float | int | Float[Array, ""] = 1.0,
-        initialisation: str = "orthogonal",
-        final_scale: float | int = 0.01,
-        key: Key,
-    ):
-        _checks.integer("action_size", action_size)
-        _checks.positive("initial_std", initial_std)
-        self.mlp = MLP(
-            (obs_size, action_size),
-            action_size,
-            hidden=hidden,
-            activation=activation,
-            initialisation=initialisation,
-            final_scale=final_scale,
-            key=key,
-        )
-        self.log_std = jnp.full(action_size, jnp.log(initial_std))
+    @staticmethod
+    def _inputs(obs_size: int, action_size: int) -> tuple[int, ...]:
+        return (obs_size, action_size)
 
     def offset(self, obs: Observation, base: Action) -> Action:
         """mu(a0, s)."""
@@ -193,18 +190,46 @@ class ResidualGaussian(eqx.Module):
 
     def mean(self, obs: Observation, base: Action) -> Action:
         """a0 + mu(a0, s)."""
-        return base + self.mlp(obs, base)
+        return base + self.offset(obs, base)
 
     def sample(self, obs: Observation, base: Action, key: Key) -> tuple[Action, Scalar]:
         """An action and log p(a | a0, s)."""
-        mean = self.mean(obs, base)
-        action = mean + jnp.exp(self.log_std) * jax.random.normal(key, mean.shape, mean.dtype)
-        return action, gaussian_log_prob(action, mean, self.log_std)
+        return self._around(self.mean(obs, base), key)
 
     def log_prob(self, obs: Observation, base: Action, action: Action) -> Scalar:
         """log p(a | a0, s)."""
         return gaussian_log_prob(action, self.mean(obs, base), self.log_std)
 
-    def entropy(self) -> Scalar:
-        """Entropy of the conditional, in nats: a lower bound on that of the marginal policy."""
-        return gaussian_entropy(self.log_std)
+
+@tunable("hidden", "activation", "initial_std", "initialisation")
+def gaussian_policy(
+    kind: type[Gaussian] | type[ResidualGaussian],
+    *,
+    hidden: tuple[int, ...] = (256, 256),
+    activation: str = "elu",
+    initial_std: Number = 1.0,
+    initialisation: str = "torch",
+) -> Callable[[Key, Any], Any]:
+    """`(key, spec) -> policy`: the slot that `proximal` fills with a policy of free width.
+
+    Args:
+        kind: `Gaussian` or `ResidualGaussian`.
+        hidden: Widths of the policy's network.
+        activation: Activation of policy and value network.
+        initial_std: Starting standard deviation, in action units.
+        initialisation: Of the weights: torch (RSL-RL's), orthogonal, lecun_normal, lecun_uniform, he_normal or
+            xavier_uniform.
+
+    Raises:
+        ValueError: for a starting deviation that is not above zero.
+    """
+    _checks.positive("initial_std", initial_std)
+    return lambda key, spec: kind(
+        spec.obs_size,
+        spec.action_size,
+        hidden=hidden,
+        activation=activation,
+        initial_std=initial_std,
+        initialisation=initialisation,
+        key=key,
+    )

@@ -30,6 +30,36 @@ _MULTIGOAL_ON_POLICY = {
     "entropy_coefficient": 0.02,
 }
 
+_LEARNING = "benchmarks/results/learning/learning.md"
+
+# Pendulum: rewards to a tenth, a short horizon (0.95), as its episodes of 200 steps have no end to plan for.
+_PENDULUM_ON_POLICY = {
+    "steps": 50 * 4_096,
+    "num_envs": 64,
+    "rollout": 64,
+    "reward_scale": 0.1,
+    "discount": 0.95,
+    "hidden": _SMALL,
+    "value_hidden": _SMALL,
+}
+_PENDULUM_OFF_POLICY = {
+    "steps": 15_000,
+    "num_envs": 4,
+    "updates_per_step": 4,
+    "batch_size": 128,
+    "replay_size": 20_000,
+    "warmup": 1_000,
+    "evaluation_interval": 1_000,
+    "evaluation_episodes": 32,
+    "reward_scale": 0.1,
+    "discount": 0.95,
+    "hidden": _SMALL,
+    "critic_hidden": _SMALL,
+    "learning_rate": 1e-3,
+    "critic_learning_rate": 1e-3,
+}
+_PENDULUM_DIFFUSION = {**_PENDULUM_OFF_POLICY, "sampler_steps": 10}
+
 # The first pattern that matches `family/task` is used.
 PRESETS: dict[str, list[tuple[str, Preset]]] = {
     "dp_cppo": [
@@ -48,8 +78,84 @@ PRESETS: dict[str, list[tuple[str, Preset]]] = {
                 _MULTIGOAL,
             ),
         ),
+        (
+            "gymnax/Pendulum-v1",
+            Preset(
+                {
+                    **_PENDULUM_ON_POLICY,
+                    "flow_hidden": _SMALL,
+                    "flow_epochs": 5,
+                    "ema_decay": 0.99,
+                    "value_clip": None,
+                },
+                _LEARNING,
+            ),
+        ),
     ],
-    "ppo": [("multigoal/*", Preset(_MULTIGOAL_ON_POLICY, _MULTIGOAL))],
+    "ppo": [
+        ("multigoal/*", Preset(_MULTIGOAL_ON_POLICY, _MULTIGOAL)),
+        ("gymnax/Pendulum-v1", Preset(_PENDULUM_ON_POLICY, _LEARNING)),
+        (
+            "brax/*",
+            Preset(
+                {
+                    "steps": 2_048_000,
+                    "num_envs": 128,
+                    "rollout": 64,
+                    "resets": "pool",
+                    "iterations_per_evaluation": 25,
+                    "evaluation_episodes": 32,
+                    "learning_rate": 3e-4,
+                    "hidden": _SMALL,
+                    "value_hidden": _SMALL,
+                    "minibatches": 16,
+                    "entropy_coefficient": 0.0,
+                    "reward_scale": 0.1,
+                },
+                _LEARNING,
+            ),
+        ),
+    ],
+    "fpo": [
+        (
+            "gymnax/Pendulum-v1",
+            Preset(
+                {
+                    **_PENDULUM_ON_POLICY,
+                    "steps": 100 * 4_096,
+                    "epochs": 8,
+                    "minibatches": 8,
+                    "learning_rate": 1e-3,
+                },
+                _LEARNING,
+            ),
+        )
+    ],
+    "sac": [
+        ("gymnax/Pendulum-v1", Preset(_PENDULUM_OFF_POLICY, _LEARNING)),
+        (
+            "brax/*",
+            Preset(
+                {
+                    "steps": 60_000,
+                    "num_envs": 16,
+                    "updates_per_step": 8,
+                    "batch_size": 128,
+                    "replay_size": 64_000,
+                    "warmup": 4_000,
+                    "resets": "pool",
+                    "evaluation_interval": 8_000,
+                    "evaluation_episodes": 32,
+                    "hidden": (128, 128),
+                    "critic_hidden": (128, 128),
+                    "learning_rate": 1e-3,
+                    "critic_learning_rate": 1e-3,
+                    "normalise_observations": True,
+                },
+                _LEARNING,
+            ),
+        ),
+    ],
     "sdac": [
         (
             "multigoal/*",
@@ -74,7 +180,9 @@ PRESETS: dict[str, list[tuple[str, Preset]]] = {
                 _MULTIGOAL,
             ),
         ),
+        ("gymnax/Pendulum-v1", Preset({**_PENDULUM_DIFFUSION, "samples": 32}, _LEARNING)),
     ],
+    "qsm": [("gymnax/Pendulum-v1", Preset(_PENDULUM_DIFFUSION, _LEARNING))],
 }
 
 DEFAULT_STEPS = {"on_policy": 1_000_000, "off_policy": 100_000, "offline": 10_000}

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dpolicy import _checks
+from dpolicy._metrics import reduce_metrics
 from dpolicy._types import Action, Key, Loss, Metrics, Mode, Model, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.critics import ValueNetwork
@@ -23,6 +24,7 @@ from dpolicy.losses import (
     on,
     standardise,
 )
+from dpolicy.recipe import tunable
 
 # Draws the action for the environment, `(policy, extra, obs, key, mode) -> (action, extras)`; under "explore" the
 # extras must hold what the log-likelihood reads from a stored transition, and "log_prob", its value under `policy`.
@@ -47,7 +49,7 @@ class Proximal(eqx.Module):
     iterations: Int[Array, "*seeds"]
 
 
-def minibatches(
+def over_minibatches(
     body: Callable[[Any, Any], tuple[Any, Metrics]],
     carry: Any,
     examples: Any,
@@ -55,11 +57,18 @@ def minibatches(
     *,
     epochs: int,
     count: int,
+    name: str = "minibatches",
 ) -> tuple[Any, Metrics]:
-    """Scan `body(carry, (minibatch, key))` over `epochs` shuffles of `examples` in `count` parts; metrics averaged."""
+    """Scan `body(carry, (minibatch, key))` over `epochs` shuffles of `examples` in `count` parts.
+
+    Metrics are averaged; those that end in `_min` or `_max` keep the extreme.
+
+    Raises:
+        ValueError: if `count`, called `name`, does not divide the number of examples.
+    """
     size = jax.tree.leaves(examples)[0].shape[0]
     if size % count:
-        raise ValueError(f"minibatches must divide the {size} samples of an iteration, got {count}.")
+        raise ValueError(f"{name} must divide the {size} samples of an iteration, got {count}.")
 
     def one(carry: Any, inputs: Any) -> tuple[Any, Metrics]:
         index, key = inputs
@@ -71,9 +80,24 @@ def minibatches(
         return jax.lax.scan(one, carry, (order, jax.random.split(key, count)))
 
     carry, metrics = jax.lax.scan(epoch, carry, jax.random.split(key, epochs))
-    return carry, jax.tree.map(jnp.mean, metrics)
+    return carry, reduce_metrics(metrics)
 
 
+@tunable(
+    "learning_rate",
+    "target_kl",
+    "discount",
+    "trace",
+    "gae_dialect",
+    "value_coefficient",
+    "value_clip",
+    "epochs",
+    "minibatches",
+    "max_grad_norm",
+    "value_hidden",
+    "activation",
+    "initialisation",
+)
 def proximal(
     *,
     name: str,
@@ -85,9 +109,9 @@ def proximal(
     afterwards: Afterwards = lambda policy, extra, examples, key: (extra, {}),
     modes: tuple[str, ...] = ("explore", "evaluate"),
     value_hidden: tuple[int, ...] = (256, 256),
-    value_activation: str = "elu",
-    value_initialisation: str = "orthogonal",
-    learning_rate: Number = 3e-4,
+    activation: str = "elu",
+    initialisation: str = "torch",
+    learning_rate: Number = 1e-3,
     target_kl: Number | None = None,
     discount: Number = 0.99,
     trace: Number = 0.95,
@@ -95,13 +119,13 @@ def proximal(
     value_coefficient: Number = 1.0,
     value_clip: Number | None = None,
     epochs: int = 5,
-    minibatch_count: int = 4,
+    minibatches: int = 4,
     max_grad_norm: Number = 1.0,
 ) -> Algorithm:
     """PPO's outer loop with slots for the policy, its log-likelihood and what follows the clipped epochs.
 
     One iteration on a rollout [time, environment]: advantages and returns by GAE, advantages normalised over the
-    rollout, then `epochs` passes over `minibatch_count` shuffled minibatches of
+    rollout, then `epochs` passes over `minibatches` shuffled minibatches of
 
         loss = policy_loss + value_coefficient * value_loss
 
@@ -118,18 +142,19 @@ def proximal(
         afterwards: Runs once per iteration after the epochs; see `Afterwards`.
         modes: Acting modes that `propose` knows.
         value_hidden: Widths of the value network.
-        value_activation: Its activation.
-        value_initialisation: Its initial weights; see `dpolicy.networks`.
+        activation: Activation of the networks.
+        initialisation: Of the weights: torch (RSL-RL's), orthogonal, lecun_normal, lecun_uniform, he_normal or
+            xavier_uniform.
         learning_rate: Adam's rate, or its start where it adapts.
         target_kl: Target of the adaptive rate; None keeps the rate fixed.
-        discount: gamma.
-        trace: lambda of GAE.
-        gae_dialect: "exact", "rsl", "brax" or "leaky"; see `dpolicy.losses.gae`. Under "brax" truncated steps do not
+        discount: Discount gamma.
+        trace: Trace lambda of generalised advantage estimation.
+        gae_dialect: exact, rsl, brax or leaky: how advantages treat time limits; under brax truncated steps do not
             enter the value loss either.
         value_coefficient: Weight of the value loss.
         value_clip: Largest change of a value per iteration before its loss flattens; None switches that off.
         epochs: Passes over each rollout.
-        minibatch_count: Minibatches per pass; must divide the rollout.
+        minibatches: Minibatches per pass; must divide the samples of a rollout.
         max_grad_norm: Largest global gradient norm.
 
     Raises:
@@ -140,7 +165,7 @@ def proximal(
     _checks.fraction("trace", trace)
     _checks.non_negative("value_coefficient", value_coefficient)
     _checks.integer("epochs", epochs)
-    _checks.integer("minibatch_count", minibatch_count)
+    _checks.integer("minibatches", minibatches)
     _checks.positive("max_grad_norm", max_grad_norm)
     if value_clip is not None:
         _checks.positive("value_clip", value_clip)
@@ -171,8 +196,8 @@ def proximal(
         value = ValueNetwork(
             spec.obs_size,
             hidden=value_hidden,
-            activation=value_activation,
-            initialisation=value_initialisation,
+            activation=activation,
+            initialisation=initialisation,
             key=value_key,
         )
         return Proximal(
@@ -220,14 +245,15 @@ def proximal(
             return (current, rate), {**metrics, **measured}
 
         carry = (state.learner, state.learning_rate)
-        (trained, rate), metrics = minibatches(
-            body, carry, examples, epochs_key, epochs=epochs, count=minibatch_count
+        (trained, rate), metrics = over_minibatches(
+            body, carry, examples, epochs_key, epochs=epochs, count=minibatches
         )
         extra, more = afterwards(trained.model.policy, state.extra, examples, afterwards_key)
         metrics = {
             **metrics,
             **more,
             "learning_rate": rate,
+            "log_prob": jnp.mean(batch.extras["log_prob"]),
             "explained_variance": explained_variance(batch.extras["value"], returns),
         }
         return Proximal(trained, rate, extra, state.iterations + 1), metrics

@@ -179,8 +179,8 @@ def test_numbers_out_of_range_are_refused(name):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_hyperparameter_is_documented(name):
     recipe = ALGORITHMS[name].recipe
-    arguments = (recipe.__doc__ or "").split("Args:")[1]
+    arguments = (inspect.getdoc(recipe) or "").split("Args:")[1]
     for parameter in inspect.signature(recipe).parameters.values():
         assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
         assert parameter.default is not inspect.Parameter.empty
-        assert f"        {parameter.name}: " in arguments, parameter.name
+        assert f"\n    {parameter.name}: " in arguments, parameter.name

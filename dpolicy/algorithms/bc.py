@@ -1,26 +1,21 @@
 """Behaviour cloning with a flow or diffusion policy."""
 
+from collections.abc import Callable
 from typing import Any
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Metrics, Mode, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.cloning import Cloned, clone_step, cloned
-from dpolicy.field_policy import field_policy
+from dpolicy.field_policy import FieldPolicy, field_policy
 from dpolicy.learner import adam
 from dpolicy.losses import matching, perturb
+from dpolicy.recipe import composed
 
 
+@composed(field_policy, schedule="rectified_flow", prediction="velocity", sampler="euler", sampler_steps=10)
 def bc(
-    *,
-    schedule: str = "rectified_flow",
-    prediction: str = "velocity",
-    sampler: str = "euler",
-    sampler_steps: int = 10,
-    learning_rate: Number = 3e-4,
-    ema_decay: Number = 0.995,
-    hidden: tuple[int, ...] = (256, 256, 256),
-    activation: str = "mish",
+    make_field: Callable[..., FieldPolicy], *, learning_rate: Number = 3e-4, ema_decay: Number = 0.995
 ) -> Algorithm:
     """Behaviour cloning: fit the field to the data's actions, act by sampling it.
 
@@ -30,24 +25,11 @@ def bc(
     --sampler ddpm` makes it Diffusion Policy's denoising loss (Ho et al. 2020; Chi et al. 2023).
 
     Args:
-        schedule: Noise schedule: rectified_flow, cosine, linear, variance_exploding or trigonometric.
-        prediction: What the network predicts: noise, score, velocity or data.
-        sampler: euler, heun, sde, ddpm, ddpm_posterior or ddim.
-        sampler_steps: Sampler steps.
         learning_rate: Adam's rate.
         ema_decay: Decay of the averaged parameters, which act.
-        hidden: Widths of the field's network.
-        activation: Its activation.
     """
     _checks.fraction("ema_decay", ema_decay)
-    policy = field_policy(
-        schedule=schedule,
-        prediction=prediction,
-        sampler=sampler,
-        steps=sampler_steps,
-        hidden=hidden,
-        activation=activation,
-    )
+    policy = make_field()
     loss = matching(perturb(policy.schedule))
     optimiser = adam(learning_rate)
 

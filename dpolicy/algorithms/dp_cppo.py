@@ -1,5 +1,6 @@
 """Diffusion Policy with Conditional PPO."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,38 +21,28 @@ from dpolicy.losses import (
     residual_gaussian_log_ratio,
     score_regulariser,
 )
-from dpolicy.policies import ResidualGaussian, gaussian_kl
-from dpolicy.proximal import minibatches as over_minibatches
-from dpolicy.proximal import proximal
+from dpolicy.policies import ResidualGaussian, gaussian_kl, gaussian_policy
+from dpolicy.proximal import over_minibatches, proximal
+from dpolicy.recipe import composed
 
 MODES = ("explore", "evaluate", "flow", "flow+residual", "flow+residual+noise")
 
 
+@composed(gaussian_policy, proximal, target_kl=0.01, value_clip=0.2)
 def dp_cppo(
+    residual_policy: Callable[..., Any],
+    train: Callable[..., Algorithm],
     *,
     clip: Number = 0.2,
     entropy_coefficient: Number = 0.005,
     score_coefficient: Number = 0.1,
-    initial_std: Number = 1.0,
     evaluate: str = "flow+residual",
-    learning_rate: Number = 1e-3,
-    target_kl: Number | None = 0.01,
-    discount: Number = 0.99,
-    trace: Number = 0.95,
-    gae_dialect: str = "exact",
-    value_coefficient: Number = 1.0,
-    value_clip: Number | None = 0.2,
-    epochs: int = 5,
-    minibatches: int = 4,
-    max_grad_norm: Number = 1.0,
     flow_steps: int = 16,
     flow_learning_rate: Number = 1e-3,
     flow_epochs: int = 15,
     flow_minibatches: int = 4,
-    ema_decay: Number = 0.999,
-    hidden: tuple[int, ...] = (256, 256),
     flow_hidden: tuple[int, ...] = (256, 256),
-    value_hidden: tuple[int, ...] = (256, 256),
+    ema_decay: Number = 0.999,
     activation: str = "elu",
     initialisation: str = "torch",
 ) -> Algorithm:
@@ -67,26 +58,13 @@ def dp_cppo(
         clip: Clip range of the conditional likelihood ratio.
         entropy_coefficient: Weight alpha of the residual's entropy.
         score_coefficient: Weight beta of the score regulariser, which keeps a from drifting off N(0, I).
-        initial_std: Starting standard deviation of the residual, in action units.
         evaluate: flow (a0), flow+residual (a0 + mu) or flow+residual+noise: how it acts in evaluation.
-        learning_rate: Adam's rate for residual and value, or its start where it adapts.
-        target_kl: Conditional KL per minibatch that the rate adapts to; None keeps it fixed.
-        discount: Discount gamma.
-        trace: Trace lambda of generalised advantage estimation.
-        gae_dialect: exact, rsl, brax or leaky: how advantages treat time limits.
-        value_coefficient: Weight of the value loss.
-        value_clip: Largest change of a value per iteration before its loss flattens; None switches it off.
-        epochs: PPO passes over each rollout.
-        minibatches: Minibatches per PPO pass; must divide the samples of a rollout.
-        max_grad_norm: Largest global gradient norm of the PPO step.
         flow_steps: Euler steps of the flow's sampler.
         flow_learning_rate: Adam's rate for the flow.
         flow_epochs: Passes of flow matching per iteration.
         flow_minibatches: Minibatches per flow pass; must divide the samples of a rollout.
         ema_decay: Decay of the flow's moving average, per gradient step.
-        hidden: Widths of the residual's network.
         flow_hidden: Widths of the flow's network.
-        value_hidden: Widths of the value network.
         activation: Activation of all three.
         initialisation: Of the weights: torch (RSL-RL's), orthogonal, lecun_normal, lecun_uniform, he_normal or
             xavier_uniform.
@@ -94,7 +72,6 @@ def dp_cppo(
     _checks.positive("clip", clip)
     _checks.non_negative("entropy_coefficient", entropy_coefficient)
     _checks.non_negative("score_coefficient", score_coefficient)
-    _checks.positive("initial_std", initial_std)
     _checks.one_of("evaluate", evaluate, MODES[2:])
     _checks.fraction("ema_decay", ema_decay)
     _checks.positive("flow_learning_rate", flow_learning_rate)
@@ -104,10 +81,10 @@ def dp_cppo(
         schedule="rectified_flow",
         prediction="velocity",
         sampler="euler",
-        steps=flow_steps,
+        sampler_steps=flow_steps,
         hidden=flow_hidden,
-        activation=activation,
         embedding="cos_sin",
+        activation=activation,
         initialisation=initialisation,
         clip=None,
     )
@@ -150,21 +127,14 @@ def dp_cppo(
             return clone_step(fitted, flow_loss, *inputs, flow_optimiser, ema_decay)
 
         fitted, metrics = over_minibatches(
-            body, fitted, data, fit_key, epochs=flow_epochs, count=flow_minibatches
+            body, fitted, data, fit_key, epochs=flow_epochs, count=flow_minibatches, name="flow_minibatches"
         )
         return fitted, {f"flow/{name}": value for name, value in metrics.items()}
 
-    return proximal(
+    shared = {"activation": activation, "initialisation": initialisation}
+    return train(
         name="dp_cppo",
-        make_policy=lambda key, spec: ResidualGaussian(
-            spec.obs_size,
-            spec.action_size,
-            hidden=hidden,
-            activation=activation,
-            initial_std=initial_std,
-            initialisation=initialisation,
-            key=key,
-        ),
+        make_policy=residual_policy(ResidualGaussian, **shared),
         propose=propose,
         policy_loss=add(
             ppo=(1.0, clipped(residual_gaussian_log_ratio, eps=clip)),
@@ -175,17 +145,5 @@ def dp_cppo(
         make_extra=lambda key, spec: cloned(flow.make(key, spec), flow_optimiser),
         afterwards=refit,
         modes=MODES,
-        learning_rate=learning_rate,
-        target_kl=target_kl,
-        discount=discount,
-        trace=trace,
-        gae_dialect=gae_dialect,
-        value_coefficient=value_coefficient,
-        value_clip=value_clip,
-        value_hidden=value_hidden,
-        value_activation=activation,
-        value_initialisation=initialisation,
-        epochs=epochs,
-        minibatch_count=minibatches,
-        max_grad_norm=max_grad_norm,
+        **shared,
     )

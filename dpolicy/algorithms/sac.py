@@ -1,5 +1,7 @@
 """Soft Actor-Critic."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -9,21 +11,18 @@ from dpolicy.actor_critic import actor_critic
 from dpolicy.algorithm import Algorithm
 from dpolicy.losses import soft_value
 from dpolicy.policies import TanhGaussian
+from dpolicy.recipe import composed
 
 
+@composed(actor_critic, without=("critic_activation",))
 def sac(
+    train: Callable[..., Algorithm],
     *,
     temperature: Number = 1.0,
     tune_temperature: bool = True,
     target_entropy_scale: Number = 1.0,
     temperature_learning_rate: Number = 3e-4,
-    learning_rate: Number = 3e-4,
-    critic_learning_rate: Number = 3e-4,
-    discount: Number = 0.99,
-    target_rate: Number = 0.005,
-    critics: int = 2,
     hidden: tuple[int, ...] = (256, 256),
-    critic_hidden: tuple[int, ...] = (256, 256),
     activation: str = "relu",
 ) -> Algorithm:
     """Soft Actor-Critic: a squashed Gaussian, twin soft critics, a tuned temperature (arXiv 1812.05905).
@@ -33,14 +32,8 @@ def sac(
         tune_temperature: Whether lambda is tuned to hold the entropy at its target.
         target_entropy_scale: The target entropy is minus this times the number of action dimensions, in nats.
         temperature_learning_rate: Adam's rate for log lambda.
-        learning_rate: Adam's rate for the actor.
-        critic_learning_rate: Adam's rate for the critics.
-        discount: Discount gamma.
-        target_rate: Share of the online critics that enters the targets at each update.
-        critics: Critics in the ensemble, reduced by their minimum.
         hidden: Widths of the actor's network.
-        critic_hidden: Widths of each critic's network.
-        activation: Activation of both.
+        activation: Activation of actor and critics.
     """
     _checks.in_range("target_entropy_scale", target_entropy_scale)
 
@@ -54,7 +47,7 @@ def sac(
     ) -> tuple[Action, Float[Array, ""]]:
         return actor.mode(obs), jnp.zeros(())
 
-    return actor_critic(
+    return train(
         name="sac",
         make_actor=lambda key, spec: TanhGaussian(
             spec.obs_size, spec.action_size, hidden=hidden, activation=activation, key=key
@@ -62,13 +55,7 @@ def sac(
         explore=explore,
         evaluate=evaluate,
         actor_loss=lambda q, temperature: soft_value(TanhGaussian.sample, q, temperature),
-        learning_rate=learning_rate,
-        critic_learning_rate=critic_learning_rate,
-        critic_hidden=critic_hidden,
         critic_activation=activation,
-        critics=critics,
-        discount=discount,
-        target_rate=target_rate,
         temperature=temperature,
         target_entropy=(lambda size: -target_entropy_scale * size) if tune_temperature else None,
         temperature_learning_rate=temperature_learning_rate,

@@ -1,0 +1,115 @@
+"""Recipes made of blocks: a method states what is its own, and takes the settings of its blocks over from them."""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from dpolicy import _checks
+from dpolicy.algorithm import Algorithm
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def tunable(*names: str) -> Callable[[F], F]:
+    """Declare which keyword-only arguments of a block are settings that a recipe passes on to its users.
+
+    Args:
+        names: Arguments that have a default; the others are the method's own business.
+
+    Raises:
+        ValueError: for a name that is no keyword-only argument with a default.
+    """
+
+    def declare(block: F) -> F:
+        known = _keywords(block)
+        for name in names:
+            _checks.one_of(f"tunable argument of {block.__name__}", name, known)
+        block.tunable = names  # pyright: ignore[reportFunctionMemberAccess]
+        return block
+
+    return declare
+
+
+def composed(
+    *blocks: Callable[..., Any], without: tuple[str, ...] = (), **defaults: Any
+) -> Callable[[Callable[..., Algorithm]], Callable[..., Algorithm]]:
+    """Make a recipe out of a function of blocks.
+
+    The function takes the blocks in order, each with its settings filled in, and its own hyperparameters by keyword:
+
+        @composed(field_policy, actor_critic, sampler="ddim")
+        def mine(make_policy, train, *, temperature: Number = 0.1) -> Algorithm:
+            policy = make_policy()
+            return train(name="mine", make_actor=policy.make, ...)
+
+    The recipe it becomes has, besides its own, every `tunable` argument of the blocks, with the block's default and
+    description: `mine(temperature=0.2, learning_rate=1e-3)`. An argument that several blocks have sets it in all.
+
+    Args:
+        blocks: Functions with `tunable` arguments.
+        without: Tunable arguments that this method fixes; it must pass them on itself where the block's default is
+            not meant. Those it declares as its own hyperparameters are left out as well.
+        **defaults: Defaults of this method, where they differ from the blocks'.
+
+    Raises:
+        ValueError: for a name that no block has.
+    """
+    offered = {name: block for block in reversed(blocks) for name in _tunables(block)}
+    for what, names in (("without", without), ("default", defaults)):
+        for name in names:
+            _checks.one_of(what, name, offered)
+
+    def compose(function: Callable[..., Algorithm]) -> Callable[..., Algorithm]:
+        own = _keywords(function)
+        taken = {*own, *without}
+        passed = [[name for name in _tunables(block) if name not in taken] for block in blocks]
+        shared = {
+            name: _keywords(block)[name].replace(default=defaults.get(name, _keywords(block)[name].default))
+            for block, names in reversed(list(zip(blocks, passed, strict=True)))
+            for name in names
+        }
+        in_order = list(dict.fromkeys(name for names in passed for name in names))
+        parameters = own | {name: shared[name] for name in in_order}
+
+        @functools.wraps(function)
+        def recipe(**given: Any) -> Algorithm:
+            for name in given:
+                _checks.one_of(f"hyperparameter of {function.__name__}", name, parameters)
+            values = {name: given.get(name, parameter.default) for name, parameter in parameters.items()}
+            filled = [
+                functools.partial(block, **{name: values[name] for name in names})
+                for block, names in zip(blocks, passed, strict=True)
+            ]
+            return function(*filled, **{name: values[name] for name in own})
+
+        recipe.__signature__ = inspect.Signature(  # pyright: ignore[reportAttributeAccessIssue]
+            list(parameters.values()), return_annotation=Algorithm
+        )
+        recipe.__annotations__ = {name: p.annotation for name, p in parameters.items()} | {
+            "return": Algorithm
+        }
+        described = _descriptions(function)
+        texts = {name: _descriptions(offered[name])[name] for name in in_order if name not in described}
+        lines = [f"    {name}: {text}" for name, text in texts.items()]
+        recipe.__doc__ = "\n".join([inspect.getdoc(function) or "", *lines])
+        return recipe
+
+    return compose
+
+
+def _keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(function).parameters
+    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def _tunables(block: Callable[..., Any]) -> tuple[str, ...]:
+    return block.tunable  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def _descriptions(function: Callable[..., Any]) -> dict[str, str]:
+    """Argument -> its text under `Args:`, which is the last or followed by another section."""
+    section = re.search(r"^Args:\n((?:[ ].*\n|\n)*)", (inspect.getdoc(function) or "") + "\n", re.MULTILINE)
+    found = re.findall(r"^    (\w+): (.*(?:\n {6,}.*)*)", section.group(1) if section else "", re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}

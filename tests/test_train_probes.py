@@ -1,0 +1,115 @@
+"""Every trainer on every probe environment: learned values and actions against the known ones."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpolicy.algorithms import ALGORITHMS
+from dpolicy.envs import Environment, Probe
+from dpolicy.envs.protocol import Spec
+from dpolicy.train import off_policy, on_policy, policy_of
+
+TASKS = ["constant", "observation", "discount", "action", "observation_action", "time_limit"]
+PROBES = [Probe(task) for task in TASKS]
+DISCOUNT = 0.9
+
+
+class AnyProbe(Environment):
+    """The probe of a number, so that one compiled program trains on all of them."""
+
+    spec: Spec
+    number: Any
+
+    def __init__(self, number):
+        self.spec = Spec("probe/any", 1, 1, 2)
+        self.number = number
+
+    def reset(self, key):
+        return jax.lax.switch(self.number, [probe.reset for probe in PROBES], key)
+
+    def step(self, state, action, key):
+        return jax.lax.switch(self.number, [probe.step for probe in PROBES], state, action, key)
+
+
+ON = {"num_envs": 64, "rollout": 4, "iterations_per_evaluation": 60, "evaluation_episodes": 1}
+OFF = {"num_envs": 8, "batch_size": 64, "replay_size": 8_192, "warmup": 512, "evaluation_interval": 8 * 500}
+NETS = {"hidden": (32,), "discount": DISCOUNT}
+CRITIC = {"critic_hidden": (32,), "critic_learning_rate": 1e-2, "target_rate": 0.1, "learning_rate": 3e-3}
+PROXIMAL = {"value_hidden": (32,), "minibatches": 2, "learning_rate": 3e-3, "gae_dialect": "exact"}
+DIFFUSION = {"sampler_steps": 5, "evaluation_candidates": 2}
+SETTINGS = {
+    "sac": {"temperature": 1e-3, "tune_temperature": False, **CRITIC},
+    "sdac": {"temperature": 0.05, "samples": 8, **DIFFUSION, **CRITIC},
+    "qsm": {"temperature": 0.05, "variant": "paper", **DIFFUSION, **CRITIC, "sampler_steps": 10},
+    "ppo": {"entropy_coefficient": 0.0, **PROXIMAL},
+    "fpo": {"sampler_steps": 8, "draws": 4, "epochs": 5, "max_grad_norm": 1.0, "clip": 0.2, **PROXIMAL},
+    "dp_cppo": {
+        "entropy_coefficient": 0.0,
+        "flow_hidden": (32,),
+        "flow_steps": 4,
+        "flow_epochs": 2,
+        "ema_decay": 0.9,
+        **PROXIMAL,
+    },
+}
+
+
+def program_of(name: str, env: Environment) -> Any:
+    entry = ALGORITHMS[name]
+    algorithm = entry.recipe(**NETS, **SETTINGS[name])
+    if entry.family == "on_policy":
+        return on_policy(algorithm, env, normalise_observations=False, **ON)
+    return off_policy(algorithm, env, evaluation_episodes=1, **OFF)
+
+
+def value_function(name: str, state: Any) -> Callable[[Any, Any], Any]:
+    """V(s), or Q(s, a), as the learner has it."""
+    if ALGORITHMS[name].family == "on_policy":
+        return lambda obs, action: state.algorithm.learner.model.value(obs)
+    return lambda obs, action: jnp.min(state.algorithm.critic.model(obs, action))
+
+
+@eqx.filter_jit
+def learned(name: str) -> Any:
+    """Values at s = -1, 0, 1 (at the best action) and evaluation actions there: two arrays [task, 3]."""
+
+    def one(number: Any) -> Any:
+        env = AnyProbe(number)
+        program = program_of(name, env)
+        state, metrics = program.step(program.init(jax.random.key(0)))
+        value, policy = value_function(name, state), policy_of(program.algorithm, state)
+        best = [probe.optimal_action for probe in PROBES]
+
+        def at(s: Any) -> Any:
+            obs = jnp.full(1, s)
+            actions = jax.vmap(lambda key: policy(obs, key))(jax.random.split(jax.random.key(1), 64))
+            return value(obs, jax.lax.switch(number, best, obs)), jnp.mean(actions)
+
+        return *jax.vmap(at)(jnp.array([-1.0, 0.0, 1.0])), metrics["evaluate/return"]
+
+    return jax.vmap(one)(jnp.arange(len(TASKS)))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_values_and_actions_are_learned(name):
+    values, actions, _ = map(np.asarray, learned(name))
+    value = lambda task, s: values[TASKS.index(task), s + 1]
+    action = lambda task, s: actions[TASKS.index(task), s + 1]
+    near = lambda measured, truth: np.testing.assert_allclose(measured, truth, atol=0.1)
+    near(value("constant", 0), 1.0)
+    near(value("discount", 0), DISCOUNT)
+    near(value("discount", 1), 1.0)
+    for s in (-1, 1):
+        near(value("observation", s), s)
+        # The wrong answers of this probe, s / (1 + discount / 2), are 0.16 away.
+        near(value("time_limit", s), s / (1 + DISCOUNT))
+        np.testing.assert_allclose(action("observation_action", s), 0.5 * s, atol=0.15)
+    np.testing.assert_allclose(action("action", 0), 0.5, atol=0.15)
+    if ALGORITHMS[name].family == "off_policy":
+        near(value("action", 0), 1.0)
+        near([value("observation_action", s) for s in (-1, 1)], 1.0)
