@@ -1,0 +1,120 @@
+"""Does every recipe learn control? Presets, three seeds, against the random policy, with curves and a table.
+
+A run that was cut short goes on where it stopped; finished ones are only read again.
+
+    python benchmarks/learning.py --out benchmarks/results/learning
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dpolicy.envs import Environment, evaluate_episodes
+from dpolicy.plots import learning_curve
+from dpolicy.presets import resolve
+from dpolicy.train import History, train_loop
+from dpolicy.train.intervals import interval_text
+from dpolicy.train.run_directory import build
+
+JOBS = {
+    "gymnax/Pendulum-v1": ("sac", "sdac", "qsm", "ppo", "fpo", "dp_cppo"),
+    "brax/hopper": ("sac", "ppo"),
+}
+# What counts as solved: the return usually quoted for a swing-up that is held (an optimal policy makes about -150).
+SOLVED = {"gymnax/Pendulum-v1": -200.0}
+
+
+def random_return(env: Environment, episodes: int = 64) -> float:
+    """Mean return of uniformly random actions."""
+
+    def policy(obs: Any, key: Any) -> Any:
+        return jax.random.uniform(key, (env.spec.action_size,), minval=-1.0, maxval=1.0)
+
+    run = jax.jit(lambda key: evaluate_episodes(env, policy, key, episodes, env.spec.time_limit)[0])
+    return float(np.mean(run(jax.random.key(0))))
+
+
+def seconds_of(directory: Path) -> tuple[float, float]:
+    """Seconds of compilation and of training that a run's log holds."""
+    events = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+    compile = sum(e.get("seconds", 0.0) for e in events if e["event"] == "compile")
+    return compile, sum(e.get("seconds", 0.0) for e in events if e["event"] == "chunk")
+
+
+def run(algorithm: str, env_name: str, seeds: int, runs: Path) -> tuple[History, dict[str, Any], Path]:
+    """Train a preset, or read the finished run."""
+    config = resolve(algorithm, env_name) | {"seeds": seeds, "seed": 0}
+    directory = runs / f"{algorithm}-{env_name.replace('/', '-')}"
+    _, _, program = build(config)
+    rest = {key: value for key, value in config.items() if key not in ("seeds", "seed", "steps")}
+    result = train_loop(
+        program,
+        seeds=seeds,
+        seed=0,
+        steps=config["steps"],
+        directory=directory,
+        config=rest,
+        resume=True,
+        checkpoint_every=5,
+    )
+    return result.history, config, directory
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, help="directory for the table and the curves; printed in any case"
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs/learning"), help="where the runs are kept")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--env", nargs="*", help="environments; all by default")
+    parser.add_argument("--only", nargs="*", help="algorithms; all by default")
+    arguments = parser.parse_args()
+    lines = [
+        f"Command: `python benchmarks/learning.py`, {arguments.seeds} seeds; evaluation return, mean and 95 % "
+        "bootstrap interval over seeds, final (the last evaluation) and best along the curve.",
+        "",
+        "| environment | algorithm | steps | random | final return | best mean return | solved at | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for env_name, algorithms in JOBS.items():
+        if arguments.env and env_name not in arguments.env:
+            continue
+        directories = []
+        baseline = None
+        for algorithm in algorithms:
+            if arguments.only and algorithm not in arguments.only:
+                continue
+            begun = time.perf_counter()
+            history, config, directory = run(algorithm, env_name, arguments.seeds, arguments.runs)
+            if baseline is None:
+                baseline = random_return(build(config)[1])
+            returns = history.metrics["evaluate/return"]
+            mean = returns.mean(axis=1)
+            level = SOLVED.get(env_name)
+            reached = [] if level is None else history.step[mean >= level]
+            solved = "-" if level is None else (f"{reached[0]:,}" if len(reached) else "not")
+            compile, training = seconds_of(directory)
+            line = (
+                f"| {env_name} | {algorithm} | {config['steps']:,} | {baseline:.0f} | {interval_text(returns[-1])} | "
+                f"{mean.max():.4g} | {solved} | {compile:.0f} + {training:.0f} |"
+            )
+            lines.append(line)
+            directories.append(directory)
+            print(line, f"({time.perf_counter() - begun:.0f} s)", flush=True)
+        if arguments.out is not None and directories:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            learning_curve(directories, arguments.out / f"{env_name.replace('/', '-')}.png")
+    if arguments.out is not None:
+        (arguments.out / "learning.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""What an update of every recipe costs: seconds to compile, updates per second, memory.
+
+Each recipe runs in a process of its own with its defaults, on random transitions of a task with 17 observations and 6
+actions: batches of 256 off policy and offline, rollouts of 6,144 steps on policy (one update is then all its epochs).
+Updates run in a `lax.scan`, as in training; updates per second is the median over repeats. Memory is what the compiled
+program asks for (arguments, results and temporaries); the process's peak also holds the libraries and the compiler.
+
+    python benchmarks/throughput.py --out benchmarks/results/throughput.md
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Size(NamedTuple):
+    obs_size: int = 17
+    action_size: int = 6
+
+
+BATCH, TIME, ENVS = 256, 24, 256
+MIB = 2**20
+
+
+def measure(name: str, seconds: float) -> dict[str, float]:
+    """Compile and time the updates of one recipe in this process."""
+    begun = time.perf_counter()
+    import jax
+
+    from dpolicy._types import Transition
+    from dpolicy.algorithms import ALGORITHMS
+
+    imported = time.perf_counter() - begun
+    entry = ALGORITHMS[name]
+    algorithm = entry.recipe()
+    on_policy = entry.family == "on_policy"
+    repeat = 1 if on_policy else 20
+    lead = (TIME, ENVS) if on_policy else (BATCH,)
+    count = TIME * ENVS if on_policy else BATCH
+
+    def experience(state: Any, key: Any) -> Transition:
+        keys = jax.random.split(key, 4)
+        obs = jax.random.normal(keys[0], (count, Size().obs_size))
+        action, extras = jax.vmap(algorithm.act, in_axes=(None, 0, 0, None))(
+            state, obs, jax.random.split(keys[1], count), "explore"
+        )
+        ends = jax.random.bernoulli(keys[2], 0.01, (2, count))
+        reward = jax.random.normal(keys[3], (count,))
+        batch = Transition(
+            obs, action, reward, obs[::-1], ends[0], ends[1] & ~ends[0], extras if on_policy else {}
+        )
+        return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), batch)
+
+    def updates(state: Any, batch: Transition, key: Any) -> Any:
+        state, metrics = jax.lax.scan(
+            lambda state, key: algorithm.update(state, batch, key), state, jax.random.split(key, repeat)
+        )
+        return state, jax.tree.map(lambda values: values[-1], metrics)
+
+    state = jax.jit(lambda key: algorithm.init(key, Size()))(jax.random.key(0))
+    batch = jax.jit(experience)(state, jax.random.key(1))
+    begun = time.perf_counter()
+    run = jax.jit(updates, donate_argnums=0).lower(state, batch, jax.random.key(2)).compile()
+    compiled = time.perf_counter() - begun
+    memory = run.memory_analysis()
+    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    peak -= memory.alias_size_in_bytes
+    times = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 3:
+        begun = time.perf_counter()
+        state, metrics = run(state, batch, jax.random.key(len(times)))
+        jax.block_until_ready(metrics)
+        times.append(time.perf_counter() - begun)
+    return {
+        "import": imported,
+        "compile": compiled,
+        "updates per second": repeat / statistics.median(times[1:]),
+        "program MiB": peak / MIB,
+        "process MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def in_a_process(name: str, seconds: float) -> dict[str, float]:
+    """The measurement of one recipe in a new interpreter."""
+    command = [sys.executable, __file__, "--measure", name, "--seconds", str(seconds)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"{name}: {result.stderr}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, help="Markdown file for the table; printed in any case")
+    parser.add_argument("--seconds", type=float, default=8.0, help="how long each recipe is timed")
+    parser.add_argument("--only", nargs="*", help="recipes; all by default")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure, arguments.seconds)))
+        return
+    import jax
+
+    from dpolicy.algorithms import ALGORITHMS
+
+    lines = [
+        f"Command: `python benchmarks/throughput.py`; {jax.devices()[0].device_kind}, {os.cpu_count()} cores, "
+        f"JAX {jax.__version__}. One update: a batch of {BATCH}, or all epochs over {TIME * ENVS:,} steps on policy.",
+        "",
+        "| recipe | family | import s | compile s | updates/s | ms per update | program MiB | process MiB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(lines), flush=True)
+    for name, entry in ALGORITHMS.items():
+        if arguments.only and name not in arguments.only:
+            continue
+        found = in_a_process(name, arguments.seconds)
+        speed = found["updates per second"]
+        lines.append(
+            f"| {name} | {entry.family.replace('_', ' ')} | {found['import']:.1f} | {found['compile']:.1f} | "
+            f"{speed:.3g} | {1000 / speed:.3g} | {found['program MiB']:.0f} | {found['process MiB']:.0f} |"
+        )
+        print(lines[-1], flush=True)
+    if arguments.out is not None:
+        arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
