@@ -69,7 +69,7 @@ def measure(name: str, seconds: float) -> dict[str, float]:
     begun = time.perf_counter()
     run = jax.jit(updates, donate_argnums=0).lower(state, batch, jax.random.key(2)).compile()
     compiled = time.perf_counter() - begun
-    memory = run.memory_analysis()
+    memory: Any = run.memory_analysis()
     peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     peak -= memory.alias_size_in_bytes
     times = []

@@ -108,34 +108,11 @@ class _FreeWidth(eqx.Module):
     mlp: MLP
     log_std: Float[Array, " a"]
 
-    def __init__(
-        self,
-        obs_size: int,
-        action_size: int,
-        *,
-        hidden: tuple[int, ...] = (256, 256),
-        activation: str = "elu",
-        initial_std: Number = 1.0,
-        initialisation: str = "orthogonal",
-        final_scale: float | int = 0.01,
-        key: Key,
-    ):
+    def _start(self, inputs: tuple[int, ...], action_size: int, initial_std: Number, **shape: Any) -> None:
         _checks.integer("action_size", action_size)
         _checks.positive("initial_std", initial_std)
-        self.mlp = MLP(
-            self._inputs(obs_size, action_size),
-            action_size,
-            hidden=hidden,
-            activation=activation,
-            initialisation=initialisation,
-            final_scale=final_scale,
-            key=key,
-        )
+        self.mlp = MLP(inputs, action_size, **shape)
         self.log_std = jnp.full(action_size, jnp.log(jnp.asarray(initial_std, float)))
-
-    @staticmethod
-    def _inputs(obs_size: int, action_size: int) -> tuple[int, ...]:
-        raise NotImplementedError
 
     def _around(self, mean: Action, key: Key) -> tuple[Action, Scalar]:
         action = mean + jnp.exp(self.log_std) * jax.random.normal(key, mean.shape, mean.dtype)
@@ -152,9 +129,28 @@ class Gaussian(_FreeWidth):
     The last layer of the mean starts small: `final_scale`.
     """
 
-    @staticmethod
-    def _inputs(obs_size: int, action_size: int) -> tuple[int, ...]:
-        return (obs_size,)
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        *,
+        hidden: tuple[int, ...] = (256, 256),
+        activation: str = "elu",
+        initial_std: Number = 1.0,
+        initialisation: str = "orthogonal",
+        final_scale: float | int = 0.01,
+        key: Key,
+    ):
+        self._start(
+            (obs_size,),
+            action_size,
+            initial_std,
+            hidden=hidden,
+            activation=activation,
+            initialisation=initialisation,
+            final_scale=final_scale,
+            key=key,
+        )
 
     def mean(self, obs: Observation) -> Action:
         """The mean action."""
@@ -180,9 +176,28 @@ class ResidualGaussian(_FreeWidth):
     that of the conditional: a lower bound on that of the marginal policy.
     """
 
-    @staticmethod
-    def _inputs(obs_size: int, action_size: int) -> tuple[int, ...]:
-        return (obs_size, action_size)
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        *,
+        hidden: tuple[int, ...] = (256, 256),
+        activation: str = "elu",
+        initial_std: Number = 1.0,
+        initialisation: str = "orthogonal",
+        final_scale: float | int = 0.01,
+        key: Key,
+    ):
+        self._start(
+            (obs_size, action_size),
+            action_size,
+            initial_std,
+            hidden=hidden,
+            activation=activation,
+            initialisation=initialisation,
+            final_scale=final_scale,
+            key=key,
+        )
 
     def offset(self, obs: Observation, base: Action) -> Action:
         """mu(a0, s)."""

@@ -137,11 +137,11 @@ PRESETS: dict[str, list[tuple[str, Preset]]] = {
             "brax/*",
             Preset(
                 {
-                    "steps": 60_000,
+                    "steps": 4_000 + 120_000,
                     "num_envs": 16,
                     "updates_per_step": 8,
                     "batch_size": 128,
-                    "replay_size": 64_000,
+                    "replay_size": 128_000,
                     "warmup": 4_000,
                     "resets": "pool",
                     "evaluation_interval": 8_000,
