@@ -52,7 +52,7 @@ def rollouts(env: MultiGoal, policy: Policy, start: Float[Array, " 2"], key: Key
         (_, obs, total, running), (actions, path) = jax.lax.scan(
             one, carry, jax.random.split(key, env.spec.time_limit)
         )
-        distance = jnp.linalg.norm(obs - env.goals, axis=-1)
+        distance = jnp.linalg.norm(obs[None] - env.goals, axis=-1)
         reached = ~running & (jnp.arange(len(env.goals)) == jnp.argmin(distance))
         return total, reached, actions[0], jnp.concatenate([start[None], path])
 
@@ -118,22 +118,41 @@ def measure(
     return Measured(label, returns.mean(axis=-1), goals, modes, actions, paths[:, 0])
 
 
-def _interval(values: np.ndarray) -> str:
-    return interval_text(values, digits=3)
+class Block(NamedTuple):
+    """A table: its title, its columns and its rows of text."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+def blocks(rows: list[Measured], env: MultiGoal) -> list[Block]:
+    """The measurements as tables: rewards as mean over seeds and 95 % bootstrap interval, modes, goals reached."""
+    places = [f"({x:g}, {y:g})" for x, y in np.asarray(env.saddle_points)]
+    reward, modes, goals = [], [], []
+    for row in rows:
+        reward.append([row.label, *(interval_text(row.returns[:, i], digits=3) for i in range(len(places)))])
+        counts = [", ".join(str(of_seed[i].count) for of_seed in row.modes) for i in range(len(places))]
+        modes.append([row.label, *counts])
+        goals.append([row.label, *("/".join(f"{100 * x:.0f}" for x in of_seed[0]) for of_seed in row.goals)])
+    seeds = [f"seed {seed}" for seed in range(len(rows[0].goals))]
+    return [
+        Block(
+            "Reward from the saddle points: mean and 95 % interval over seeds", ["policy", *places], reward
+        ),
+        Block("Modes of the first action, per seed", ["policy", *places], modes),
+        Block("Goals reached from (0, 0), % of episodes: E/W/N/S", ["policy", *seeds], goals),
+    ]
 
 
 def table(rows: list[Measured], env: MultiGoal) -> str:
-    """The measurements as a Markdown table: mean over seeds and its 95 % bootstrap interval, then per-seed counts."""
-    places = [f"({x:g}, {y:g})" for x, y in np.asarray(env.saddle_points)]
-    head = ["policy", *(f"reward at {p}" for p in places), *(f"modes at {p}" for p in places)]
-    head.append("goals reached from (0, 0): E / W / N / S, % per seed")
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in rows:
-        rewards = [_interval(row.returns[:, i]) for i in range(len(places))]
-        modes = [", ".join(str(of_seed[i].count) for of_seed in row.modes) for i in range(len(places))]
-        goals = "; ".join("/".join(f"{100 * share:.0f}" for share in of_seed[0]) for of_seed in row.goals)
-        lines.append("| " + " | ".join([row.label, *rewards, *modes, goals]) + " |")
-    return "\n".join(lines) + "\n"
+    """The measurements as Markdown."""
+    lines = []
+    for block in blocks(rows, env):
+        lines += [f"{block.title}:", ""]
+        lines += [f"| {' | '.join(cells)} |" for cells in (block.header, ["---"] * len(block.header))]
+        lines += [f"| {' | '.join(cells)} |" for cells in block.rows] + [""]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def as_json(rows: list[Measured]) -> list[dict[str, Any]]:

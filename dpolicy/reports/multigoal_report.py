@@ -11,9 +11,8 @@ from rich.table import Table
 
 from dpolicy.presets import resolve
 from dpolicy.reports.figures import first_actions, trajectories
-from dpolicy.reports.multigoal import Measured, as_json, measure, table
+from dpolicy.reports.multigoal import Measured, as_json, blocks, measure, table
 from dpolicy.train import Run, policy_of, train_loop
-from dpolicy.train.intervals import interval_text
 from dpolicy.train.run_directory import build, read_config
 
 # How each algorithm acts in the table: (mode, label). PPO's mean is its usual evaluation; its samples are the policy.
@@ -56,25 +55,13 @@ def _reference(name: str, run: Run, directory: Path, progress: bool) -> Run:
 
 
 def _print(rows: list[Measured], env: Any, console: Console) -> None:
-    places = [f"({x:g}, {y:g})" for x, y in np.asarray(env.saddle_points)]
-    reward = Table(
-        title="Reward from the saddle points: mean and 95 % interval over seeds", title_justify="left"
-    )
-    modes = Table(title="Modes of the first action, per seed", title_justify="left")
-    goals = Table(title="Goals reached from (0, 0), % of episodes, per seed: E/W/N/S", title_justify="left")
-    for columns in (reward, modes):
-        columns.add_column("policy")
-        for place in places:
-            columns.add_column(place, justify="right")
-    goals.add_column("policy")
-    for seed in range(len(rows[0].goals)):
-        goals.add_column(f"seed {seed}", justify="right")
-    for row in rows:
-        reward.add_row(row.label, *(interval_text(row.returns[:, i], digits=3) for i in range(len(places))))
-        modes.add_row(row.label, *(", ".join(str(s[i].count) for s in row.modes) for i in range(len(places))))
-        goals.add_row(row.label, *("/".join(f"{100 * x:.0f}" for x in seed[0]) for seed in row.goals))
-    for block in (reward, modes, goals):
-        console.print(block)
+    for block in blocks(rows, env):
+        shown = Table(title=block.title, title_justify="left")
+        for i, column in enumerate(block.header):
+            shown.add_column(column, justify="right" if i else "left")
+        for cells in block.rows:
+            shown.add_row(*cells)
+        console.print(shown)
 
 
 def report(run: Run, directory: Path, *, progress: bool = True) -> list[Measured]:

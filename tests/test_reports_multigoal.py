@@ -1,0 +1,81 @@
+"""The Multi-Goal report on policies whose behaviour is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpolicy.envs import MultiGoal
+from dpolicy.reports.figures import first_actions, trajectories
+from dpolicy.reports.multigoal import as_json, blocks, measure, rollouts, table
+
+ENV = MultiGoal()
+
+
+def to_the_east(obs, key):
+    """Full speed to the right."""
+    return jnp.array([1.0, 0.0])
+
+
+def either_side(obs, key):
+    """East or west by a coin, the same way as the sign of x once it has one."""
+    coin = jax.random.rademacher(key, (), float)
+    return jnp.array([1.0, 0.0]) * jnp.where(jnp.abs(obs[0]) > 0.1, jnp.sign(obs[0]), coin)
+
+
+def test_rollouts_follow_the_environment(getkey):
+    found = jax.jit(lambda key: rollouts(ENV, to_the_east, jnp.zeros(2), key, 4))(getkey())
+    np.testing.assert_array_equal(found.goals, [1.0, 0.0, 0.0, 0.0])
+    np.testing.assert_array_equal(found.actions, np.tile([1.0, 0.0], (4, 1)))
+    # The return by hand: the environment's own steps until it terminates.
+    state, obs = ENV.reset_at(jnp.zeros(2))
+    total, terminated, path = 0.0, False, [np.zeros(2)]
+    while not terminated:
+        state, obs, reward, terminated = ENV.step(state, to_the_east(obs, None), getkey())
+        total += float(reward)
+        path.append(np.asarray(obs))
+    np.testing.assert_allclose(found.returns, total, rtol=1e-5)
+    np.testing.assert_allclose(found.paths[0, : len(path)], path, atol=1e-6)
+    np.testing.assert_array_equal(found.paths[0, len(path) :], np.tile(path[-1], (31 - len(path), 1)))
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Two seeds of each policy; their states are not looked at."""
+    states = jnp.zeros(2)
+    policies = {"east": to_the_east, "either": either_side}
+    return [measure(label, ENV, states, lambda state, p=p: p, episodes=200) for label, p in policies.items()]
+
+
+def test_measurements_of_known_policies(measured):
+    east, either = measured
+    assert east.returns.shape == (2, 3)
+    assert [[m.count for m in of_seed] for of_seed in east.modes] == [[1, 1, 1]] * 2
+    # The coin decides at x = 0 only.
+    assert [[m.count for m in of_seed] for of_seed in either.modes] == [[2, 1, 1]] * 2
+    np.testing.assert_allclose(either.goals[:, 0, :2], 0.5, atol=0.15)
+    np.testing.assert_array_equal(either.goals[:, 0, 2:], 0.0)
+    np.testing.assert_allclose(either.returns[:, 0], east.returns[:, 0], rtol=1e-5)
+
+
+def test_a_seed_that_failed_is_left_out():
+    rows = measure(
+        "east", ENV, jnp.zeros(2), lambda _: to_the_east, episodes=50, alive=np.array([0, 1], bool)
+    )
+    assert rows.returns.shape == (1, 3)
+
+
+def test_tables_and_pictures(measured, tmp_path):
+    reward, modes, goals = blocks(measured, ENV)
+    assert reward.header == ["policy", "(0, 0)", "(2.5, 2.5)", "(-2.5, 2.5)"]
+    assert modes.rows[1] == ["either", "2, 2", "1, 1", "1, 1"]
+    assert goals.rows[0] == ["east", "100/0/0/0", "100/0/0/0"]
+    text = table(measured, ENV)
+    assert text.count("| policy |") == 3
+    assert "| east | 100/0/0/0 | 100/0/0/0 |" in text
+    numbers = as_json(measured)
+    assert numbers[1]["modes"] == [[2, 1, 1], [2, 1, 1]]
+    assert np.shape(numbers[0]["returns"]) == (2, 3)
+    for draw in (trajectories, first_actions):
+        path = draw(measured, ENV, tmp_path / f"{draw.__name__}.png")
+        assert path.stat().st_size > 10_000
