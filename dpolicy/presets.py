@@ -21,8 +21,8 @@ _MULTIGOAL = "benchmarks/results/multigoal_sweep.md"
 
 # Four goals learned equally well (wide starts), RSL-RL's conventions: raw observations, torch's initial weights.
 _MULTIGOAL_ON_POLICY = {
-    "steps": 80 * 8_192,
-    "num_envs": 256,
+    "steps": 95 * 4_096,
+    "num_envs": 128,
     "rollout": 32,
     "normalise_observations": False,
     "hidden": _SMALL,
@@ -71,6 +71,7 @@ PRESETS: dict[str, list[tuple[str, Preset]]] = {
                     # More than one mode at every saddle point for every seed of the sweep, flow alone included.
                     "entropy_coefficient": 0.05,
                     "flow_hidden": _SMALL,
+                    "flow_steps": 8,
                     "flow_epochs": 5,
                     "ema_decay": 0.99,
                     "value_clip": None,
@@ -122,7 +123,7 @@ PRESETS: dict[str, list[tuple[str, Preset]]] = {
             Preset(
                 {
                     **_PENDULUM_ON_POLICY,
-                    "steps": 100 * 4_096,
+                    "steps": 95 * 4_096,
                     "epochs": 8,
                     "minibatches": 8,
                     "learning_rate": 1e-3,
@@ -161,18 +162,20 @@ PRESETS: dict[str, list[tuple[str, Preset]]] = {
             "multigoal/*",
             Preset(
                 {
-                    "steps": 4_096 + 6 * 8_192,
+                    "steps": 4_096 + 5 * 8_192,
                     "num_envs": 32,
                     "batch_size": 128,
                     "updates_per_step": 2,
                     "sampler_steps": 10,
                     "warmup": 4_096,
                     "evaluation_interval": 8_192,
-                    "evaluation_episodes": 64,
+                    "evaluation_episodes": 16,
                     "replay_size": 65_536,
                     "hidden": _SMALL,
                     "critic_hidden": _SMALL,
-                    "samples": 32,
+                    # A reference for its distribution: single samples also in evaluation, which compile faster.
+                    "evaluation_candidates": 1,
+                    "samples": 16,
                     "temperature": 0.5,
                     "learning_rate": 1e-3,
                     "critic_learning_rate": 1e-3,

@@ -1,6 +1,7 @@
 """The host loop: the one place that compiles, prints, logs, checkpoints, stops and resumes."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,10 +81,10 @@ def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
-def _compiled(display: Display, watch: Stopwatch) -> float:
-    seconds = watch.lap()
-    display.note(f"compiled in {seconds:.1f} s")
-    return seconds
+def _compiled(traced: list[Any]) -> list[Any]:
+    """Compile traced functions side by side; the compiler does not hold Python's lock."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda function: function.lower().compile(), traced))
 
 
 def _start(job: _Job) -> _Start:
@@ -101,17 +102,17 @@ def _start(job: _Job) -> _Start:
         raise ValueError(
             "program.step must return a state of the structure, shapes and types of program.init's."
         )
-    compiled_step = step.lower().compile()
     checkpoints = None
     if job.resumed and job.directory is not None:
         checkpoints = Checkpoints(job.directory / "checkpoints")
-    if checkpoints is not None and checkpoints.latest() is not None:
-        seconds = _compiled(job.display, watch)
+    restoring = checkpoints is not None and checkpoints.latest() is not None
+    compiled_step, *compiled_init = _compiled([step] if restoring else [step, init])
+    seconds = watch.lap()
+    job.display.note(f"compiled in {seconds:.1f} s")
+    if checkpoints is not None and not compiled_init:
         state, host = checkpoints.restore(shapes)
     else:
-        compiled_init = init.lower().compile()
-        seconds = _compiled(job.display, watch)
-        state, host = compiled_init(job.keys), {"chunk": 0, "offsets": {}, "failures": []}
+        state, host = compiled_init[0](job.keys), {"chunk": 0, "offsets": {}, "failures": []}
     step_now = int(np.max(state.steps))
     if host["chunk"] == 0 and step_now >= job.steps:
         raise ValueError(
