@@ -23,6 +23,7 @@ from dpolicy.reports.modes import find_modes
 from dpolicy.reports.multigoal import rollouts
 from dpolicy.train import bootstrap_interval, on_policy, policy_of
 
+CHUNK = 5  # iterations per call of the program
 ENVIRONMENT = ("action_cost", "distance_cost", "start_std", "start_range")
 
 
@@ -38,7 +39,7 @@ def program_of(algorithm: str, setting: dict[str, Any]) -> tuple[Any, MultiGoal]
     made = recipe(**{k: v for k, v in values.items() if k in recipe_names})
     settings: dict[str, Any] = {k: v for k, v in values.items() if k not in recipe_names} | {
         "evaluation_episodes": 1,
-        "iterations_per_evaluation": 10,
+        "iterations_per_evaluation": CHUNK,
     }
     return on_policy(made, env, **settings), env
 
@@ -58,7 +59,7 @@ def sweep(
     def run(setting: dict[str, Any], key: Any) -> Any:
         program, env = program_of(algorithm, setting)
         state = program.init(key)
-        state, _ = jax.lax.scan(lambda s, _: program.step(s), state, None, length=iterations // 10)
+        state, _ = jax.lax.scan(lambda s, _: program.step(s), state, None, length=iterations // CHUNK)
         found = {}
         for mode in modes:
             policy = policy_of(program.algorithm, state, mode)
@@ -113,7 +114,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="Markdown file for the table; printed in any case")
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--iterations", type=int, default=80)
+    parser.add_argument("--iterations", type=int, default=95)
     parser.add_argument("--episodes", type=int, default=500)
     arguments = parser.parse_args()
     common = {"seeds": arguments.seeds, "iterations": arguments.iterations, "episodes": arguments.episodes}
@@ -122,15 +123,16 @@ def main() -> None:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     print("\n".join(lines), flush=True)
     ways = ("flow", "flow+residual")
-    base = {"entropy_coefficient": 0.02, "score_coefficient": 0.1, "ema_decay": 0.99}
+    base = {"entropy_coefficient": 0.05, "score_coefficient": 0.1, "ema_decay": 0.99}
     soft = {"action_cost": 1.0, "distance_cost": 1.0}
     wide, narrow = {"start_range": 6.0}, {"start_std": 0.1}
-    around = [{}, {"entropy_coefficient": 0.005}, {"entropy_coefficient": 0.05}]
-    further = [{"score_coefficient": 0.3}, {"distance_cost": 0.1}]
+    change = [{}, *({"entropy_coefficient": x} for x in (0.005, 0.02, 0.2))]
+    change += [{"score_coefficient": x} for x in (0.03, 0.3)] + [{"ema_decay": 0.999}]
+    cost = [{"distance_cost": 0.1}, {"distance_cost": 0.3}, {"action_cost": 30.0}]
     jobs = [
         ("ppo", [{**soft, **wide, "entropy_coefficient": x} for x in (0.005, 0.02)], ("evaluate", "explore")),
-        ("dp_cppo", [{**soft, **wide, **base, **change} for change in around + further], ways),
-        ("dp_cppo", [{**soft, **narrow, **base}], ways),
+        ("dp_cppo", [{**soft, **wide, **base, **one} for one in change + cost], ways),
+        ("dp_cppo", [{**soft, **narrow, **base, **one} for one in change], ways),
     ]
     for algorithm, settings, modes in jobs:
         begun = time.perf_counter()
@@ -140,7 +142,7 @@ def main() -> None:
         print("\n".join(new), f"\n({time.perf_counter() - begun:.0f} s)", flush=True)
     if arguments.out is not None:
         text = f"Command: `python benchmarks/multigoal_sweep.py`, {arguments.seeds} seeds, "
-        text += f"{arguments.iterations} iterations of 8,192 steps.\n\n"
+        text += f"{arguments.iterations} iterations of 4,096 steps.\n\n"
         arguments.out.write_text(text + "\n".join(lines) + "\n", encoding="utf-8")
 
 

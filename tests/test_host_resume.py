@@ -9,6 +9,7 @@ import pytest
 from host_program import CONFIG, SETTINGS, Toy, arrays
 
 from dpolicy.train.loop import train_loop
+from dpolicy.train.run_directory import only_process
 
 FILES = ("metrics.csv", "metrics.jsonl", "config.json", "versions.json")
 
@@ -91,3 +92,20 @@ def test_refuses_to_mix_runs(tmp_path, uninterrupted):
     assert (tmp_path / "metrics.csv").read_text() == "mine"
     with pytest.raises(ValueError, match="resume needs the directory"):
         train_loop(Toy(), steps=10, resume=True)
+
+
+def test_one_process_at_a_time(tmp_path):
+    directory = tmp_path / "run"
+    with only_process(directory), pytest.raises(ValueError, match="another process is training in .*run"):
+        train_loop(Toy(), directory=directory, config=CONFIG, progress=False, **SETTINGS)
+    assert not directory.exists()  # nothing was written, so nothing is left
+    train_loop(Toy(), directory=directory, config=CONFIG, progress=False, **SETTINGS)
+    with only_process(directory), pytest.raises(ValueError, match="another process is training"):
+        train_loop(Toy(), directory=directory, config=CONFIG, resume=True, progress=False, **SETTINGS)
+    assert (directory / "config.json").exists()
+
+
+def test_a_run_that_cannot_start_leaves_no_directory(tmp_path):
+    with pytest.raises(ValueError, match="steps must exceed the 50"):
+        train_loop(Toy(warmup=50), directory=tmp_path / "run", steps=20, progress=False)
+    assert not (tmp_path / "run").exists()

@@ -15,7 +15,7 @@ from dpolicy.train.checkpoint import Checkpoints
 from dpolicy.train.intervals import interval_text
 from dpolicy.train.metrics_log import History, MetricsLog
 from dpolicy.train.progress import Display, Stopwatch, byte_text, clock, main_metric
-from dpolicy.train.run_directory import holds_run, log_event, seed_keys, write_start
+from dpolicy.train.run_directory import holds_run, log_event, only_process, seed_keys, write_start
 
 _WORTH_SAYING = 100_000_000  # bytes of state
 
@@ -191,8 +191,8 @@ def train_loop(
         The last state and the history, from the first chunk on even if the run was resumed.
 
     Raises:
-        ValueError: for an argument out of its range, a directory that holds another run, or a program whose `step`
-            changes the shape of the state.
+        ValueError: for an argument out of its range, a directory that holds another run or in which another process
+            trains, or a program whose `step` changes the shape of the state.
         AllSeedsFailed: if no seed is finite any more. The newest checkpoint is then from before the last one failed.
     """
     for name, value, low in (("seeds", seeds, 1), ("seed", seed, 0), ("steps", steps, 1)):
@@ -202,8 +202,8 @@ def train_loop(
         raise ValueError("resume needs the directory of a run.")
     directory = None if directory is None else Path(directory)
     full = {**(config or {}), "seeds": seeds, "seed": seed, "steps": steps}
-    resumed = directory is not None and holds_run(directory, full, resume=resume)
-    with Display(total=steps, enabled=progress, console=console) as display:
+    with only_process(directory), Display(total=steps, enabled=progress, console=console) as display:
+        resumed = directory is not None and holds_run(directory, full, resume=resume)
         keys = seed_keys(seed, seeds)
         job = _Job(program, keys, steps, directory, full, resumed, checkpoint_every, on_chunk, display)
         start = _start(job)

@@ -7,12 +7,14 @@ log.jsonl       events with their wall-clock times: compile, chunk, failed seed,
 checkpoints/    the last two checkpoints
 """
 
+import contextlib
+import importlib.util
 import inspect
 import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,6 +109,37 @@ def holds_run(directory: Path, config: Mapping[str, Any], *, resume: bool) -> bo
                 f"the run in {directory} has {name} = {found.get(name)!r}; it cannot go on with {wanted.get(name)!r}."
             )
     return True
+
+
+@contextlib.contextmanager
+def only_process(directory: Path | None) -> Iterator[None]:
+    """Hold a directory against other processes that would train in it, and create it if need be.
+
+    The operating system's lock on it ends with the process, however that ends. (Where there is no such lock, as on
+    Windows, nothing is held.) A directory made here that is still empty at the end is removed.
+
+    Raises:
+        ValueError: if another process holds it.
+    """
+    if directory is None or importlib.util.find_spec("fcntl") is None:
+        yield
+        return
+    import fcntl
+
+    existed = directory.exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is training in {directory}: let it end, or end it.") from None
+        yield
+    finally:
+        os.close(descriptor)
+        if not existed:
+            with contextlib.suppress(OSError):
+                directory.rmdir()
 
 
 def write_start(directory: Path, config: Mapping[str, Any], *, resumed: bool) -> None:
