@@ -103,7 +103,7 @@ def field_policy(
         sampler_steps: Sampler steps.
         hidden: Widths of the field's network.
         activation: Activation of the field's network.
-        embedding: Of time: sinusoidal, fourier, fourier_mlp or cos_sin; see `dpolicy.embeddings`.
+        embedding: Of time: fourier_mlp, fourier, random_fourier, sinusoidal, cos_sin or raw.
         initialisation: Of the field's weights; see `dpolicy.networks`.
         clip: Bound of the predicted action at every sampler step, None for none.
         output_scale: Factor on the output of the field's network.

@@ -15,6 +15,7 @@ from dpolicy.algorithm import Algorithm
 from dpolicy.critics import ValueNetwork
 from dpolicy.learner import Learner, adam, descend, learner
 from dpolicy.losses import (
+    GAE_DIALECTS,
     adaptive_rate,
     add,
     batched,
@@ -163,6 +164,7 @@ def proximal(
     _checks.positive("learning_rate", learning_rate)
     _checks.fraction("discount", discount)
     _checks.fraction("trace", trace)
+    _checks.one_of("gae_dialect", gae_dialect, GAE_DIALECTS)
     _checks.non_negative("value_coefficient", value_coefficient)
     _checks.integer("epochs", epochs)
     _checks.integer("minibatches", minibatches)

@@ -21,6 +21,7 @@ from dpolicy.losses.entropy import dual as dual
 from dpolicy.losses.entropy import entropy as entropy
 from dpolicy.losses.entropy import knn_entropy as knn_entropy
 from dpolicy.losses.entropy import score_regulariser as score_regulariser
+from dpolicy.losses.gae import GAE_DIALECTS as GAE_DIALECTS
 from dpolicy.losses.gae import gae as gae
 from dpolicy.losses.gae import standardise as standardise
 from dpolicy.losses.match import Chain as Chain

@@ -7,6 +7,8 @@ from jaxtyping import Array, Bool, Float
 from dpolicy._checks import fraction, one_of
 from dpolicy._types import Number
 
+GAE_DIALECTS = ("exact", "rsl", "brax", "leaky")
+
 
 def gae(
     rewards: Float[Array, "t *batch"],
@@ -41,7 +43,7 @@ def gae(
     """
     fraction("discount", discount)
     fraction("trace", trace)
-    one_of("dialect", dialect, ("exact", "rsl", "brax", "leaky"))
+    one_of("dialect", dialect, GAE_DIALECTS)
     term, trunc = terminated.astype(values.dtype), truncated.astype(values.dtype)
     done = jnp.maximum(term, trunc)
     mask = jnp.ones_like(values)

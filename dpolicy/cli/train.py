@@ -124,6 +124,9 @@ def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
     if asked_for_help and config["source"]:
         description += f"\n\nThe defaults shown are for {env_name}, from {config['source']}."
     values, _ = parse(groups, args, prog=prog, description=description)
+    with explained(prog):
+        for flag, low in (("seeds", 1), ("seed", 0), ("steps", 1), ("checkpoint_every", 1)):
+            _checks.integer(flag, values[flag], low)
     config["hyperparameters"] |= {parameter: values[flag.name] for parameter, flag in recipe.items()}
     config["program"] |= {parameter: values[flag.name] for parameter, flag in program.items()}
     config |= {key: values[key] for key in ("seeds", "seed", "steps")}
