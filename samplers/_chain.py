@@ -1,14 +1,18 @@
 """The loop under every fixed-step sampler: a scan whose body runs again in the backward pass."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from dpolicy import _checks
-from dpolicy._types import Action
+from dpolicy._types import Action, Key, Observation
+from dpolicy.fields import AbstractField
+from dpolicy.samplers._grid import Prior
 
 
 def check_truncate(truncate: Any, steps: int) -> None:
@@ -45,3 +49,41 @@ def trace(
 
     points = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), start, rows)[1]
     return jnp.concatenate([start[None], points])
+
+
+class AbstractChain(eqx.Module):
+    """A sampler that draws all its noise first and then walks from x_1 to the action in a fixed number of steps."""
+
+    prior: eqx.AbstractVar[Prior]
+    truncate: eqx.AbstractVar[int | None]
+
+    @property
+    @abstractmethod
+    def steps(self) -> int:
+        """Number of steps."""
+
+    @abstractmethod
+    def rows(self, field: AbstractField, key: Key) -> Any:
+        """What each step reads, noise included, stacked along a leading axis."""
+
+    @abstractmethod
+    def step(self, field: AbstractField, x: Action, row: Any, obs: Observation) -> Action:
+        """One step."""
+
+    def start(self, field: AbstractField, key: Key, start: Action | None = None) -> Action:
+        """x_1."""
+        return self.prior(field, jax.random.split(key)[0], start)
+
+    def __call__(
+        self, field: AbstractField, obs: Observation, key: Key, *, start: Action | None = None
+    ) -> Action:
+        """One action; `start` is x_1 itself, on the scale of the schedule's `prior_std`."""
+        x, rows = self.start(field, key, start), self.rows(field, key)
+        return run(lambda x, row: self.step(field, x, row, obs), x, rows, truncate=self.truncate)
+
+    def chain(
+        self, field: AbstractField, obs: Observation, key: Key, *, start: Action | None = None
+    ) -> Float[Array, "{self.steps}+1 a"]:
+        """All the points from x_1 to the action."""
+        x, rows = self.start(field, key, start), self.rows(field, key)
+        return trace(lambda x, row: self.step(field, x, row, obs), x, rows)

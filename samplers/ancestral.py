@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.fields import AbstractField
-from dpolicy.samplers import _chain
+from dpolicy.samplers._chain import AbstractChain, check_truncate
 from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, check_bound
 from dpolicy.samplers._predict import predict_pair
 from dpolicy.schedules import AbstractSchedule
@@ -65,7 +65,7 @@ class DDIMRule(eqx.Module):
         return Coefficients(times[:-1], alpha[1:], noise, jnp.zeros_like(noise), sigma[1:] * share)
 
 
-class Ancestral(eqx.Module):
+class Ancestral(AbstractChain):
     """A Markov chain of Gaussian steps; built by `ddpm` and `ddim`."""
 
     grid: Grid
@@ -83,10 +83,6 @@ class Ancestral(eqx.Module):
     def steps(self) -> int:
         """Number of steps."""
         return self.grid.steps
-
-    def start(self, field: AbstractField, key: Key, start: Action | None = None) -> Action:
-        """x_1."""
-        return self.prior(field, jax.random.split(key)[0], start)
 
     def coefficients(self, field: AbstractField) -> Coefficients:
         """The coefficients of all steps, the noisiest first."""
@@ -117,20 +113,6 @@ class Ancestral(eqx.Module):
             noise = jnp.clip(noise, -self.noise_bound, self.noise_bound)
         return self.coefficients(field), noise
 
-    def __call__(
-        self, field: AbstractField, obs: Observation, key: Key, *, start: Action | None = None
-    ) -> Action:
-        """One action; `start` is x_1 itself, on the scale of the schedule's `prior_std`."""
-        x, rows = self.start(field, key, start), self.rows(field, key)
-        return _chain.run(lambda x, row: self.step(field, x, row, obs), x, rows, truncate=self.truncate)
-
-    def chain(
-        self, field: AbstractField, obs: Observation, key: Key, *, start: Action | None = None
-    ) -> Float[Array, "{self.steps}+1 a"]:
-        """All the points from x_1 to the action."""
-        x, rows = self.start(field, key, start), self.rows(field, key)
-        return _chain.trace(lambda x, row: self.step(field, x, row, obs), x, rows)
-
 
 def _ancestral(
     rule: DDPMRule | DDIMRule,
@@ -151,7 +133,7 @@ def _ancestral(
     check_bound("noise_bound", noise_bound)
     _checks.non_negative("min_std", min_std)
     grid, prior = Grid(steps, times), Prior(initial, initial_scale)
-    _chain.check_truncate(truncate, steps)
+    check_truncate(truncate, steps)
     return Ancestral(
         grid, prior, rule, clip, clip_state, min_std, noise_bound, recompute, final_noise, truncate
     )

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation
 from dpolicy.fields import AbstractField, predict_score
-from dpolicy.samplers import _chain
+from dpolicy.samplers._chain import AbstractChain, check_truncate
 from dpolicy.samplers._grid import Number, Numbers, Prior, check_bound
 from dpolicy.samplers._predict import predict_pair
 from dpolicy.samplers.ancestral import Ancestral, Coefficients, ddim, ddpm
@@ -18,7 +18,7 @@ PREDICTORS = ("ddim", "ddpm")
 Rows = tuple[Coefficients, Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]
 
 
-class PredictorCorrector(eqx.Module):
+class PredictorCorrector(AbstractChain):
     """Langevin corrections before every step of an ancestral predictor; built by `langevin`."""
 
     predictor: Ancestral
@@ -30,9 +30,19 @@ class PredictorCorrector(eqx.Module):
         """Number of predictor steps."""
         return self.predictor.steps
 
+    @property
+    def prior(self) -> Prior:
+        """Where the chain starts: as the predictor does."""
+        return self.predictor.prior
+
+    @property
+    def truncate(self) -> int | None:
+        """Steps that carry gradient: as the predictor's."""
+        return self.predictor.truncate
+
     def rows(self, field: AbstractField, key: Key) -> Rows:
         """Coefficients and noise of the predictor; sigma and noise of the corrections."""
-        predictor_key, correction_key = jax.random.split(key)
+        predictor_key, correction_key = jax.random.split(jax.random.split(key)[1])
         coefficients, noise = self.predictor.rows(field, predictor_key)
         shape = (self.steps, self.corrections, field.action_size)
         return (
@@ -54,26 +64,6 @@ class PredictorCorrector(eqx.Module):
 
         x, _ = jax.lax.scan(correct, x, kicks)
         return self.predictor.step(field, x, (coefficients, noise), obs)
-
-    def start(self, field: AbstractField, key: Key, start: Action | None = None) -> Action:
-        """x_1."""
-        return self.predictor.start(field, jax.random.split(key)[0], start)
-
-    def __call__(
-        self, field: AbstractField, obs: Observation, key: Key, *, start: Action | None = None
-    ) -> Action:
-        """One action; `start` is x_1 itself, on the scale of the schedule's `prior_std`."""
-        x, rows = self.start(field, key, start), self.rows(field, key)
-        return _chain.run(
-            lambda x, row: self.step(field, x, row, obs), x, rows, truncate=self.predictor.truncate
-        )
-
-    def chain(
-        self, field: AbstractField, obs: Observation, key: Key, *, start: Action | None = None
-    ) -> Float[Array, "{self.steps}+1 a"]:
-        """The points after every predictor step, from x_1 to the action."""
-        x, rows = self.start(field, key, start), self.rows(field, key)
-        return _chain.trace(lambda x, row: self.step(field, x, row, obs), x, rows)
 
 
 def langevin(
@@ -122,7 +112,7 @@ def langevin(
     return PredictorCorrector(ancestral, step_size, corrections)
 
 
-class Unadjusted(eqx.Module):
+class Unadjusted(AbstractChain):
     """Langevin steps on a fixed score; built by `unadjusted_langevin`."""
 
     prior: Prior
@@ -135,10 +125,6 @@ class Unadjusted(eqx.Module):
     def steps(self) -> int:
         """Number of steps."""
         return self.step_sizes.shape[0]
-
-    def start(self, field: AbstractField, key: Key, start: Action | None = None) -> Action:
-        """The first point."""
-        return self.prior(field, jax.random.split(key)[0], start)
 
     def rows(self, field: AbstractField, key: Key) -> tuple[Float[Array, " k"], Float[Array, "k a"]]:
         """Step sizes and noise."""
@@ -153,20 +139,6 @@ class Unadjusted(eqx.Module):
         score = predict_score(field, x, jnp.asarray(self.time, float), obs)
         x = x + 0.5 * size * score + jnp.sqrt(size) * noise
         return x if self.bound is None else jnp.clip(x, -self.bound, self.bound)
-
-    def __call__(
-        self, field: AbstractField, obs: Observation, key: Key, *, start: Action | None = None
-    ) -> Action:
-        """One action; `start` is the first point."""
-        x, rows = self.start(field, key, start), self.rows(field, key)
-        return _chain.run(lambda x, row: self.step(field, x, row, obs), x, rows, truncate=self.truncate)
-
-    def chain(
-        self, field: AbstractField, obs: Observation, key: Key, *, start: Action | None = None
-    ) -> Float[Array, "{self.steps}+1 a"]:
-        """All the points from the first to the action."""
-        x, rows = self.start(field, key, start), self.rows(field, key)
-        return _chain.trace(lambda x, row: self.step(field, x, row, obs), x, rows)
 
 
 def unadjusted_langevin(
@@ -203,5 +175,5 @@ def unadjusted_langevin(
         raise ValueError(f"step_sizes must hold steps = {steps} numbers, got shape {sizes.shape}.")
     _checks.positive("step_sizes", sizes)
     prior = Prior(initial, initial_scale)
-    _chain.check_truncate(truncate, steps)
+    check_truncate(truncate, steps)
     return Unadjusted(prior, sizes, bound, time, truncate)

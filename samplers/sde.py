@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation
 from dpolicy.fields import AbstractField, express
-from dpolicy.samplers import _chain
+from dpolicy.samplers._chain import AbstractChain, check_truncate
 from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, check_bound
 from dpolicy.samplers._predict import predict_pair
 from dpolicy.schedules import AbstractSchedule
@@ -39,7 +39,7 @@ def _diffusion_over_sigma(
     return 1 / schedule.sigma(t)
 
 
-class SDE(eqx.Module):
+class SDE(AbstractChain):
     """The Euler-Maruyama sampler; built by `sde`."""
 
     grid: Grid
@@ -53,10 +53,6 @@ class SDE(eqx.Module):
     def steps(self) -> int:
         """Number of steps."""
         return self.grid.steps
-
-    def start(self, field: AbstractField, key: Key, start: Action | None = None) -> Action:
-        """x_1."""
-        return self.prior(field, jax.random.split(key)[0], start)
 
     def rows(self, field: AbstractField, key: Key) -> Increment:
         """The steps to take and their Brownian increments, stacked."""
@@ -79,20 +75,6 @@ class SDE(eqx.Module):
     def step(self, field: AbstractField, x: Action, row: Increment, obs: Observation) -> Action:
         """One Euler-Maruyama step."""
         return x + ((row.end - row.t) * self.drift(field, x, row, obs) + row.spread * row.noise)
-
-    def __call__(
-        self, field: AbstractField, obs: Observation, key: Key, *, start: Action | None = None
-    ) -> Action:
-        """One action; `start` is x_1 itself, on the scale of the schedule's `prior_std`."""
-        x, rows = self.start(field, key, start), self.rows(field, key)
-        return _chain.run(lambda x, row: self.step(field, x, row, obs), x, rows, truncate=self.truncate)
-
-    def chain(
-        self, field: AbstractField, obs: Observation, key: Key, *, start: Action | None = None
-    ) -> Float[Array, "{self.steps}+1 a"]:
-        """All the points from x_1 to the action."""
-        x, rows = self.start(field, key, start), self.rows(field, key)
-        return _chain.trace(lambda x, row: self.step(field, x, row, obs), x, rows)
 
 
 def sde(
@@ -134,5 +116,5 @@ def sde(
     _checks.one_of("diffusion", diffusion, DIFFUSIONS)
     check_bound("clip", clip)
     grid, prior = Grid(steps, times), Prior(initial, initial_scale)
-    _chain.check_truncate(truncate, steps)
+    check_truncate(truncate, steps)
     return SDE(grid, prior, eta, clip, diffusion, truncate)

@@ -268,4 +268,4 @@ def test_langevin_correction_has_the_documented_variance(x64):
     np.testing.assert_allclose(sampler.step(field, x, row, OBS), expected, rtol=1e-10)
     np.testing.assert_allclose(t, 0.5)
     plain = langevin(steps=4, corrections=0)
-    np.testing.assert_array_equal(plain(field, OBS, KEY), ddim(steps=4)(field, OBS, jax.random.split(KEY)[0]))
+    np.testing.assert_array_equal(plain(field, OBS, KEY), ddim(steps=4)(field, OBS, KEY))
