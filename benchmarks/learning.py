@@ -17,7 +17,7 @@ import numpy as np
 from dpolicy.envs import Environment, evaluate_episodes
 from dpolicy.plots import learning_curve
 from dpolicy.presets import resolve
-from dpolicy.train import History, train_loop
+from dpolicy.train import History, train_config
 from dpolicy.train.intervals import interval_text
 from dpolicy.train.run_directory import build
 
@@ -50,19 +50,8 @@ def run(algorithm: str, env_name: str, seeds: int, runs: Path) -> tuple[History,
     """Train a preset, or read the finished run."""
     config = resolve(algorithm, env_name) | {"seeds": seeds, "seed": 0}
     directory = runs / f"{algorithm}-{env_name.replace('/', '-')}"
-    _, _, program = build(config)
-    rest = {key: value for key, value in config.items() if key not in ("seeds", "seed", "steps")}
-    result = train_loop(
-        program,
-        seeds=seeds,
-        seed=0,
-        steps=config["steps"],
-        directory=directory,
-        config=rest,
-        resume=True,
-        checkpoint_every=5,
-    )
-    return result.history, config, directory
+    _, history = train_config(config, directory, resume=True, checkpoint_every=5)
+    return history, config, directory
 
 
 def main() -> None:

@@ -180,10 +180,10 @@ def _train(
     progress = run["progress"]
     from dpolicy.plots import learning_curve
     from dpolicy.reports import report_for
-    from dpolicy.train.loop import AllSeedsFailed, train_loop
-    from dpolicy.train.run_directory import Run, holds_run
+    from dpolicy.train.loop import AllSeedsFailed, train_config
+    from dpolicy.train.run_directory import holds_run
 
-    algorithm, env, program = _built(config, prog)
+    built = _built(config, prog)
     with explained(prog):
         holds_run(directory, config, resume=resume)
     if progress:
@@ -193,13 +193,10 @@ def _train(
             print(f"settings from {config['source']}")
     try:
         with explained(prog):
-            result = train_loop(
-                program,
-                seeds=config["seeds"],
-                seed=config["seed"],
-                steps=config["steps"],
-                directory=directory,
-                config=config,
+            trained, history = train_config(
+                config,
+                directory,
+                built=built,
                 progress=progress,
                 resume=resume,
                 checkpoint_every=run["checkpoint_every"],
@@ -210,10 +207,9 @@ def _train(
         raise UsageError(
             f'interrupted; "dpolicy train --resume {directory}" goes on.', prog=prog, code=130
         ) from None
-    learning_curve(result.history, directory / "learning_curve.png")
+    learning_curve(history, directory / "learning_curve.png")
     report = report_for(config["env"]) if run["report"] else None
     if report is not None:
-        trained = Run(config["algorithm"], algorithm, env, program, result.state, config)
         report(trained, directory, progress=progress)
     if progress:
         print(f"next: dpolicy plot {directory}\n      dpolicy evaluate {directory}")

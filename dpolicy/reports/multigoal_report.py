@@ -12,8 +12,8 @@ from rich.table import Table
 from dpolicy.presets import resolve
 from dpolicy.reports.figures import first_actions, trajectories
 from dpolicy.reports.multigoal import Measured, as_json, blocks, measure, table
-from dpolicy.train import Run, policy_of, train_loop
-from dpolicy.train.run_directory import build, read_config
+from dpolicy.train import Run, policy_of, train_config
+from dpolicy.train.run_directory import read_config
 
 # How each algorithm acts in the table: (mode, label). PPO's mean is its usual evaluation; its samples are the policy.
 WAYS = {
@@ -37,21 +37,9 @@ def _reference(name: str, run: Run, directory: Path, progress: bool) -> Run:
     config = resolve(name, run.config["env"])
     config |= {"seeds": run.config["seeds"], "seed": run.config["seed"]}
     place = directory / "references" / name
-    algorithm, env, program = build(config)
     if place.is_dir() and (place / "config.json").exists():
         config["steps"] = read_config(place)["steps"]
-    rest = {key: value for key, value in config.items() if key not in ("seeds", "seed", "steps")}
-    result = train_loop(
-        program,
-        seeds=config["seeds"],
-        seed=config["seed"],
-        steps=config["steps"],
-        directory=place,
-        config=rest,
-        progress=progress,
-        resume=True,
-    )
-    return Run(name, algorithm, env, program, result.state, config)
+    return train_config(config, place, progress=progress, resume=True)[0]
 
 
 def _print(rows: list[Measured], env: Any, console: Console) -> None:

@@ -9,6 +9,7 @@ from dpolicy.train.intervals import interval_text as interval_text
 from dpolicy.train.loop import AllSeedsFailed as AllSeedsFailed
 from dpolicy.train.loop import Chunk as Chunk
 from dpolicy.train.loop import Result as Result
+from dpolicy.train.loop import train_config as train_config
 from dpolicy.train.loop import train_loop as train_loop
 from dpolicy.train.metrics_log import History as History
 from dpolicy.train.metrics_log import read_history as read_history

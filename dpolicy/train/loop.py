@@ -15,7 +15,15 @@ from dpolicy.train.checkpoint import Checkpoints
 from dpolicy.train.intervals import interval_text
 from dpolicy.train.metrics_log import History, MetricsLog
 from dpolicy.train.progress import Display, Stopwatch, byte_text, clock, main_metric
-from dpolicy.train.run_directory import holds_run, log_event, only_process, seed_keys, write_start
+from dpolicy.train.run_directory import (
+    Run,
+    build,
+    holds_run,
+    log_event,
+    only_process,
+    seed_keys,
+    write_start,
+)
 
 _WORTH_SAYING = 100_000_000  # bytes of state
 
@@ -212,6 +220,47 @@ def train_loop(
         finally:
             if start.checkpoints is not None:
                 start.checkpoints.close()
+
+
+def train_config(
+    config: dict[str, Any],
+    directory: Path | None,
+    *,
+    built: tuple[Any, Any, Any] | None = None,
+    progress: bool = True,
+    resume: bool = False,
+    checkpoint_every: int = 1,
+) -> tuple[Run, History]:
+    """Train what a resolved configuration names: `train_loop` on the program that `build` makes of it.
+
+    Args:
+        config: As `dpolicy.presets.resolve` gives it, with `seeds` and `seed`.
+        directory: Of the run; None leaves nothing on disk.
+        built: What `build` made of `config`, where that has been done.
+        progress: Whether to report progress on the console.
+        resume: Go on from the newest checkpoint in `directory`, or start there if there is none.
+        checkpoint_every: Chunks between two checkpoints.
+
+    Returns:
+        The run at its end and its history.
+
+    Raises:
+        ValueError: as `build` and `train_loop`.
+        AllSeedsFailed: as `train_loop`.
+    """
+    algorithm, env, program = built or build(config)
+    result = train_loop(
+        program,
+        seeds=config["seeds"],
+        seed=config["seed"],
+        steps=config["steps"],
+        directory=directory,
+        config=config,
+        progress=progress,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+    )
+    return Run(config["algorithm"], algorithm, env, program, result.state, config), result.history
 
 
 def _run(job: _Job, start: _Start) -> Result:
