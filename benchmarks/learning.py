@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dpolicy.algorithms import ALGORITHMS
 from dpolicy.envs import Environment, evaluate_episodes
 from dpolicy.plots import learning_curve
 from dpolicy.presets import resolve
@@ -76,7 +77,7 @@ def main() -> None:
     for env_name, algorithms in JOBS.items():
         if arguments.env and env_name not in arguments.env:
             continue
-        directories = []
+        directories: dict[str, list[Path]] = {}  # by family: their steps differ by an order of magnitude
         baseline = None
         for algorithm in algorithms:
             if arguments.only and algorithm not in arguments.only:
@@ -96,11 +97,12 @@ def main() -> None:
                 f"{mean.max():.4g} | {solved} | {compile:.0f} + {training:.0f} |"
             )
             lines.append(line)
-            directories.append(directory)
+            directories.setdefault(ALGORITHMS[algorithm].family, []).append(directory)
             print(line, f"({time.perf_counter() - begun:.0f} s)", flush=True)
-        if arguments.out is not None and directories:
-            arguments.out.mkdir(parents=True, exist_ok=True)
-            learning_curve(directories, arguments.out / f"{env_name.replace('/', '-')}.png")
+        for family, trained in directories.items():
+            if arguments.out is not None:
+                arguments.out.mkdir(parents=True, exist_ok=True)
+                learning_curve(trained, arguments.out / f"{env_name.replace('/', '-')}-{family}.png")
     if arguments.out is not None:
         (arguments.out / "learning.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
