@@ -123,10 +123,12 @@ PRESETS: dict[str, list[tuple[str, Preset]]] = {
             Preset(
                 {
                     **_PENDULUM_ON_POLICY,
-                    "steps": 95 * 4_096,
+                    "steps": 80 * 4_096,
                     "epochs": 8,
                     "minibatches": 8,
-                    "learning_rate": 1e-3,
+                    # At 1e-3 one seed in three fell back late or never rose.
+                    "learning_rate": 5e-4,
+                    "max_grad_norm": 1.0,
                 },
                 _LEARNING,
             ),
