@@ -41,10 +41,10 @@ def random_return(env: Environment, episodes: int = 64) -> float:
 
 
 def seconds_of(directory: Path) -> tuple[float, float]:
-    """Seconds of compilation and of training that a run's log holds."""
+    """Seconds of the (first) compilation and of training that a run's log holds."""
     events = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
-    compile = sum(e.get("seconds", 0.0) for e in events if e["event"] == "compile")
-    return compile, sum(e.get("seconds", 0.0) for e in events if e["event"] == "chunk")
+    compile = next(e["seconds"] for e in events if e["event"] == "compile")
+    return compile, sum(e["seconds"] for e in events if e["event"] == "chunk")
 
 
 def run(algorithm: str, env_name: str, seeds: int, runs: Path) -> tuple[History, dict[str, Any], Path]:
@@ -71,7 +71,7 @@ def main() -> None:
         f"Command: `python benchmarks/learning.py`, {arguments.seeds} seeds; evaluation return, mean and 95 % "
         "bootstrap interval over seeds, final (the last evaluation) and best along the curve.",
         "",
-        "| environment | algorithm | steps | random | final return | best mean return | solved at | seconds |",
+        "| environment | algorithm | steps | random | final return | best mean return | solved at | seconds to compile + train |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for env_name, algorithms in JOBS.items():
