@@ -71,7 +71,7 @@ def main() -> None:
         f"Command: `python benchmarks/learning.py`, {arguments.seeds} seeds; evaluation return, mean and 95 % "
         "bootstrap interval over seeds, final (the last evaluation) and best along the curve.",
         "",
-        "| environment | algorithm | steps | random | final return | best mean return | solved at | seconds to compile + train |",
+        "| environment | algorithm | steps | random | final | best mean | solved at | compile + train, s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for env_name, algorithms in JOBS.items():
