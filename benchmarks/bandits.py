@@ -53,7 +53,7 @@ def programs(env: Bandit, temperature: float) -> dict[str, tuple[Any, int]]:
         "iterations_per_evaluation": 50,
         "evaluation_episodes": 64,
     }
-    nets: dict[str, Any] = {"hidden": NET, "critic_hidden": (128, 128)}
+    nets: dict[str, Any] = {"hidden": NET, "critic_hidden": NET}
     fast: dict[str, Any] = {"learning_rate": 5e-4, "critic_learning_rate": 1e-3}
     policy: dict[str, Any] = {"hidden": NET, "value_hidden": NET}
     size = 20_000
@@ -76,7 +76,7 @@ def programs(env: Bandit, temperature: float) -> dict[str, tuple[Any, int]]:
             offline(bc(hidden=NET, learning_rate=1e-3, **diffusion), env, dataset=data, **cloning),
             4,
         ),
-        "sdac": (off_policy(sdac(temperature=temperature, samples=64, **nets, **fast), env, **off), 4),
+        "sdac": (off_policy(sdac(temperature=temperature, samples=32, **nets, **fast), env, **off), 4),
         "qsm (paper)": (
             off_policy(qsm(temperature=temperature, variant="paper", **nets, **fast), env, **off),
             4,
