@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Critic, Key, Observation
+from dpolicy.embeddings import AbstractEmbedding
 from dpolicy.fields import AbstractField, Field
 from dpolicy.recipe import tunable
 from dpolicy.samplers import best_of, ddim, ddpm, ode, sde
@@ -83,13 +84,13 @@ class FieldPolicy(NamedTuple):
 )
 def field_policy(
     *,
-    schedule: str = "cosine",
+    schedule: str | AbstractSchedule = "cosine",
     prediction: str = "noise",
     sampler: str = "ddpm",
     sampler_steps: int = 20,
     hidden: tuple[int, ...] = (256, 256, 256),
     activation: str = "mish",
-    embedding: str = "fourier_mlp",
+    embedding: str | Callable[[Key], AbstractEmbedding] = "fourier_mlp",
     initialisation: str = "orthogonal",
     clip: float | None = 1.0,
     output_scale: float = 1.0,
@@ -97,7 +98,7 @@ def field_policy(
     """Choose a schedule, a field and a sampler by name.
 
     Args:
-        schedule: Noise schedule: rectified_flow, cosine, linear, variance_exploding or trigonometric.
+        schedule: Noise schedule: rectified_flow, cosine, linear, variance_exploding or trigonometric, or one made.
         prediction: What the network predicts: noise, score, velocity or data.
         sampler: euler, heun, sde, ddpm, ddpm_posterior or ddim.
         sampler_steps: Sampler steps.
@@ -111,10 +112,11 @@ def field_policy(
     Raises:
         ValueError: for an unknown name or a step count below 1.
     """
-    _checks.one_of("schedule", schedule, SCHEDULES)
+    if not isinstance(schedule, AbstractSchedule):
+        _checks.one_of("schedule", schedule, SCHEDULES)
     _checks.one_of("sampler", sampler, SAMPLERS)
     _checks.one_of("prediction", prediction, ("noise", "score", "velocity", "data"))
-    chosen = SCHEDULES[schedule]()
+    chosen = schedule if isinstance(schedule, AbstractSchedule) else SCHEDULES[schedule]()
 
     def make(key: Key, spec: Any) -> AbstractField:
         return Field(

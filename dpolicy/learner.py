@@ -34,7 +34,7 @@ def descend(
     loss: Callable[[M], tuple[Float[Array, ""], Metrics]],
     optimiser: optax.GradientTransformation,
     *,
-    learning_rate: Number | None = None,
+    learning_rate: Number | Callable[[M], M] | None = None,
 ) -> tuple[Learner[M], Metrics]:
     """One gradient step: theta <- theta + optimiser(grad loss(theta)).
 
@@ -43,7 +43,8 @@ def descend(
         loss: The batch loss `model -> (scalar, metrics)`.
         optimiser: The transformation `learner` was started with.
         learning_rate: Multiplies the update when given; the optimiser should then end without a learning rate of
-            its own (an adaptive rate lives in the algorithm's state; Adam's direction does not depend on it).
+            its own (an adaptive rate lives in the algorithm's state; Adam's direction does not depend on it). A
+            function turns such an update into the step itself, part by part of the model.
 
     Returns:
         The learner after the step, and the loss' metrics with `grad_norm`, the global norm before any clipping.
@@ -51,10 +52,17 @@ def descend(
     (_, metrics), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(learner.model)
     parameters = eqx.filter(learner.model, eqx.is_inexact_array)
     updates, opt_state = optimiser.update(gradient, learner.opt_state, parameters)
-    if learning_rate is not None:
-        updates = jax.tree.map(lambda u: -learning_rate * u, updates)
+    if callable(learning_rate):
+        updates = learning_rate(updates)
+    elif learning_rate is not None:
+        updates = scaled(updates, -learning_rate)
     model = eqx.apply_updates(learner.model, updates)
     return Learner(model, opt_state), {**metrics, "grad_norm": optax.global_norm(gradient)}
+
+
+def scaled(tree: M, factor: Number) -> M:
+    """Every array times `factor`."""
+    return jax.tree.map(lambda leaf: factor * leaf, tree)
 
 
 def adam(

@@ -13,7 +13,7 @@ from dpolicy._metrics import reduce_metrics
 from dpolicy._types import Action, Key, Loss, Metrics, Mode, Model, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.critics import ValueNetwork
-from dpolicy.learner import Learner, adam, descend, learner
+from dpolicy.learner import Learner, adam, descend, learner, scaled
 from dpolicy.losses import (
     GAE_DIALECTS,
     adaptive_rate,
@@ -34,6 +34,9 @@ Propose: TypeAlias = Callable[[Model, Any, Observation, Key, Mode], tuple[Action
 Afterwards: TypeAlias = Callable[[Model, Any, Transition, Key], tuple[Any, Metrics]]
 
 
+NORMALISATIONS = ("rollout", "minibatch", "none")
+
+
 class PolicyValue(eqx.Module):
     """The parameters one proximal optimiser trains."""
 
@@ -48,6 +51,12 @@ class Proximal(eqx.Module):
     learning_rate: Float[Array, "*seeds"]
     extra: Any
     iterations: Int[Array, "*seeds"]
+
+
+def acted(obs: Observation, action: Action, extras: dict[str, Any]) -> Transition:
+    """A transition as far as it is known while acting, for the log-likelihood that is stored with it."""
+    no, zero = jnp.asarray(False), jnp.zeros(())
+    return Transition(obs, action, zero, obs, no, no, extras)
 
 
 def over_minibatches(
@@ -86,14 +95,20 @@ def over_minibatches(
 
 @tunable(
     "learning_rate",
+    "value_learning_rate",
+    "weight_decay",
     "target_kl",
+    "stop_kl",
     "discount",
     "trace",
     "gae_dialect",
+    "normalise_advantages",
+    "advantage_clip",
     "value_coefficient",
     "value_clip",
     "epochs",
     "minibatches",
+    "critic_warmup",
     "max_grad_norm",
     "value_hidden",
     "activation",
@@ -105,7 +120,8 @@ def proximal(
     make_policy: Callable[[Key, Any], Model],
     propose: Propose,
     policy_loss: Loss,
-    kl: Callable[[Model, Transition], Float[Array, ""]] | None = None,
+    kl: Callable[[Model, Transition, Key], Float[Array, ""]] | None = None,
+    kl_floor: Number = 0.0,
     make_extra: Callable[[Key, Any], Any] = lambda key, spec: (),
     afterwards: Afterwards = lambda policy, extra, examples, key: (extra, {}),
     modes: tuple[str, ...] = ("explore", "evaluate"),
@@ -113,20 +129,25 @@ def proximal(
     activation: str = "elu",
     initialisation: str = "torch",
     learning_rate: Number = 1e-3,
+    value_learning_rate: Number | None = None,
+    weight_decay: Number | None = None,
     target_kl: Number | None = None,
+    stop_kl: Number | None = None,
     discount: Number = 0.99,
     trace: Number = 0.95,
     gae_dialect: str = "exact",
+    normalise_advantages: str = "rollout",
+    advantage_clip: Number | None = None,
     value_coefficient: Number = 1.0,
     value_clip: Number | None = None,
     epochs: int = 5,
     minibatches: int = 4,
+    critic_warmup: int = 0,
     max_grad_norm: Number = 1.0,
 ) -> Algorithm:
     """PPO's outer loop with slots for the policy, its log-likelihood and what follows the clipped epochs.
 
-    One iteration on a rollout [time, environment]: advantages and returns by GAE, advantages normalised over the
-    rollout, then `epochs` passes over `minibatches` shuffled minibatches of
+    One iteration on a rollout [time, environment]: advantages and returns by GAE, advantages normalised, then `epochs` passes over `minibatches` shuffled minibatches of
 
         loss = policy_loss + value_coefficient * value_loss
 
@@ -138,7 +159,10 @@ def proximal(
         make_policy: `(key, spec) -> policy`, the module `policy_loss` differentiates.
         propose: How the policy acts; see `Propose`.
         policy_loss: A per-example loss on the policy; reads "advantage" and "log_prob" from the example's extras.
-        kl: `(policy, example) -> KL(old || new)` in closed form; required by `target_kl`.
+        kl: `(policy, example, key) -> KL(old || new)`, in closed form or estimated (`sampled_kl`); what `target_kl`
+            and `stop_kl` read.
+        kl_floor: The adaptive rate rises only where the KL is above it: 0, or a little less for an estimate that may
+            be negative.
         make_extra: `(key, spec) -> extra`, further state that belongs to the method.
         afterwards: Runs once per iteration after the epochs; see `Afterwards`.
         modes: Acting modes that `propose` knows.
@@ -147,19 +171,25 @@ def proximal(
         initialisation: Of the weights: torch (RSL-RL's), orthogonal, lecun_normal, lecun_uniform, he_normal or
             xavier_uniform.
         learning_rate: Adam's rate, or its start where it adapts.
+        value_learning_rate: Rate of the value network where it has one of its own, which then does not adapt.
+        weight_decay: Decoupled weight decay; None for none.
         target_kl: Target of the adaptive rate; None keeps the rate fixed.
+        stop_kl: The rest of an iteration is skipped once the KL of a minibatch exceeds it; None for never.
         discount: Discount gamma.
         trace: Trace lambda of generalised advantage estimation.
         gae_dialect: exact, rsl, brax or leaky: how advantages treat time limits; under brax truncated steps do not
             enter the value loss either.
+        normalise_advantages: Standardise advantages over the rollout, over each minibatch, or none.
+        advantage_clip: Bound of the advantages after that; None for none.
         value_coefficient: Weight of the value loss.
         value_clip: Largest change of a value per iteration before its loss flattens; None switches that off.
         epochs: Passes over each rollout.
         minibatches: Minibatches per pass; must divide the samples of a rollout.
+        critic_warmup: Iterations at the start that train the value network alone.
         max_grad_norm: Largest global gradient norm.
 
     Raises:
-        ValueError: for a value out of its range, or a target KL without a closed-form KL.
+        ValueError: for a value out of its range, or a target KL without a KL.
     """
     _checks.positive("learning_rate", learning_rate)
     _checks.fraction("discount", discount)
@@ -168,16 +198,21 @@ def proximal(
     _checks.non_negative("value_coefficient", value_coefficient)
     _checks.integer("epochs", epochs)
     _checks.integer("minibatches", minibatches)
+    _checks.integer("critic_warmup", critic_warmup, 0)
+    _checks.one_of("normalise_advantages", normalise_advantages, NORMALISATIONS)
     _checks.positive("max_grad_norm", max_grad_norm)
-    if value_clip is not None:
-        _checks.positive("value_clip", value_clip)
-    if target_kl is not None:
-        _checks.positive("target_kl", target_kl)
-        if kl is None:
-            raise ValueError(
-                f"target_kl needs a policy with a KL in closed form, got {target_kl!r} for {name}."
-            )
-    optimiser = adam(None, max_grad_norm=max_grad_norm)
+    for setting, value in (
+        ("value_learning_rate", value_learning_rate),
+        ("advantage_clip", advantage_clip),
+        ("value_clip", value_clip),
+        ("target_kl", target_kl),
+        ("stop_kl", stop_kl),
+    ):
+        if value is not None:
+            _checks.positive(setting, value)
+            if setting.endswith("_kl") and kl is None:
+                raise ValueError(f"{setting} needs a policy with a KL, got {value!r} for {name}.")
+    optimiser = adam(None, max_grad_norm=max_grad_norm, weight_decay=weight_decay)
 
     def value_loss(value: ValueNetwork, example: Transition, key: Key) -> tuple[Float[Array, ""], Metrics]:
         old, target, now = example.extras["value"], example.extras["return"], value(example.obs)
@@ -224,30 +259,54 @@ def proximal(
 
         return jax.vmap(along_time, in_axes=1, out_axes=1)(*inputs)
 
+    def shaped(advantage: Float[Array, " b"]) -> Float[Array, " b"]:
+        advantage = standardise(advantage) if normalise_advantages == "minibatch" else advantage
+        return advantage if advantage_clip is None else jnp.clip(advantage, -advantage_clip, advantage_clip)
+
     def update(state: Proximal, batch: Transition, key: Key) -> tuple[Proximal, Metrics]:
         epochs_key, afterwards_key = jax.random.split(key)
         advantages, returns = targets(state.learner.model, batch)
-        extras = {**batch.extras, "advantage": standardise(advantages), "return": returns}
+        if normalise_advantages == "rollout":
+            advantages = standardise(advantages)
+        extras = {**batch.extras, "advantage": advantages, "return": returns}
         examples = jax.tree.map(
             lambda leaf: leaf.reshape(-1, *leaf.shape[2:]),
             eqx.tree_at(lambda b: b.extras, batch, extras),
         )
 
-        def body(carry: Any, inputs: tuple[Transition, Key]) -> tuple[Any, Metrics]:
-            current, rate = carry
-            minibatch, key = inputs
-            measured = {}
-            if target_kl is not None and kl is not None:
-                divergence = jnp.mean(jax.vmap(kl, in_axes=(None, 0))(current.model.policy, minibatch))
-                rate = adaptive_rate(rate, divergence, target_kl)
-                measured = {"kl": divergence}
-            current, metrics = descend(
-                current, lambda model: loss(model, minibatch, key), optimiser, learning_rate=rate
-            )
-            return (current, rate), {**metrics, **measured}
+        warm = state.iterations >= critic_warmup
 
-        carry = (state.learner, state.learning_rate)
-        (trained, rate), metrics = over_minibatches(
+        def body(carry: Any, inputs: tuple[Transition, Key]) -> tuple[Any, Metrics]:
+            current, rate, going = carry
+            minibatch, key = inputs
+            minibatch = eqx.tree_at(lambda b: b.extras["advantage"], minibatch, replace_fn=shaped)
+            measured = {}
+            if kl is not None and not (target_kl is None and stop_kl is None):
+                keys = jax.random.split(jax.random.fold_in(key, 1), minibatch.reward.shape[0])
+                divergence = jnp.mean(
+                    jax.vmap(kl, in_axes=(None, 0, 0))(current.model.policy, minibatch, keys)
+                )
+                measured = {"kl": divergence}
+                if target_kl is not None:
+                    rate = adaptive_rate(rate, divergence, target_kl, floor=kl_floor)
+                if stop_kl is not None:
+                    going = going & (divergence <= stop_kl)
+
+            def step(updates: PolicyValue) -> PolicyValue:
+                policy = scaled(updates.policy, -rate if critic_warmup == 0 else jnp.where(warm, -rate, 0.0))
+                value = scaled(updates.value, -(rate if value_learning_rate is None else value_learning_rate))
+                return PolicyValue(policy, value)
+
+            after, metrics = descend(
+                current, lambda model: loss(model, minibatch, key), optimiser, learning_rate=step
+            )
+            if stop_kl is not None:
+                after = jax.tree.map(lambda new, old: jnp.where(going, new, old), after, current)
+                measured["stopped"] = 1.0 - going.astype(float)
+            return (after, rate, going), {**metrics, **measured}
+
+        carry = (state.learner, state.learning_rate, jnp.asarray(True))
+        (trained, rate, _), metrics = over_minibatches(
             body, carry, examples, epochs_key, epochs=epochs, count=minibatches
         )
         extra, more = afterwards(trained.model.policy, state.extra, examples, afterwards_key)

@@ -10,6 +10,8 @@ from jax.scipy.special import digamma
 from jaxtyping import Array, Float
 
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
+from dpolicy.fields import predict_data
+from dpolicy.losses.match import Transform, start
 
 
 def entropy(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
@@ -55,6 +57,23 @@ def knn_entropy(points: Float[Array, "n d"], *, floor: Number = 1e-6) -> Scalar:
         + volume
         + dim * jnp.mean(logs)
     )
+
+
+def predicted_entropy(transform: Transform) -> Loss:
+    """`knn_entropy` of the clean actions the field predicts at several noised points of one action (FPO++).
+
+    **Arguments:**
+
+    - `transform`: makes the points, two or more, such as `perturb(schedule, draws=16)`.
+    """
+
+    def loss(field: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        match = jax.lax.stop_gradient(transform(example, start(example), key))
+        predicted = jax.vmap(predict_data, in_axes=(None, 0, 0, None))(field, match.x, match.t, example.obs)
+        value = knn_entropy(predicted)
+        return value, {"loss": value}
+
+    return loss
 
 
 def dual(multiplier_of: Callable[[Any], Scalar], slack: Callable[[Any], Scalar]) -> Loss:

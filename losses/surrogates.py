@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -40,6 +41,7 @@ def aspo(
 
 
 _SURROGATES = {"ppo": ppo_clip, "spo": spo, "aspo": aspo}
+ADVANTAGES = ("signed", "positive", "softplus")
 
 
 def kl_k1(log_ratio: Float[Array, "*batch"]) -> Scalar:
@@ -54,6 +56,9 @@ def kl_k3(log_ratio: Float[Array, "*batch"]) -> Scalar:
     return jnp.mean(jnp.expm1(log_ratio) - log_ratio)
 
 
+_KL = {"k1": kl_k1, "k3": kl_k3}
+
+
 def adaptive_rate(
     rate: Number,
     kl: Number,
@@ -62,17 +67,51 @@ def adaptive_rate(
     factor: float = 1.5,
     low: float = 1e-5,
     high: float = 1e-2,
+    floor: Number = 0.0,
 ) -> Scalar:
     """The "adaptive KL" learning rate of RSL-RL.
 
-    rate / factor when kl > 2 target, rate * factor when 0 < kl < target / 2, each kept inside [low, high].
+    rate / factor when kl > 2 target, rate * factor when floor < kl < target / 2, each kept inside [low, high]. An
+    estimate that may be negative wants a `floor` below zero (GenPO's code: -1e-4 with k1), or the rate never rises.
     """
     rate = jnp.asarray(rate)
     down, up = jnp.maximum(rate / factor, low), jnp.minimum(rate * factor, high)
-    return jnp.where(kl > 2 * target, down, jnp.where((kl > 0) & (kl < target / 2), up, rate))
+    return jnp.where(kl > 2 * target, down, jnp.where((kl > floor) & (kl < target / 2), up, rate))
 
 
-def clipped(log_ratio: LogRatioFunction, *, eps: Number, surrogate: str = "ppo") -> Loss:
+def sampled_kl(log_ratio: LogRatioFunction, estimator: str = "k3") -> Callable[[Any, Any, Key], Scalar]:
+    """`(model, example, key) -> estimate of KL(old || new)` from the log-ratio of one stored action.
+
+    For policies without a closed form; the mean over a batch is the estimate. `k3` is never negative, `k1` has the
+    smaller formula and the larger variance.
+    """
+    one_of("estimator", estimator, _KL)
+    measure = _KL[estimator]
+
+    def kl(model: Any, example: Any, key: Key) -> Scalar:
+        return measure(jnp.atleast_1d(log_ratio(model, example, key)))
+
+    return kl
+
+
+def bounded_advantage(advantage: Float[Array, "*batch"], how: str = "signed") -> Float[Array, "*batch"]:
+    """The advantage as a surrogate takes it.
+
+    `signed`: as it is. `positive`: max(A, 0). `softplus`: log(1 + e^A). A flow-matching loss can be raised without
+    bound, unlike a density, so FPO's objective has no optimum where A < 0; the last two never raise it.
+    """
+    one_of("advantages", how, ADVANTAGES)
+    return {"signed": lambda a: a, "positive": jax.nn.relu, "softplus": jax.nn.softplus}[how](advantage)
+
+
+def clipped(
+    log_ratio: LogRatioFunction,
+    *,
+    eps: Number | Float[Array, " n"],
+    surrogate: str = "ppo",
+    advantages: str = "signed",
+    weights: Float[Array, " n"] | None = None,
+) -> Loss:
     """Minus a clipped surrogate of the ratio exp(log_ratio(model, example, key)), A =
     example.extras["advantage"].
 
@@ -82,19 +121,23 @@ def clipped(log_ratio: LogRatioFunction, *, eps: Number, surrogate: str = "ppo")
     **Arguments:**
 
     - `log_ratio`: (model, example, key) -> scalar or vector; see `dpolicy.losses.ratios`.
-    - `eps`: half-width of the clip range of the ratio.
+    - `eps`: half-width of the clip range of the ratio; for a vector of ratios a vector of them may be given.
     - `surrogate`: `ppo`, `spo` or `aspo`.
+    - `advantages`: `signed`, `positive` or `softplus`; see `bounded_advantage`.
+    - `weights`: factors on the advantage, one for each ratio of the vector (DPPO's denoising discount).
 
     **Returns:** a loss whose metrics are `loss`, `ratio`, `ratio_min`, `ratio_max`, `clip_fraction`, `kl`
     (k3), `kl_k1`.
     """
     positive("eps", eps)
     one_of("surrogate", surrogate, _SURROGATES)
+    one_of("advantages", advantages, ADVANTAGES)
     objective = _SURROGATES[surrogate]
 
     def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         logs = jnp.atleast_1d(log_ratio(model, example, key))
-        advantage = jnp.broadcast_to(example.extras["advantage"], logs.shape)
+        advantage = jnp.broadcast_to(bounded_advantage(example.extras["advantage"], advantages), logs.shape)
+        advantage = advantage if weights is None else weights * advantage
         result = -jnp.mean(objective(logs, advantage, eps))
         ratio = jnp.exp(logs)
         metrics = {

@@ -11,6 +11,9 @@ from dpolicy.samplers.best_of import BestOf as BestOf
 from dpolicy.samplers.best_of import Sampler as Sampler
 from dpolicy.samplers.best_of import best_of as best_of
 from dpolicy.samplers.best_of import select as select
+from dpolicy.samplers.coupled import Coupled as Coupled
+from dpolicy.samplers.coupled import coupled as coupled
+from dpolicy.samplers.coupled import tied_mixing as tied_mixing
 from dpolicy.samplers.langevin import PredictorCorrector as PredictorCorrector
 from dpolicy.samplers.langevin import Unadjusted as Unadjusted
 from dpolicy.samplers.langevin import langevin as langevin

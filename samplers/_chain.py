@@ -82,8 +82,25 @@ class AbstractChain(eqx.Module):
         return run(lambda x, row: self.step(field, x, row, obs), x, rows, truncate=self.truncate)
 
     def chain(
-        self, field: AbstractField, obs: Observation, key: Key, *, start: Action | None = None
-    ) -> Float[Array, "{self.steps}+1 a"]:
-        """All the points from x_1 to the action."""
+        self,
+        field: AbstractField,
+        obs: Observation,
+        key: Key,
+        *,
+        start: Action | None = None,
+        early: AbstractField | None = None,
+        last: int | None = None,
+    ) -> Float[Array, "points a"]:
+        """All the points from x_1 to the action, or those of the `last` steps.
+
+        Steps before the last ones are taken with the field `early` where that is given (DPPO's frozen one).
+        """
         x, rows = self.start(field, key, start), self.rows(field, key)
+        if last is not None and last < self.steps:
+            _checks.integer("last", last)
+            split = self.steps - last
+            head = jax.tree.map(lambda leaf: leaf[:split], rows)
+            rows = jax.tree.map(lambda leaf: leaf[split:], rows)
+            first = field if early is None else early
+            x = run(lambda x, row: self.step(first, x, row, obs), x, head)
         return trace(lambda x, row: self.step(field, x, row, obs), x, rows)

@@ -35,6 +35,9 @@ TINY = {
     "qsm": {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2, "evaluation_candidates": 2},
     "ppo": {"hidden": (8,), **_ON_POLICY},
     "fpo": {"hidden": (8,), "draws": 2, "sampler_steps": 2, **_ON_POLICY},
+    "fpopp": {"hidden": (8,), "draws": 3, "sampler_steps": 2, "ema_after": 0, **_ON_POLICY},
+    "dppo": {"hidden": (8,), "sampler_steps": 3, "trained_steps": 2, **_ON_POLICY},
+    "genpo": {"hidden": (8,), "steps": 2, **_ON_POLICY},
     "dp_cppo": {
         "hidden": (8,),
         "flow_hidden": (8,),

@@ -9,7 +9,10 @@ from typing import NamedTuple
 from dpolicy.algorithm import Algorithm, Family
 from dpolicy.algorithms.bc import bc as bc
 from dpolicy.algorithms.dp_cppo import dp_cppo as dp_cppo
+from dpolicy.algorithms.dppo import dppo as dppo
 from dpolicy.algorithms.fpo import fpo as fpo
+from dpolicy.algorithms.fpopp import fpopp as fpopp
+from dpolicy.algorithms.genpo import genpo as genpo
 from dpolicy.algorithms.ppo import ppo as ppo
 from dpolicy.algorithms.qsm import qsm as qsm
 from dpolicy.algorithms.sac import sac as sac
@@ -44,6 +47,9 @@ ALGORITHMS: dict[str, Entry] = {
     "qsm": Entry(      qsm,     "off_policy", "Q-value guidance",   "uniform",  "perturb, q_score",                                         "DDPM",  "twin Q",           "noisy / best of 10",      "arXiv 2312.11752"),
     "ppo": Entry(      ppo,     "on_policy",  "policy gradient",    "previous", "clipped Gaussian ratio",                                   "exact", "V, GAE",           "sample / mode",           "arXiv 1707.06347"),
     "fpo": Entry(      fpo,     "on_policy",  "policy gradient",    "previous", "clipped flow-matching ratio: perturb",                     "Euler", "V, GAE",           "one sample",              "arXiv 2507.21053"),
+    "fpopp": Entry(    fpopp,   "on_policy",  "policy gradient",    "previous", "clipped flow-matching ratio per draw: perturb",            "Euler", "V, GAE",           "zero start, EMA",         "arXiv 2602.02481"),
+    "dppo": Entry(     dppo,    "on_policy",  "policy gradient",    "previous", "clipped ratio per denoising step",                         "DDPM",  "V, GAE",           "one sample",              "arXiv 2409.00588"),
+    "genpo": Entry(    genpo,   "on_policy",  "policy gradient",    "previous", "clipped exact ratio, compression",                         "coupled", "V, GAE",         "one sample",              "arXiv 2505.18763"),
     "dp_cppo": Entry(  dp_cppo, "on_policy",  "policy gradient",    "previous", "clipped residual-Gaussian ratio, score; then perturb",     "Euler", "V, GAE",           "flow + residual",         "arXiv 2603.04790"),
 }
 # fmt: on

@@ -105,7 +105,7 @@ def dp_cppo(
         action, log_prob = residual.sample(obs, base, key)
         return action, {"base": base, "log_prob": log_prob, "mean": mean, "log_std": residual.log_std}
 
-    def kl(residual: ResidualGaussian, example: Transition) -> Float[Array, ""]:
+    def kl(residual: ResidualGaussian, example: Transition, key: Key) -> Float[Array, ""]:
         old = example.extras
         mean = residual.mean(example.obs, old["base"])
         return gaussian_kl(old["mean"], old["log_std"], mean, residual.log_std)

@@ -3,16 +3,15 @@
 from collections.abc import Callable
 from typing import Any, cast
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 
 from dpolicy import _checks
-from dpolicy._types import Action, Key, Mode, Number, Observation, Prediction, Transition
+from dpolicy._types import Action, Key, Mode, Number, Observation, Prediction
 from dpolicy.algorithm import Algorithm
 from dpolicy.field_policy import FieldPolicy, field_policy
 from dpolicy.fields import AbstractField
-from dpolicy.losses import clipped, flow_matching_log_likelihood, grid_times, log_ratio, matching, perturb
+from dpolicy.losses import clipped, flow_matching_log_ratio, grid_times, matching, perturb, sampled_kl
+from dpolicy.matched import explore_matched, matched_ratio
 from dpolicy.proximal import proximal
 from dpolicy.recipe import composed
 
@@ -20,7 +19,7 @@ from dpolicy.recipe import composed
 @composed(
     field_policy,
     proximal,
-    without=("schedule", "prediction", "sampler", "embedding", "target_kl"),
+    without=("schedule", "prediction", "sampler", "embedding"),
     output_scale=0.25,
     hidden=(32, 32, 32, 32),
     value_hidden=(256, 256, 256, 256, 256),
@@ -42,12 +41,22 @@ def fpo(
     draws: int = 8,
     supervise: str = "noise",
     times: str = "grid",
+    average: str = "mean_then_exp",
+    surrogate: str = "ppo",
+    advantages: str = "signed",
+    loss_clip: Number | None = None,
+    log_ratio_clip: Number | None = None,
+    action_noise: Number | None = None,
     sampler_steps: int = 10,
 ) -> Algorithm:
     """Flow Policy Optimisation: ratio = exp(mean old - mean new flow-matching loss of the action (arXiv 2507.21053).
 
     The pairs (t, eps) of an action are drawn once, with the action, and used in every pass, so the ratio at
     unchanged parameters is exactly 1. The environment receives tanh(x_0); the loss is taken on x_0.
+
+    Where A < 0 the objective has no optimum: a matching loss, unlike a density, can be raised everywhere at once. The
+    default leaves that to the small clip, as the reference does; `surrogate="aspo"` pulls an overshoot back,
+    `loss_clip` and `log_ratio_clip` bound it, `advantages="positive"` or "softplus" never raise a loss.
 
     Defaults are the reference's for 2048 environments, rollouts of 480 steps and rewards times 10. Unlike it,
     advantages are computed and normalised once per rollout instead of in every minibatch.
@@ -57,6 +66,13 @@ def fpo(
         draws: Pairs (t, eps) per action.
         supervise: What the loss compares: noise (velocity error times (1-t)^2, the reference's choice) or velocity.
         times: grid (the sampler's own times, the reference) or uniform (the paper).
+        average: The draws' losses before the exponential (mean_then_exp), their ratios after it (exp_then_mean), or
+            a clipped ratio for each (per_sample).
+        surrogate: ppo, spo or aspo (ppo where A > 0, spo elsewhere).
+        advantages: signed, positive (max(A, 0)) or softplus.
+        loss_clip: Bound of each draw's loss; None for none.
+        log_ratio_clip: Upper bound of the log-ratio, its gradient kept; None for none.
+        action_noise: Standard deviation of Gaussian noise on x_0 while exploring; None for none.
         sampler_steps: Euler steps of the sampler.
         hidden: Widths of the velocity network.
         activation: Activation of velocity and value network.
@@ -67,6 +83,8 @@ def fpo(
     _checks.positive("clip", clip)
     _checks.one_of("supervise", supervise, ("noise", "velocity"))
     _checks.one_of("times", times, ("grid", "uniform"))
+    if action_noise is not None:
+        _checks.positive("action_noise", action_noise)
     policy = make_field(
         schedule="rectified_flow",
         prediction="velocity",
@@ -76,27 +94,23 @@ def fpo(
         clip=None,
     )
     pairs = perturb(policy.schedule, times=grid_times(sampler_steps) if times == "grid" else "uniform")
-    cfm = flow_matching_log_likelihood(matching(pairs, compare=cast(Prediction, supervise)), draws=draws)
-
-    def log_likelihood(field: AbstractField, example: Transition, key: Key):
-        unsquashed = eqx.tree_at(lambda e: e.action, example, example.extras["unsquashed"])
-        return cfm(field, unsquashed, key)
+    loss = matching(pairs, compare=cast(Prediction, supervise))
+    ratio = matched_ratio(
+        flow_matching_log_ratio(loss, draws=draws, mode=average, loss_clip=loss_clip, clip=log_ratio_clip)
+    )
+    explore = explore_matched(policy.sample, ratio, squash=jnp.tanh, noise=action_noise)
 
     def propose(
         field: AbstractField, extra: Any, obs: Observation, key: Key, mode: Mode
     ) -> tuple[Action, dict[str, Any]]:
-        sample_key, pair_key = jax.random.split(key)
-        x = policy.sample(field, obs, sample_key)
         if mode == "evaluate":
-            return jnp.tanh(x), {}
-        extras = {"unsquashed": x, "key": pair_key}
-        no, zero = jnp.asarray(False), jnp.zeros(())
-        example = Transition(obs, x, zero, obs, no, no, extras)
-        return jnp.tanh(x), {**extras, "log_prob": log_likelihood(field, example, pair_key)}
+            return jnp.tanh(policy.sample(field, obs, key)), {}
+        return explore(field, obs, key)
 
     return train(
         name="fpo",
         make_policy=policy.make,
         propose=propose,
-        policy_loss=clipped(log_ratio(log_likelihood), eps=clip),
+        policy_loss=clipped(ratio, eps=clip, surrogate=surrogate, advantages=advantages),
+        kl=sampled_kl(ratio),
     )

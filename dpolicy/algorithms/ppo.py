@@ -39,7 +39,7 @@ def ppo(
         action, log_prob = policy.sample(obs, key)
         return action, {"log_prob": log_prob, "mean": policy.mean(obs), "log_std": policy.log_std}
 
-    def kl(policy: Gaussian, example: Transition) -> Float[Array, ""]:
+    def kl(policy: Gaussian, example: Transition, key: Key) -> Float[Array, ""]:
         old = example.extras
         return gaussian_kl(old["mean"], old["log_std"], policy.mean(example.obs), policy.log_std)
 

@@ -1,0 +1,192 @@
+"""Diffusion Policy Policy Optimisation: PPO over the steps of the denoising chain."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dpolicy import _checks
+from dpolicy._types import Action, Key, Metrics, Mode, Number, Observation, Scalar
+from dpolicy.algorithm import Algorithm
+from dpolicy.embeddings import Projected, Sinusoidal
+from dpolicy.field_policy import FieldPolicy, field_policy
+from dpolicy.fields import AbstractField
+from dpolicy.losses import (
+    add,
+    chain_log_likelihood,
+    clip_schedule,
+    clipped,
+    denoising_discounts,
+    log_ratio,
+    sampled_kl,
+)
+from dpolicy.losses.ratios import LogLikelihood
+from dpolicy.proximal import acted, proximal
+from dpolicy.recipe import composed
+from dpolicy.samplers import Ancestral, ddim, ddpm
+from dpolicy.schedules import DiscreteVP, cosine_betas
+
+DENOISERS = ("ddpm", "ddim")
+
+
+def _cloning(likelihood: LogLikelihood) -> Callable[..., tuple[Scalar, Metrics]]:
+    """Minus the log-density of a chain of the frozen policy, stored at rollout as extras["frozen"]."""
+
+    def loss(field: AbstractField, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        stored = acted(example.obs, example.action, {"chain": example.extras["frozen"]})
+        value = -jnp.mean(likelihood(field, stored, key))
+        return value, {"loss": value}
+
+    return loss
+
+
+@composed(
+    field_policy,
+    proximal,
+    without=("schedule", "prediction", "sampler", "embedding"),
+    initialisation="torch",
+    hidden=(256, 256, 256),
+    value_hidden=(256, 256, 256),
+    activation="mish",
+    learning_rate=1e-4,
+    value_learning_rate=1e-3,
+    stop_kl=1.0,
+    normalise_advantages="minibatch",
+    value_coefficient=0.25,
+    epochs=10,
+    max_grad_norm=1e6,
+)
+def dppo(
+    make_field: Callable[..., FieldPolicy],
+    train: Callable[..., Algorithm],
+    *,
+    clip: Number = 0.1,
+    clip_low: Number | None = None,
+    clip_rate: Number = 3.0,
+    denoiser: str = "ddpm",
+    sampler_steps: int = 10,
+    schedule_steps: int | None = None,
+    trained_steps: int | None = None,
+    denoising_discount: Number = 1.0,
+    exploration_std: Number = 0.1,
+    likelihood_std: Number | None = None,
+    noise_bound: Number | None = 3.0,
+    reduction: str = "mean",
+    log_prob_low: Number = -5.0,
+    log_prob_high: Number = 2.0,
+    pretrained: AbstractField | str | None = None,
+    cloning_coefficient: Number | None = None,
+) -> Algorithm:
+    """DPPO: every denoising step is a Gaussian decision with a clipped ratio of its own (arXiv 2409.00588).
+
+    ratio_j = exp(mean over the action of log N(x_{k-1}; mean_k, std_k^2), new minus old), j = 0 the noisiest trained
+    step; its advantage is denoising_discount^(K'-1-j) A(s, a), its clip grows from `clip_low` to `clip`. The value
+    network knows the environment's state only. All ratios of a transition share a minibatch (the reference shuffles
+    transition and step together, the same in expectation).
+
+    Defaults are the reference's for training from scratch. It fine-tunes a cloned policy with 20 steps, the last 10 of
+    them trained, clip 0.01, denoising discount 0.99 and chunks of 4 actions.
+
+    Args:
+        clip: Clip range of the ratio at the last step.
+        clip_low: Clip range at the noisiest trained step; None for the same.
+        clip_rate: How sharply the clip range grows in between.
+        denoiser: ddpm (posterior variance) or ddim (eta 1 while exploring, 0 in evaluation).
+        sampler_steps: Denoising steps K.
+        schedule_steps: Steps of the cosine schedule, a multiple of K (DDIM: 100 for 5 steps); None for K.
+        trained_steps: How many of the last steps are trained, K'; None for all.
+        denoising_discount: Discount of the advantage per step away from the last one.
+        exploration_std: Floor of the standard deviation of every step while exploring.
+        likelihood_std: The same in the likelihood; None for equal, without which the ratio is not the sampler's.
+        noise_bound: Noise is clipped to this many standard deviations; None for none.
+        reduction: Over the action, mean or sum of the log-densities.
+        log_prob_low: Lower clamp of each coordinate's log-density.
+        log_prob_high: Upper clamp.
+        pretrained: A field to start from, with its schedule and prediction, or (`dpolicy train`) the directory of the
+            run that trained it; its weights serve the steps that are not trained. Observations must be what it
+            was trained on: leave them as they are (`normalise_observations=False`) in both runs.
+        cloning_coefficient: Weight of staying likely to produce the pretrained policy's actions; None for none.
+    """
+    _checks.positive("clip", clip)
+    _checks.one_of("denoiser", denoiser, DENOISERS)
+    _checks.integer("sampler_steps", sampler_steps)
+    trained = sampler_steps if trained_steps is None else trained_steps
+    _checks.integer("trained_steps", trained, 1, sampler_steps)
+    _checks.positive("exploration_std", exploration_std)
+    if isinstance(pretrained, str):
+        raise ValueError(
+            "pretrained must be a field or None; dpolicy.train.load_field reads that of a run, "
+            f"got {pretrained!r}."
+        )
+    betas = cosine_betas(sampler_steps if schedule_steps is None else schedule_steps)
+    schedule = DiscreteVP(betas)
+    # Refuses step counts that do not fit; a pretrained field brings its own schedule.
+    (schedule if pretrained is None else pretrained.schedule).grid(sampler_steps)
+    clips = clip_schedule(trained, clip if clip_low is None else clip_low, clip, clip_rate)
+
+    def sampler(std: Number, *, explore: bool = True) -> Ancestral:
+        shared: dict[str, Any] = {"steps": sampler_steps, "min_std": std, "final_noise": explore}
+        if explore:
+            shared["noise_bound"] = noise_bound
+        if denoiser == "ddpm":
+            return ddpm(variance="posterior", **shared)
+        return ddim(eta=1.0 if explore else 0.0, recompute=True, **shared)
+
+    explorer = sampler(exploration_std)
+    evaluator = sampler(1e-3 if denoiser == "ddpm" else 0.0, explore=False)
+    likelihood = chain_log_likelihood(
+        sampler(exploration_std if likelihood_std is None else likelihood_std),
+        trained=trained,
+        bounds=(log_prob_low, log_prob_high),
+        reduction=reduction,
+    )
+    ratio = log_ratio(likelihood)
+    policy = make_field(
+        schedule=schedule,
+        prediction="noise",
+        sampler="ddpm",
+        sampler_steps=sampler_steps,
+        embedding=lambda key: Projected(
+            Sinusoidal(16, scale=len(betas), shift=-1.0), 16, hidden=(32,), key=key
+        ),
+    )
+
+    def make(key: Key, spec: Any) -> AbstractField:
+        if pretrained is None:
+            return policy.make(key, spec)
+        if pretrained.action_size != spec.action_size:
+            raise ValueError(
+                f"pretrained must give actions of size {spec.action_size}, got one of {pretrained.action_size}."
+            )
+        return pretrained
+
+    def propose(
+        field: AbstractField, frozen: AbstractField | None, obs: Observation, key: Key, mode: Mode
+    ) -> tuple[Action, dict[str, Any]]:
+        if mode == "evaluate":
+            return evaluator.chain(field, obs, key, early=frozen, last=trained)[-1], {}
+        key, frozen_key = jax.random.split(key)
+        chain = explorer.chain(field, obs, key, early=frozen, last=trained)
+        extras = {"chain": chain, "log_prob": likelihood(field, acted(obs, chain[-1], {"chain": chain}), key)}
+        if cloning_coefficient is not None:
+            extras["frozen"] = explorer.chain(frozen, obs, frozen_key, last=trained)
+        return chain[-1], extras
+
+    surrogate = clipped(ratio, eps=clips, weights=denoising_discounts(trained, denoising_discount))
+    terms: dict[str, Any] = {"ppo": (1.0, surrogate)}
+    if cloning_coefficient is not None:
+        _checks.non_negative("cloning_coefficient", cloning_coefficient)
+        if pretrained is None:
+            raise ValueError(f"cloning_coefficient needs a pretrained field, got {cloning_coefficient!r}.")
+        terms["cloning"] = (cloning_coefficient, _cloning(likelihood))
+    # Without frozen steps or cloning the pretrained weights are a start and no more.
+    keeps = pretrained is not None and (trained < sampler_steps or cloning_coefficient is not None)
+    return train(
+        name="dppo",
+        make_policy=make,
+        propose=propose,
+        policy_loss=add(**terms),
+        kl=sampled_kl(ratio),
+        make_extra=lambda key, spec: pretrained if keeps else None,
+    )

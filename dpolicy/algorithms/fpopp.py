@@ -1,0 +1,152 @@
+"""FPO++: FPO with a ratio per draw, an asymmetric trust region and zero-start evaluation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from dpolicy import _checks
+from dpolicy._types import Action, Key, Metrics, Mode, Number, Observation, Transition
+from dpolicy.algorithm import Algorithm
+from dpolicy.ema import ema
+from dpolicy.field_policy import FieldPolicy, field_policy
+from dpolicy.fields import AbstractField
+from dpolicy.losses import (
+    add,
+    clipped,
+    flow_matching_log_ratio,
+    matching,
+    perturb,
+    power_times,
+    predicted_entropy,
+    sampled_kl,
+)
+from dpolicy.matched import explore_matched, matched_ratio
+from dpolicy.proximal import proximal
+from dpolicy.recipe import composed
+
+STARTS = ("zero", "random")
+
+
+class Deployed(eqx.Module):
+    """The average of the policy that acts in evaluation, and the updates so far."""
+
+    field: AbstractField
+    updates: Int[Array, "*seeds"]
+
+
+@composed(
+    field_policy,
+    proximal,
+    without=("schedule", "prediction", "sampler", "embedding"),
+    hidden=(256, 256, 256),
+    value_hidden=(768, 768, 768),
+    activation="elu",
+    initialisation="torch",
+    learning_rate=1e-4,
+    weight_decay=1e-4,
+    advantage_clip=100.0,
+    epochs=16,
+)
+def fpopp(
+    make_field: Callable[..., FieldPolicy],
+    train: Callable[..., Algorithm],
+    *,
+    clip: Number = 0.05,
+    draws: int = 16,
+    surrogate: str = "aspo",
+    time_exponent: Number = 1.0,
+    loss_clip: Number | None = 20.0,
+    log_ratio_clip: Number | None = 10.0,
+    entropy_coefficient: Number | None = None,
+    action_noise: Number | None = 0.02,
+    start: str = "zero",
+    ema_decay: Number = 0.95,
+    ema_after: int = 500,
+    sampler_steps: int = 64,
+) -> Algorithm:
+    """FPO++: a clipped ratio for each draw of the flow-matching loss, SPO where A < 0 (arXiv 2602.02481).
+
+    ratio_i = exp(old loss_i - new loss_i) for each stored pair (t_i, eps_i), the loss summed over the action and
+    divided by sqrt(d); the surrogate, averaged over pairs, is PPO's for A > 0 and SPO's otherwise, which pulls an
+    overshoot back. Evaluation starts from x_1 = 0 with averaged weights.
+
+    Actions are clipped to [-1, 1] by the environment (the reference: to [-2, 2]); the stored action is not.
+
+    Args:
+        clip: Clip range of each ratio.
+        draws: Pairs (t, eps) per action.
+        surrogate: aspo, ppo (for fine-tuning a pretrained policy) or spo.
+        time_exponent: t = 1 - (1 - u)^(1/exponent), squeezed into [0.005, 0.995]; above 1 it favours small t.
+        loss_clip: Bound of each loss, beyond which it has no gradient; None for none.
+        log_ratio_clip: Upper bound of each log-ratio, its gradient kept; None for none.
+        entropy_coefficient: Weight of the nearest-neighbour entropy of the actions predicted from `draws` pairs;
+            None for none.
+        action_noise: Standard deviation of Gaussian noise on x_0 while exploring; None for none.
+        start: Of evaluation: zero or random.
+        ema_decay: Decay of the averaged weights, per iteration.
+        ema_after: Iterations at which the average starts; before, evaluation uses the current weights.
+        sampler_steps: Euler steps of the sampler.
+    """
+    _checks.positive("clip", clip)
+    _checks.one_of("start", start, STARTS)
+    _checks.fraction("ema_decay", ema_decay)
+    _checks.integer("ema_after", ema_after, 0)
+    if action_noise is not None:
+        _checks.positive("action_noise", action_noise)
+    policy = make_field(
+        schedule="rectified_flow",
+        prediction="velocity",
+        sampler="euler",
+        sampler_steps=sampler_steps,
+        embedding="cos_sin",
+        clip=None,
+    )
+    pairs = perturb(policy.schedule, times=power_times(time_exponent))
+    ratio = matched_ratio(
+        flow_matching_log_ratio(
+            matching(pairs, reduction="sqrt"),
+            draws=draws,
+            mode="per_sample",
+            loss_clip=loss_clip,
+            clip=log_ratio_clip,
+        )
+    )
+    explore = explore_matched(policy.sample, ratio, squash=lambda x: x, noise=action_noise)
+
+    def propose(
+        field: AbstractField, deployed: Deployed, obs: Observation, key: Key, mode: Mode
+    ) -> tuple[Action, dict[str, Any]]:
+        mode = start if mode == "evaluate" else mode
+        if mode == "explore":
+            return explore(field, obs, key)
+        x_1 = jnp.zeros(field.action_size) if mode == "zero" else None
+        return policy.sample(deployed.field, obs, key, start=x_1), {}
+
+    def average(
+        field: AbstractField, deployed: Deployed, examples: Transition, key: Key
+    ) -> tuple[Deployed, Metrics]:
+        updates = deployed.updates + 1
+        averaged = ema(deployed.field, field, ema_decay)
+        keep = lambda new, old: jnp.where(updates > ema_after, new, old) if eqx.is_array(new) else new
+        return Deployed(jax.tree.map(keep, averaged, field), updates), {}
+
+    surrogate_loss = clipped(ratio, eps=clip, surrogate=surrogate)
+    terms: dict[str, Any] = {"ppo": (1.0, surrogate_loss)}
+    if entropy_coefficient is not None:
+        _checks.non_negative("entropy_coefficient", entropy_coefficient)
+        several = perturb(policy.schedule, draws=draws, times=power_times(time_exponent))
+        terms["entropy"] = (-entropy_coefficient, predicted_entropy(several))
+    return train(
+        name="fpopp",
+        make_policy=policy.make,
+        propose=propose,
+        policy_loss=add(**terms),
+        kl=sampled_kl(ratio),
+        make_extra=lambda key, spec: Deployed(policy.make(key, spec), jnp.zeros((), jnp.int32)),
+        afterwards=average,
+        modes=("explore", "evaluate", *STARTS),
+    )

@@ -1,0 +1,84 @@
+"""The denoising chain as a sequence of Gaussian decisions: its log-likelihoods and DPPO's schedules over them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dpolicy._checks import fraction, in_range, integer, one_of, positive
+from dpolicy._types import Key, Number
+from dpolicy.losses.ratios import LogLikelihood
+from dpolicy.samplers.ancestral import Ancestral
+
+REDUCTIONS = ("mean", "sum")
+
+
+def chain_log_likelihood(
+    sampler: Ancestral,
+    *,
+    trained: int | None = None,
+    bounds: tuple[Number, Number] | None = (-5.0, 2.0),
+    reduction: str = "mean",
+) -> LogLikelihood:
+    """log N(x_{k-1}; mean_k, std_k^2) of every trained step of the stored chain, the noisiest first.
+
+    Reads example.extras["chain"], the last `trained` + 1 points of the sampler's chain. mean_k is the sampler's own,
+    clipping included, so that sampling and likelihood agree.
+
+    **Arguments:**
+
+    - `sampler`: a `ddpm` or `ddim` whose every step draws: `min_std` above zero and `final_noise`.
+    - `trained`: how many of the last steps; None for all.
+    - `bounds`: clamp of the log-density of each coordinate, where it has no gradient; None for none.
+    - `reduction`: over the coordinates, `mean` (the reference code: ratios stay near 1, so clips are small) or `sum`
+      (the joint density).
+
+    **Returns:** a log-likelihood of shape [trained].
+
+    Raises `ValueError` for arguments out of range or a sampler without noise in some step.
+    Source: Ren et al. 2024 (arXiv 2409.00588, eqs. 4.2-4.4).
+    """
+    trained = sampler.steps if trained is None else trained
+    integer("trained", trained, 1, sampler.steps)
+    one_of("reduction", reduction, REDUCTIONS)
+    if bounds is not None:
+        in_range("bounds[0]", bounds[0])
+        in_range("bounds[1]", bounds[1])
+    positive("the sampler's min_std", sampler.min_std)
+    if not sampler.final_noise:
+        raise ValueError("the sampler must draw in its last step too (final_noise=True), got False.")
+    reduce = jnp.mean if reduction == "mean" else jnp.sum
+
+    def log_likelihood(field: Any, example: Any, key: Key) -> Array:
+        points: Float[Array, "n a"] = example.extras["chain"]
+        rows = jax.tree.map(lambda leaf: leaf[-trained:], sampler.coefficients(field))
+
+        def one(x: Array, new: Array, row: Any) -> Array:
+            mean = sampler.mean(field, x, row, example.obs)
+            logs = jax.scipy.stats.norm.logpdf(new, mean, row.std)
+            return reduce(logs if bounds is None else jnp.clip(logs, *bounds))
+
+        return jax.vmap(one)(points[:-1], points[1:], rows)
+
+    return log_likelihood
+
+
+def clip_schedule(steps: int, low: Number, high: Number, rate: Number = 3.0) -> Float[Array, " {steps}"]:
+    """Clip range of each step: low + (high - low) (e^(rate j/(steps-1)) - 1)/(e^rate - 1), j = 0 the noisiest.
+
+    From `low` at the noisiest step to `high` at the last; for one step, `high`.
+    """
+    integer("steps", steps)
+    positive("low", low)
+    positive("high", high)
+    positive("rate", rate)
+    place = jnp.linspace(0.0, 1.0, steps) if steps > 1 else jnp.ones(1)
+    return low + (high - low) * jnp.expm1(rate * place) / jnp.expm1(jnp.asarray(rate, float))
+
+
+def denoising_discounts(steps: int, discount: Number) -> Float[Array, " {steps}"]:
+    """discount^(steps - 1 - j): what the advantage is multiplied by at step j; 1 at the last, j = steps - 1."""
+    integer("steps", steps)
+    fraction("discount", discount)
+    return jnp.asarray(discount, float) ** jnp.arange(steps - 1, -1, -1)
