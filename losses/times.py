@@ -25,14 +25,12 @@ def uniform_times() -> TimeLaw:
 def grid_times(steps: int = 10) -> TimeLaw:
     """t uniform over the points where a sampler of `steps` equal steps evaluates the field.
 
-    For rectified flow {1/steps, ..., 1} (FPO's default, steps = 10); otherwise the same fractions of [t_min,
-    t_max].
+    For rectified flow {1/steps, ..., 1} (FPO's default, steps = 10).
     """
     integer("steps", steps)
 
     def draw(schedule: AbstractSchedule, key: Key) -> Scalar:
-        share = jax.random.randint(key, (), 1, steps + 1) / steps
-        return schedule.t_min + (schedule.t_max - schedule.t_min) * share
+        return schedule.grid(steps)[jax.random.randint(key, (), 1, steps + 1)]
 
     return draw
 
