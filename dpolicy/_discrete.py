@@ -34,7 +34,8 @@ class DiscreteVP(AbstractSchedule):
         """log alpha and its slope."""
         t, steps = as_float(t), len(self.betas)
         points = np.concatenate([[0.0], np.cumsum(np.log1p(-np.asarray(self.betas))) / 2])
-        index = jnp.clip(jnp.ceil(t * steps).astype(int) - 1, 0, steps - 1)
+        # At t = k/K, which may be rounded up, the slope is that of the interval below.
+        index = jnp.clip(jnp.ceil(t * steps - 1e-4).astype(int) - 1, 0, steps - 1)
         table = jnp.asarray(points, t.dtype)
         slope = jnp.asarray(np.diff(points) * steps, t.dtype)[index]
         return table[index] + slope * (t - index.astype(t.dtype) / steps), slope

@@ -29,9 +29,9 @@ def as_float(t: Time) -> Float[Array, "*shape"]:
     return jnp.asarray(t) * 1.0  # keeps the precision of a floating t, unlike asarray(t, float)
 
 
-def time_range(t_min: float | int, t_max: float | int) -> tuple[float, float]:
+def time_range(t_min: float | int, t_max: float | int, *, open_high: bool = False) -> tuple[float, float]:
     low, high = constant("t_min", t_min), constant("t_max", t_max)
-    _checks.in_range("t_max", high, 0.0, 1.0)
+    _checks.in_range("t_max", high, 0.0, 1.0, open_high=open_high)
     _checks.in_range("t_min", low, 0.0, high, open_high=True)
     return low, high
 
@@ -72,9 +72,10 @@ class AbstractSchedule(eqx.Module):
         return 1.0
 
     def span(self, prediction: Prediction) -> tuple[float, float]:
-        """(t_min, t_max) on which a field of this kind converts to every other kind.
+        """The part of (t_min, t_max) on which a field of this kind converts to the other kinds.
 
-        A velocity converts everywhere. Noise and score need alpha > 0, data needs sigma > 0.
+        Noise and score need alpha > 0, data and score sigma > 0; a velocity needs neither. (Nothing converts to a
+        score where sigma = 0.)
         """
         return self.t_min, self.t_max
 
@@ -89,6 +90,6 @@ def interpolating_span(schedule: AbstractSchedule, prediction: Prediction) -> tu
     low, high = schedule.t_min, schedule.t_max
     if prediction in ("noise", "score"):
         high = min(high, 1 - _MARGIN)
-    if prediction == "data":
+    if prediction in ("data", "score"):
         low = max(low, _MARGIN)
     return low, high

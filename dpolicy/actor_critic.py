@@ -82,7 +82,7 @@ def actor_critic(
     actor_critic_values: Literal["online_min", "online_mean", "target_min", "target_mean"] = "online_min",
     critic_first: bool = True,
     temperature: Number | None = None,
-    target_entropy: Callable[[Any], Any] | None = None,
+    target_entropy: Callable[[int], Number] | None = None,
     temperature_learning_rate: Number = 3e-4,
 ) -> Algorithm:
     """Twin-critic temporal-difference learning around any actor loss.
@@ -114,7 +114,7 @@ def actor_critic(
         actor_critic_values: Which critic guides the actor: online or target ensemble, reduced by min or mean.
         critic_first: Whether the actor sees the critics and their targets after this update's step (SAC) or before.
         temperature: lambda, fixed, or its start where it is tuned; None for methods that have none in the critic.
-        target_entropy: `spec -> H`; tunes the temperature when given.
+        target_entropy: `action_size -> H`; tunes the temperature when given.
         temperature_learning_rate: Adam's rate for log lambda.
 
     Raises:

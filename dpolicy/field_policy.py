@@ -10,6 +10,7 @@ from dpolicy import _checks
 from dpolicy._types import Action, Critic, Key, Observation
 from dpolicy.embeddings import AbstractEmbedding
 from dpolicy.fields import AbstractField, Field
+from dpolicy.losses.match import refuse_infinite_scores
 from dpolicy.recipe import tunable
 from dpolicy.samplers import best_of, ddim, ddpm, ode, sde
 from dpolicy.schedules import (
@@ -44,7 +45,8 @@ class FieldPolicy(NamedTuple):
     Attributes:
         schedule: The noise schedule.
         make: `(key, spec) -> field`.
-        sample: `(field, obs, key) -> action`, in [-bound, bound] where the sampler clips.
+        sample: `(field, obs, key) -> action`. Where the sampler clips its prediction of the action, what is left of the
+            noise at the end of its grid may exceed that bound by a little.
     """
 
     schedule: AbstractSchedule
@@ -117,6 +119,7 @@ def field_policy(
     _checks.one_of("sampler", sampler, SAMPLERS)
     _checks.one_of("prediction", prediction, ("noise", "score", "velocity", "data"))
     chosen = schedule if isinstance(schedule, AbstractSchedule) else SCHEDULES[schedule]()
+    refuse_infinite_scores(chosen, prediction)
 
     def make(key: Key, spec: Any) -> AbstractField:
         return Field(

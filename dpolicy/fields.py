@@ -37,7 +37,7 @@ class AbstractField(eqx.Module):
 
     @property
     def span(self) -> tuple[float, float]:
-        """(t_min, t_max): where this field converts to every other kind (`AbstractSchedule.span`)."""
+        """(t_min, t_max): where this field converts to the other kinds (`AbstractSchedule.span`)."""
         return self.schedule.span(self.prediction)
 
 

@@ -58,6 +58,12 @@ class Guided(AbstractField):
         self.schedule, self.prediction = field.schedule, field.prediction
         self.action_size = field.action_size
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """That of the field without the times at which alpha = 0, where a velocity's share of the score is infinite."""
+        low, high = self.field.span
+        return low, min(high, self.schedule.span("noise")[1])
+
     def __call__(self, x: Action, t: Scalar, obs: Observation) -> Action:
         strength = self.scale(t) if callable(self.scale) else self.scale
         shift = strength * jax.grad(self.energy)(x, t, obs)
@@ -110,6 +116,12 @@ class ClassifierFree(AbstractField):
         )
         self.schedule, self.prediction = conditional.schedule, conditional.prediction
         self.action_size = conditional.action_size
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The times that are good for both fields."""
+        (low, high), (other_low, other_high) = self.conditional.span, self.unconditional.span
+        return max(low, other_low), min(high, other_high)
 
     def __call__(self, x: Action, t: Scalar, obs: Observation) -> Action:
         weight = self.weight(t) if callable(self.weight) else self.weight

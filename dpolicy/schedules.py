@@ -91,7 +91,8 @@ class CosineVP(AbstractSchedule):
     ):
         self.offset = constant("offset", offset)
         _checks.positive("offset", offset)
-        self.t_min, self.t_max = time_range(t_min, t_max)
+        # At t = 1 alpha is zero, and noise converts to nothing.
+        self.t_min, self.t_max = time_range(t_min, t_max, open_high=True)
 
     def _angles(self, t: Time) -> tuple[Float[Array, "*shape"], float]:
         rate = math.pi / 2 / (1 + self.offset)

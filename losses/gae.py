@@ -31,13 +31,14 @@ def gae(
     **Arguments:**
 
     - `rewards`, `values`, `next_values`, `terminated`, `truncated`: [T, ...]. `next_values` at a truncated
-      step must be the value of the terminal observation, not of the observation after the reset.
+      step must be the value of the terminal observation, not of the observation after the reset (`leaky` reads
+      the last one alone).
     - `discount`, `trace`: gamma and lambda, in [0, 1].
     - `dialect`: `exact` as above. `rsl`: a truncated step earns gamma V(s_t) in place of its lost successor
       and ends the episode. `brax`: truncated steps are masked out of everything, value targets are vs_t = V +
       accumulated deltas, and the advantage r + gamma (1 - term) vs_{t+1} - V does not multiply its first hop
-      by lambda. `leaky`: truncation is ignored, so advantages leak across it; only to reproduce published
-      numbers.
+      by lambda. `leaky`: truncation is ignored, so the value and the advantages of the next episode leak in;
+      only to reproduce published numbers.
 
     **Returns:** (advantages, returns), both [T, ...].
     """
@@ -55,6 +56,7 @@ def gae(
         mask = 1 - trunc
     elif dialect == "leaky":
         carry_on = 1 - term
+        next_values = jnp.concatenate([values[1:], next_values[-1:]])
     delta = mask * (rewards + discount * bootstrap * next_values - values)
 
     def step(later: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:

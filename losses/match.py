@@ -118,6 +118,16 @@ def _same_schedule(match: Match, field: Any) -> AbstractSchedule:
     return match.schedule
 
 
+def refuse_infinite_scores(schedule: AbstractSchedule, prediction: str) -> None:
+    """A score target is -eps / sigma: without a bound of sigma from below its square has no mean."""
+    low = schedule.span("score")[0]
+    if prediction == "score" and schedule.t_min < low:
+        raise ValueError(
+            f"prediction must not be score for a schedule whose t_min is {schedule.t_min:g}, where a score is "
+            f"infinite: give it a t_min of {low:g} or more, or predict noise."
+        )
+
+
 def matching(
     transform: Transform,
     *,
@@ -151,8 +161,8 @@ def matching(
     effective sample size (sum w)^2 / sum w^2, and `weight_kl`, KL(weights || equal weights), per noised
     point.
 
-    **Raises:** `ValueError` for an unknown option, a chain that adds no noise, or another schedule than the
-    field's.
+    **Raises:** `ValueError` for an unknown option, a chain that adds no noise, another schedule than the field's,
+    or scores on a schedule that reaches sigma = 0.
     """
     one_of("reduction", reduction, ("mean", "sum", "sqrt"))
     if not callable(time_weight):
@@ -167,6 +177,7 @@ def matching(
         match = jax.lax.stop_gradient(links(example, start(example), key))
         schedule = _same_schedule(match, field)
         kind = field.prediction if compare is None else compare
+        refuse_infinite_scores(schedule, kind)
         (size, dim), points = match.action.shape, match.x.shape[0]
         value = jax.vmap(field, in_axes=(0, 0, None))(match.x, match.t, example.obs)
         if kind != field.prediction:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dpolicy._checks import in_range, integer, one_of, positive
-from dpolicy._types import Key, Scalar
+from dpolicy._types import Key, Number, Scalar
 from dpolicy.schedules import AbstractSchedule
 
 TimeLaw: TypeAlias = Callable[[AbstractSchedule, Key], Scalar]
@@ -25,19 +25,17 @@ def uniform_times() -> TimeLaw:
 def grid_times(steps: int = 10) -> TimeLaw:
     """t uniform over the points where a sampler of `steps` equal steps evaluates the field.
 
-    For rectified flow {1/steps, ..., 1} (FPO's default, steps = 10); otherwise the same fractions of [t_min,
-    t_max].
+    For rectified flow {1/steps, ..., 1} (FPO's default, steps = 10).
     """
     integer("steps", steps)
 
     def draw(schedule: AbstractSchedule, key: Key) -> Scalar:
-        share = jax.random.randint(key, (), 1, steps + 1) / steps
-        return schedule.t_min + (schedule.t_max - schedule.t_min) * share
+        return schedule.grid(steps)[jax.random.randint(key, (), 1, steps + 1)]
 
     return draw
 
 
-def power_times(exponent: float = 1.0, *, low: float = 0.005, high: float = 0.995) -> TimeLaw:
+def power_times(exponent: Number = 1.0, *, low: Number = 0.005, high: Number = 0.995) -> TimeLaw:
     """t = low + (high - low) (1 - (1 - u)^(1 / exponent)), u ~ U(0, 1); mean low + (high - low) / (1 +
     exponent).
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Scalar
 from dpolicy.fields import AbstractField
+from dpolicy.schedules import DiscreteVP
 
 Number: TypeAlias = float | int | Scalar
 Numbers: TypeAlias = Sequence[float] | Float[np.ndarray, " n"] | Float[Array, " n"]
@@ -23,6 +24,15 @@ def check_bound(name: str, value: Any) -> None:
     """Raise `ValueError` unless `value` is None or a positive number."""
     if value is not None:
         _checks.positive(name, value)
+
+
+def check_reaches_the_action(what: str, field: AbstractField) -> None:
+    """Raise `ValueError` for a schedule whose velocity ends before the action: integrated, it leaves noise."""
+    if isinstance(field.schedule, DiscreteVP):
+        raise ValueError(
+            f"{what} needs a schedule that is continuous down to the action; a DiscreteVP has no velocity below "
+            "t = 1/K: use ddpm, ddim or CosineVP."
+        )
 
 
 def check_tolerances(rtol: Any, atol: Any, max_steps: Any) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.fields import AbstractField, predict_velocity
-from dpolicy.samplers._grid import Grid, Number, Numbers, check_tolerances
+from dpolicy.samplers._grid import Grid, Number, Numbers, check_reaches_the_action, check_tolerances
 from dpolicy.samplers.ode import SOLVERS
 
 METHODS = ("exact", "hutchinson")
@@ -49,7 +49,7 @@ def log_likelihood(
 
     **Returns:** a scalar.
 
-    Raises `ValueError` for arguments out of range and for "hutchinson" without a key.
+    Raises `ValueError` for arguments out of range, for "hutchinson" without a key and for a `DiscreteVP`.
     Source: Chen et al. 2018 (arXiv 1806.07366, theorem 1); Grathwohl et al. 2019 (arXiv 1810.01367, eq. 7);
     Song et al. 2021 (arXiv 2011.13456, appendix D.2).
     """
@@ -57,6 +57,7 @@ def log_likelihood(
     _checks.one_of("solver", solver, SOLVERS)
     _checks.integer("probes", probes)
     check_tolerances(rtol, atol, max_steps)
+    check_reaches_the_action("log_likelihood", field)
     grid = jnp.maximum(Grid(steps, times)(field), field.span[0])[::-1]
     if method == "exact":
         directions, count = jnp.eye(action.shape[0], dtype=action.dtype), 1

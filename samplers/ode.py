@@ -11,7 +11,15 @@ from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.fields import AbstractField
 from dpolicy.samplers import _chain
-from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, check_bound, check_tolerances
+from dpolicy.samplers._grid import (
+    Grid,
+    Number,
+    Numbers,
+    Prior,
+    check_bound,
+    check_reaches_the_action,
+    check_tolerances,
+)
 from dpolicy.samplers._predict import predict_velocity
 
 SOLVERS = ("euler", "heun", "tsit5")
@@ -78,6 +86,8 @@ class ODE(eqx.Module):
 
         from dpolicy.samplers._diffrax import integrate
 
+        check_reaches_the_action('solver "tsit5"', field)
+
         def velocity(t, x):
             if x.ndim == 1:
                 return self.velocity(field, x, t, obs)
@@ -139,7 +149,8 @@ def ode(
 
     **Returns:** a sampler `(field, obs, key, *, start=None) -> action` for one example, with `.chain`.
 
-    Raises `ValueError` for arguments out of range.
+    Raises `ValueError` for arguments out of range, and "tsit5" for a `DiscreteVP`, on which Euler and Heun too leave
+    much of the noise of its first level (prefer `ddim`).
     Source: Song et al. 2021 (arXiv 2011.13456, eq. 13); FlowRL (arXiv 2603.27450, eq. 9 with eta = 0).
     """
     _checks.one_of("solver", solver, SOLVERS)

@@ -127,7 +127,7 @@ def test_conversions_are_finite_on_the_span(schedule, source):
     field = mixture().field(schedule, source)
     x = jnp.array([0.9, -0.3])
     for t in field.span:
-        for target in ("noise", "velocity", "data"):
+        for target in ("noise", "velocity", "data"):  # a score: nothing converts to it where sigma = 0
             assert bool(jnp.all(jnp.isfinite(predict(field, target, x, jnp.array(t), OBS)))) or (
                 # The noise itself is undetermined where there is none.
                 schedule.sigma(t) == 0
@@ -138,6 +138,7 @@ def test_span_narrows_only_where_a_conversion_is_singular():
     assert RectifiedFlow().span("velocity") == (0.0, 1.0)
     assert RectifiedFlow().span("noise") == (0.0, 0.999)
     assert RectifiedFlow().span("data") == (0.001, 1.0)
+    assert RectifiedFlow().span("score") == (0.001, 0.999)
     assert RectifiedFlow(t_min=0.01, t_max=0.98).span("score") == (0.01, 0.98)
     assert RectifiedFlow(t_min=0, t_max=1).span("velocity") == (0.0, 1.0)
     assert CosineVP().span("noise") == (0.001, 0.9946)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from oracles import GaussianMixture
 
-from dpolicy.fields import PREDICTIONS, convert
+from dpolicy.fields import PREDICTIONS, convert, predict_data
 from dpolicy.guidance import classifier_free, guided, shift_score
+from dpolicy.samplers import ode
 from dpolicy.schedules import CosineVP, RectifiedFlow, VarianceExploding
 
 SCHEDULES = [RectifiedFlow(), CosineVP(), VarianceExploding()]
@@ -78,6 +79,29 @@ def test_classifier_free_by_a_null_observation(x64):
     mixed = classifier_free(observed, jnp.zeros(1), 3.0)
     np.testing.assert_allclose(mixed(x, t, obs), x + 3.0, rtol=1e-12)
     np.testing.assert_allclose(classifier_free(observed, jnp.zeros(1), 1.0)(x, t, obs), x + 1.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+@pytest.mark.parametrize("prediction", ["velocity", "data", "noise"])
+def test_guided_samples_of_a_schedule_that_ends_in_pure_noise(prediction, solver, x64):
+    """Data N(0.3, 0.5^2) tilted by exp(2 a): N(0.3 + 2 * 0.25, 0.5^2), from a map that starts where alpha = 0."""
+    field = GaussianMixture([1.0], [[0.3]], 0.5).field(RectifiedFlow(), prediction)
+    tilted = guided(field, lambda x, t, obs: 2 * predict_data(field, x, t, obs)[0])
+    assert tilted.span[1] < 1
+    sampler = ode(steps=200, solver=solver)
+    # The map is linear: its value at 0 is the mean, its slope the deviation.
+    start = lambda x: sampler(tilted, OBS, jax.random.key(0), start=jnp.array([x]))[0]
+    mean, above = jax.vmap(start)(jnp.array([0.0, 1.0]))
+    np.testing.assert_allclose([mean, above - mean], [0.8, 0.5], atol=0.01)
+
+
+def test_mixing_predictions_keeps_to_the_times_good_for_both(x64):
+    mixture = GaussianMixture([1.0], [[0.3]], 0.5)
+    fields = [mixture.field(RectifiedFlow(), kind) for kind in ("velocity", "noise")]
+    mixed = classifier_free(*fields, 2.0)
+    assert mixed.span == fields[1].span
+    sample = ode(steps=100)(mixed, OBS, jax.random.key(0), start=jnp.zeros(1))
+    np.testing.assert_allclose(sample, 0.3, atol=0.01)
 
 
 def test_bad_arguments():

@@ -26,7 +26,7 @@ from dpolicy.losses import (
     start,
     uniform_times,
 )
-from dpolicy.schedules import CosineVP, LinearVP, RectifiedFlow
+from dpolicy.schedules import CosineVP, DiscreteVP, LinearVP, RectifiedFlow, cosine_betas
 
 
 def transition(action, obs=(0.0,), **extras):
@@ -104,7 +104,7 @@ def test_noise_error_is_blind_at_pure_noise(getkey):
     assert gradient.shift == 0
 
 
-@pytest.mark.parametrize("schedule", [RectifiedFlow(), CosineVP(), LinearVP()])
+@pytest.mark.parametrize("schedule", [RectifiedFlow(t_min=1e-3), CosineVP(), LinearVP()])
 @pytest.mark.parametrize("prediction", ["noise", "score", "velocity", "data"])
 def test_the_true_conditional_field_has_zero_loss(getkey, schedule, prediction):
     """With one possible action a, the exact field is known: every prediction, every schedule, loss 0."""
@@ -281,6 +281,9 @@ def test_time_laws(getkey, law, mean, low, high):
 def test_grid_times_are_the_points_where_an_euler_sampler_evaluates_the_field(getkey):
     t = jax.vmap(lambda key: grid_times(10)(RectifiedFlow(), key))(jax.random.split(getkey(), 500))
     np.testing.assert_allclose(np.unique(t), np.arange(1, 11) / 10, rtol=1e-6)
+    schedule = DiscreteVP(cosine_betas(10))
+    t = jax.vmap(lambda key: grid_times(5)(schedule, key))(jax.random.split(getkey(), 500))
+    np.testing.assert_allclose(np.unique(t), np.arange(1, 6) / 5, rtol=1e-6)
 
 
 def test_time_laws_respect_the_schedule(getkey):
@@ -328,6 +331,11 @@ def test_clear_errors(getkey):
         run(perturb(RectifiedFlow()))
     with pytest.raises(ValueError, match="the chain's schedule must be the field's"):
         run(perturb(CosineVP(offset=0.02)))
+    scores = constant_field(0.0, RectifiedFlow(), "score")
+    with pytest.raises(
+        ValueError, match="t_min is 0, where a score is infinite: give it a t_min of 0.001 or"
+    ):
+        matching(perturb(RectifiedFlow()))(scores, example, getkey())
     with pytest.raises(ValueError, match="noise was added before"):
         run(perturb(schedule), perturb(schedule))
     with pytest.raises(ValueError, match="candidates must come before noise is added"):

@@ -12,6 +12,7 @@ from dpolicy.samplers import (
     ddim,
     ddpm,
     langevin,
+    log_likelihood,
     ode,
     sde,
     select,
@@ -201,6 +202,16 @@ def test_select():
     np.testing.assert_array_equal(select(actions, values, KEY, temperature=1e-3), [2.0])
     with pytest.raises(ValueError, match="key must be given to draw at a temperature"):
         select(actions, values, temperature=1.0)
+
+
+def test_a_discrete_schedule_has_no_velocity_below_its_first_level():
+    field = GaussianMixture([1.0], [[0.3]], 0.5).field(DiscreteVP(cosine_betas(5)), "noise")
+    with pytest.raises(
+        ValueError, match='solver "tsit5" needs a schedule that is continuous down to the action'
+    ):
+        ode(solver="tsit5")(field, OBS, KEY)
+    with pytest.raises(ValueError, match="log_likelihood needs a schedule that is continuous"):
+        log_likelihood(field, jnp.zeros(1), OBS)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,9 @@ def dp_cppo(
     policy gradient is that of the marginal policy; then the flow is fitted to fresh actions of the improved policy
     and followed by its moving average, which samples the next iteration.
 
+    Unlike the paper's, advantages bootstrap from the true last observation at a time limit (`gae_dialect` rsl is the
+    paper's); Sigma is held fixed in the score term.
+
     loss = clipped surrogate - entropy_coefficient H(p) + score_coefficient |mu(a0, s) + 1/2 Sigma a0|^2   (eq. 15)
 
     Args:

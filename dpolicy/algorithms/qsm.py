@@ -23,8 +23,11 @@ def qsm(
 ) -> Algorithm:
     """Q-score matching: the field's score is regressed on the gradient of Q at the noised action (arXiv 2312.11752).
 
-    Its samples follow exp(2 Q / lambda + |x|^2 / 2), not exp(Q / lambda): the target is the score of the density
-    before smoothing, which is right only as t -> 0.
+    Its samples do not follow exp(Q / lambda): the target is the score of the density before smoothing, which is right
+    only as t -> 0. With the plain score, ideal steps and no clipping they follow exp(2 Q / lambda + |x|^2 / 2).
+
+    Target and critic of the official code are a `variant`; its exploration without clipping, its clip of x at every
+    step and its 5 sampler steps are not.
 
     Args:
         temperature: lambda; under `flowrl` relative to the mean absolute gradient of Q in the batch.
