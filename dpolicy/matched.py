@@ -5,6 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+
 from dpolicy._types import Action, Key, Number, Observation, Transition
 from dpolicy.fields import AbstractField
 from dpolicy.losses import LogRatio

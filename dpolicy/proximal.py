@@ -147,7 +147,8 @@ def proximal(
 ) -> Algorithm:
     """PPO's outer loop with slots for the policy, its log-likelihood and what follows the clipped epochs.
 
-    One iteration on a rollout [time, environment]: advantages and returns by GAE, advantages normalised, then `epochs` passes over `minibatches` shuffled minibatches of
+    One iteration on a rollout [time, environment]: advantages and returns by GAE, advantages normalised, then `epochs`
+    passes over `minibatches` shuffled minibatches of
 
         loss = policy_loss + value_coefficient * value_loss
 

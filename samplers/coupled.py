@@ -132,7 +132,7 @@ def coupled(*, steps: int = 5, mixing: Number | None = 0.9, times: Numbers | Non
     _checks.in_range("mixing", mixing, 0.0, 1.0, open_low=True)
     if not isinstance(mixing, jax.core.Tracer):
         rounding = float(np.finfo(jnp.zeros(()).dtype).eps)
-        lowest = (rounding / _LARGEST_LOSS) ** (1 / (2 * steps))
+        lowest = math.ceil(1e4 * (rounding / _LARGEST_LOSS) ** (1 / (2 * steps))) / 1e4
         if float(mixing) < lowest:
             raise ValueError(
                 f"mixing must be at least {lowest:.4f} for {steps} steps in {jnp.zeros(()).dtype} (below, inverting "

@@ -36,8 +36,9 @@ TINY = {
     "ppo": {"hidden": (8,), **_ON_POLICY},
     "fpo": {"hidden": (8,), "draws": 2, "sampler_steps": 2, **_ON_POLICY},
     "fpopp": {"hidden": (8,), "draws": 3, "sampler_steps": 2, "ema_after": 0, **_ON_POLICY},
-    "dppo": {"hidden": (8,), "sampler_steps": 3, "trained_steps": 2, **_ON_POLICY},
-    "genpo": {"hidden": (8,), "steps": 2, **_ON_POLICY},
+    # Its clip's rate matters only where the clip grows.
+    "dppo": {"hidden": (8,), "sampler_steps": 4, "trained_steps": 3, "clip_low": 1e-5, **_ON_POLICY},
+    "genpo": {"hidden": (8,), "steps": 2, "kl_estimator": "k3", **_ON_POLICY},
     "dp_cppo": {
         "hidden": (8,),
         "flow_hidden": (8,),
@@ -48,7 +49,20 @@ TINY = {
     },
 }
 # A second value for each numeric hyperparameter: half the default, unless that is no change or not allowed.
-SECOND = {"clip": 1e-5, "value_clip": 0.01, "target_kl": 1e-4, "max_grad_norm": 1e-3}
+SECOND = {
+    "clip": 1e-5,
+    "value_clip": 0.01,
+    "target_kl": 1e-4,
+    "stop_kl": 1e-12,
+    "max_grad_norm": 1e-3,
+    "advantage_clip": 0.1,
+    "loss_clip": 0.1,
+    "log_ratio_clip": 1e-6,
+    "noise_bound": 0.5,
+    "clip_rate": 60.0,
+    "log_prob_low": 1.0,
+    "log_prob_high": 0.0,
+}
 
 
 def build(name, **numbers):
