@@ -38,7 +38,7 @@ TINY = {
     "fpopp": {"hidden": (8,), "draws": 3, "sampler_steps": 2, "ema_after": 0, **_ON_POLICY},
     # Its clip's rate matters only where the clip grows.
     "dppo": {"hidden": (8,), "sampler_steps": 4, "trained_steps": 3, "clip_low": 1e-5, **_ON_POLICY},
-    "genpo": {"hidden": (8,), "steps": 2, "kl_estimator": "k3", **_ON_POLICY},
+    "genpo": {"hidden": (8,), "sampler_steps": 2, "kl_estimator": "k3", **_ON_POLICY},
     "dp_cppo": {
         "hidden": (8,),
         "flow_hidden": (8,),

@@ -148,7 +148,7 @@ def test_pretrained():
         algorithm.init(KEY, Spec("task", 2, 1, 5))
     with pytest.raises(ValueError, match="cloning_coefficient needs a pretrained field, got 0.1"):
         dppo(cloning_coefficient=0.1)
-    with pytest.raises(ValueError, match="load_field reads that of a run, got 'runs/bc'"):
+    with pytest.raises(ValueError, match="pretrained must be a field or None, got 'runs/bc'"):
         dppo(pretrained="runs/bc")
 
 

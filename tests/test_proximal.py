@@ -42,7 +42,9 @@ MAKE = {
         },
         **{"log_prob_low": -1e3, "log_prob_high": 1e3, "value_learning_rate": None, **kwargs},
     ),
-    "genpo": lambda **kwargs: genpo(**SMALL, **{"steps": 2, "compression_coefficient": 0.0, **kwargs}),
+    "genpo": lambda **kwargs: genpo(
+        **SMALL, **{"sampler_steps": 2, "compression_coefficient": 0.0, **kwargs}
+    ),
     "dp_cppo": lambda **kwargs: dp_cppo(
         **SMALL,
         **{"entropy_coefficient": 0.0, "score_coefficient": 0.0, "flow_hidden": (8,), "flow_steps": 2},

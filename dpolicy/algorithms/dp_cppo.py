@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 from jaxtyping import Array, Float
 
@@ -25,7 +26,14 @@ from dpolicy.policies import ResidualGaussian, gaussian_kl, gaussian_policy
 from dpolicy.proximal import over_minibatches, proximal
 from dpolicy.recipe import composed
 
-MODES = ("explore", "evaluate", "flow", "flow+residual", "flow+residual+noise")
+MODES = ("explore", "evaluate", "flow", "flow+residual", "flow+residual+noise", "improved")
+
+
+class Fitted(eqx.Module):
+    """The flow, and what it was before it was last fitted: the base of the policy that it was fitted to."""
+
+    flow: Cloned
+    before: Any
 
 
 @composed(gaussian_policy, proximal, target_kl=0.01, value_clip=0.2)
@@ -61,7 +69,8 @@ def dp_cppo(
         clip: Clip range of the conditional likelihood ratio.
         entropy_coefficient: Weight alpha of the residual's entropy.
         score_coefficient: Weight beta of the score regulariser, which keeps a from drifting off N(0, I).
-        evaluate: flow (a0), flow+residual (a0 + mu) or flow+residual+noise: how it acts in evaluation.
+        evaluate: flow (a0), flow+residual (a0 + mu) or flow+residual+noise: how it acts in evaluation. (`improved` is
+            the policy that the flow was last fitted to: its predecessor with the same residual and noise.)
         flow_steps: Euler steps of the flow's sampler.
         flow_learning_rate: Adam's rate for the flow.
         flow_epochs: Passes of flow matching per iteration.
@@ -95,10 +104,10 @@ def dp_cppo(
     flow_optimiser = adam(flow_learning_rate)
 
     def propose(
-        residual: ResidualGaussian, fitted: Cloned, obs: Observation, key: Key, mode: Mode
+        residual: ResidualGaussian, fitted: Fitted, obs: Observation, key: Key, mode: Mode
     ) -> tuple[Action, dict[str, Any]]:
         flow_key, key = jax.random.split(key)
-        base = flow.sample(fitted.average, obs, flow_key)
+        base = flow.sample(fitted.before if mode == "improved" else fitted.flow.average, obs, flow_key)
         mode = evaluate if mode == "evaluate" else mode
         if mode == "flow":
             return base, {}
@@ -114,8 +123,8 @@ def dp_cppo(
         return gaussian_kl(old["mean"], old["log_std"], mean, residual.log_std)
 
     def refit(
-        residual: ResidualGaussian, fitted: Cloned, examples: Transition, key: Key
-    ) -> tuple[Cloned, Metrics]:
+        residual: ResidualGaussian, fitted: Fitted, examples: Transition, key: Key
+    ) -> tuple[Fitted, Metrics]:
         draw_key, fit_key = jax.random.split(key)
 
         def improved(obs: Observation, key: Key) -> Action:
@@ -126,13 +135,23 @@ def dp_cppo(
             examples.obs, actions, examples.reward, examples.next_obs, examples.terminated, examples.truncated
         )
 
-        def body(fitted: Cloned, inputs: tuple[Transition, Key]) -> tuple[Cloned, Metrics]:
-            return clone_step(fitted, flow_loss, *inputs, flow_optimiser, ema_decay)
+        def body(state: Cloned, inputs: tuple[Transition, Key]) -> tuple[Cloned, Metrics]:
+            return clone_step(state, flow_loss, *inputs, flow_optimiser, ema_decay)
 
-        fitted, metrics = over_minibatches(
-            body, fitted, data, fit_key, epochs=flow_epochs, count=flow_minibatches, name="flow_minibatches"
+        state, metrics = over_minibatches(
+            body,
+            fitted.flow,
+            data,
+            fit_key,
+            epochs=flow_epochs,
+            count=flow_minibatches,
+            name="flow_minibatches",
         )
-        return fitted, {f"flow/{name}": value for name, value in metrics.items()}
+        return Fitted(state, fitted.flow.average), {f"flow/{name}": value for name, value in metrics.items()}
+
+    def start(key: Key, spec: Any) -> Fitted:
+        first = cloned(flow.make(key, spec), flow_optimiser)
+        return Fitted(first, first.average)
 
     shared = {"activation": activation, "initialisation": initialisation}
     return train(
@@ -145,7 +164,7 @@ def dp_cppo(
             score=(score_coefficient, score_regulariser),
         ),
         kl=kl,
-        make_extra=lambda key, spec: cloned(flow.make(key, spec), flow_optimiser),
+        make_extra=start,
         afterwards=refit,
         modes=MODES,
         **shared,

@@ -75,7 +75,7 @@ def dppo(
     reduction: str = "mean",
     log_prob_low: Number = -5.0,
     log_prob_high: Number = 2.0,
-    pretrained: AbstractField | str | None = None,
+    pretrained: AbstractField | None = None,
     cloning_coefficient: Number | None = None,
 ) -> Algorithm:
     """DPPO: every denoising step is a Gaussian decision with a clipped ratio of its own (arXiv 2409.00588).
@@ -103,9 +103,9 @@ def dppo(
         reduction: Over the action, mean or sum of the log-densities.
         log_prob_low: Lower clamp of each coordinate's log-density.
         log_prob_high: Upper clamp.
-        pretrained: A field to start from, with its schedule and prediction, or (`dpolicy train`) the directory of the
-            run that trained it; its weights serve the steps that are not trained. Observations must be what it
-            was trained on: leave them as they are (`normalise_observations=False`) in both runs.
+        pretrained: A field to start from, with its schedule and prediction; its weights serve the steps that are not
+            trained. Observations must be what it was trained on: leave them as they are in both
+            (`normalise_observations=False`).
         cloning_coefficient: Weight of staying likely to produce the pretrained policy's actions; None for none.
     """
     _checks.positive("clip", clip)
@@ -114,11 +114,8 @@ def dppo(
     trained = sampler_steps if trained_steps is None else trained_steps
     _checks.integer("trained_steps", trained, 1, sampler_steps)
     _checks.positive("exploration_std", exploration_std)
-    if isinstance(pretrained, str):
-        raise ValueError(
-            "pretrained must be a field or None; dpolicy.train.load_field reads that of a run, "
-            f"got {pretrained!r}."
-        )
+    if not (pretrained is None or isinstance(pretrained, AbstractField)):
+        raise ValueError(f"pretrained must be a field or None, got {pretrained!r}.")
     betas = cosine_betas(sampler_steps if schedule_steps is None else schedule_steps)
     schedule = DiscreteVP(betas)
     # Refuses step counts that do not fit; a pretrained field brings its own schedule.

@@ -27,7 +27,7 @@ def _embedding(key: Key) -> Projected:
 @composed(
     field_policy,
     proximal,
-    without=("schedule", "prediction", "sampler", "sampler_steps", "embedding"),
+    without=("schedule", "prediction", "sampler", "embedding"),
     hidden=(256, 256),
     initialisation="torch",
     target_kl=0.01,
@@ -38,7 +38,7 @@ def genpo(
     train: Callable[..., Algorithm],
     *,
     clip: Number = 0.2,
-    steps: int = 5,
+    sampler_steps: int = 5,
     mixing: Number | None = 0.9,
     compression_coefficient: Number = 0.01,
     gap: str = "norm",
@@ -53,7 +53,7 @@ def genpo(
 
     Args:
         clip: Clip range of the ratio.
-        steps: Coupled steps of the flow.
+        sampler_steps: Coupled steps of the flow.
         mixing: How much of itself each half keeps at a step, in (0, 1]; None ties it to the steps.
         compression_coefficient: Weight of the gap between the halves of fresh actions.
         gap: norm (the reference code) or squared (the paper's text).
@@ -63,12 +63,12 @@ def genpo(
     _checks.positive("clip", clip)
     _checks.non_negative("compression_coefficient", compression_coefficient)
     _checks.one_of("start", start, STARTS)
-    sampler = coupled(steps=steps, mixing=mixing)
+    sampler = coupled(steps=sampler_steps, mixing=mixing)
     policy = make_field(
         schedule="rectified_flow",
         prediction="velocity",
         sampler="euler",
-        sampler_steps=steps,
+        sampler_steps=sampler_steps,
         embedding=_embedding,
         clip=None,
     )

@@ -30,12 +30,20 @@ algorithms:
 """
 
 
-def _run_flags(steps: int) -> list[Flag]:
+def _run_flags(steps: int, presets: tuple[str, ...] = ()) -> list[Flag]:
+    known = f": {', '.join(presets)} (the first by default)" if presets else ", of which there are none here"
     return [
         Flag("env", str, help='Environment; "dpolicy envs" lists them.', metavar="FAMILY/TASK"),
         Flag("seeds", int, 1, "How many independent copies to train side by side."),
         Flag("seed", int, 0, "What the seeds' random keys are made from."),
         Flag("steps", int, steps, "Steps of each seed (offline: gradient steps)."),
+        Flag(
+            "preset",
+            str | None,
+            None,
+            f"Which published settings to start from{known}; none for none.",
+            "NAME",
+        ),
         Flag("out", Path | None, None, "Directory of the run; by default a new one in runs/.", "DIR"),
         Flag("checkpoint_every", int, 1, "Chunks of training between two checkpoints."),
         Flag("progress", bool, True, "Show progress."),
@@ -97,6 +105,7 @@ def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
         SystemExit: after printing the help.
     """
     from dpolicy.algorithms import ALGORITHMS
+    from dpolicy.presets import presets_for
     from dpolicy.presets import resolve as defaults
     from dpolicy.train import PROGRAMS
 
@@ -109,8 +118,9 @@ def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
         with explained(prog):
             env_name = _full_name(env_name)
     # Without an environment there is no preset to find; parsing stops at the missing --env, or prints the help.
-    config = defaults(name, env_name or "")
-    run = _run_flags(config["steps"])
+    with explained(prog):
+        config = defaults(name, env_name or "", choose=_word_after(args, "--preset"))
+    run = _run_flags(config["steps"], tuple(presets_for(name, env_name or "")))
     recipe = _defaulting(_prefixed(flags_of(entry.recipe), "algorithm"), config["hyperparameters"])
     program = _defaulting(_prefixed(flags_of(PROGRAMS[entry.family]), "program"), config["program"])
     # A name that both have (a discount, say) is one flag that sets both.

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from dpolicy import _checks
 from dpolicy._metrics import reduce_metrics
 from dpolicy._types import Action, Key, Metrics, Mode, Observation
 from dpolicy.algorithm import Algorithm
@@ -38,20 +39,30 @@ def summarise(metrics: Metrics) -> Metrics:
 
 
 def evaluation(
-    algorithm: Algorithm, env: Environment, episodes: int
+    algorithm: Algorithm, env: Environment, episodes: int, modes: tuple[str, ...] = ("evaluate",)
 ) -> Callable[[TrainState, Metrics], tuple[TrainState, Metrics]]:
-    """The end of a chunk: run whole episodes with the learned policy and attach their statistics."""
+    """The end of a chunk: run whole episodes with the learned policy and attach their statistics.
+
+    Every mode acts under the same keys. Its metrics are `evaluate/return` and `evaluate/length` for the mode
+    "evaluate" and `evaluate/MODE/return`, ... for others.
+
+    Raises:
+        ValueError: for a mode that the algorithm does not know, or without "evaluate".
+    """
+    if "evaluate" not in modes:
+        raise ValueError(f'evaluation_modes must hold "evaluate", got {modes!r}.')
+    for mode in modes:
+        _checks.one_of("evaluation_modes", mode, algorithm.modes)
 
     def evaluate(state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
         key, evaluation_key = jax.random.split(state.key)
-        returns, lengths = evaluate_episodes(
-            env, policy_of(algorithm, state), evaluation_key, episodes, env.spec.time_limit
-        )
-        summary = {
-            **summarise(metrics),
-            "evaluate/return": jnp.mean(returns),
-            "evaluate/length": jnp.mean(lengths.astype(float)),
-        }
+        summary = summarise(metrics)
+        for mode in modes:
+            policy = policy_of(algorithm, state, mode)
+            returns, lengths = evaluate_episodes(env, policy, evaluation_key, episodes, env.spec.time_limit)
+            prefix = "evaluate" if mode == "evaluate" else f"evaluate/{mode}"
+            summary[f"{prefix}/return"] = jnp.mean(returns)
+            summary[f"{prefix}/length"] = jnp.mean(lengths.astype(float))
         return eqx.tree_at(lambda s: s.key, state, key), summary
 
     return evaluate

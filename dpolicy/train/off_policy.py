@@ -35,6 +35,7 @@ def off_policy(
     updates_per_step: int = 1,
     evaluation_interval: int = 5_000,
     evaluation_episodes: int = 10,
+    evaluation_modes: tuple[str, ...] = ("evaluate",),
     normalise_observations: bool = False,
     reward_scale: Number = 1.0,
     resets: str = "fresh",
@@ -54,6 +55,8 @@ def off_policy(
         updates_per_step: Updates after each step of all environments.
         evaluation_interval: Environment steps between two evaluations; a multiple of `num_envs`.
         evaluation_episodes: Episodes per evaluation, without exploration.
+        evaluation_modes: How the policy acts in evaluation; further modes of the algorithm are reported beside
+            "evaluate".
         normalise_observations: Whether the policy sees standardised observations.
         reward_scale: Factor on the rewards the algorithm learns from; reported returns are unscaled.
         resets: "fresh" draws a new start at every reset; "pool" picks from pre-drawn ones (slow simulators).
@@ -77,7 +80,7 @@ def off_policy(
         if value % num_envs:
             raise ValueError(f"{name} must be a multiple of num_envs = {num_envs}, got {value}.")
     envs = Vector(env, num_envs, resets=resets)
-    evaluate = evaluation(algorithm, env, evaluation_episodes)
+    evaluate = evaluation(algorithm, env, evaluation_episodes, evaluation_modes)
     spec = env.spec
 
     def observe(

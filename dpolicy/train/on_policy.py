@@ -22,6 +22,7 @@ def on_policy(
     rollout: int = 32,
     iterations_per_evaluation: int = 5,
     evaluation_episodes: int = 64,
+    evaluation_modes: tuple[str, ...] = ("evaluate",),
     normalise_observations: bool = True,
     reward_scale: Number = 1.0,
     resets: str = "fresh",
@@ -38,6 +39,8 @@ def on_policy(
         rollout: Steps per environment and iteration.
         iterations_per_evaluation: Iterations between two evaluations.
         evaluation_episodes: Episodes per evaluation, without exploration.
+        evaluation_modes: How the policy acts in evaluation; further modes of the algorithm are reported beside
+            "evaluate".
         normalise_observations: Whether the policy sees standardised observations.
         reward_scale: Factor on the rewards the algorithm learns from; reported returns are unscaled.
         resets: "fresh" draws a new start at every reset; "pool" picks from pre-drawn ones (slow simulators).
@@ -52,7 +55,7 @@ def on_policy(
     _checks.integer("evaluation_episodes", evaluation_episodes)
     _checks.positive("reward_scale", reward_scale)
     envs = Vector(env, num_envs, resets=resets, random_start=True)
-    evaluate = evaluation(algorithm, env, evaluation_episodes)
+    evaluate = evaluation(algorithm, env, evaluation_episodes, evaluation_modes)
     steps_per_iteration = num_envs * rollout
 
     def init(key: Key) -> TrainState:

@@ -1,20 +1,6 @@
-"""Settings per algorithm and environment, as data; each with its source. Flags override them."""
+"""Settings found here, for tasks that two cores can learn; each with the page that shows what they reach."""
 
-import inspect
-from collections.abc import Mapping
-from fnmatch import fnmatch
-from typing import Any, NamedTuple
-
-
-class Preset(NamedTuple):
-    """Overrides of a recipe's and a training program's defaults, and where they come from.
-
-    `steps`, where given, is how long a run lasts unless told otherwise.
-    """
-
-    values: dict[str, Any]
-    source: str
-
+from dpolicy.presets.preset import Preset
 
 _SMALL = (64, 64)
 _MULTIGOAL = "benchmarks/results/multigoal_sweep.md"
@@ -60,8 +46,7 @@ _PENDULUM_OFF_POLICY = {
 }
 _PENDULUM_DIFFUSION = {**_PENDULUM_OFF_POLICY, "sampler_steps": 10}
 
-# The first pattern that matches `family/task` is used.
-PRESETS: dict[str, list[tuple[str, Preset]]] = {
+TUNED: dict[str, list[tuple[str, Preset]]] = {
     "dp_cppo": [
         (
             "multigoal/*",
@@ -189,61 +174,3 @@ PRESETS: dict[str, list[tuple[str, Preset]]] = {
     ],
     "qsm": [("gymnax/Pendulum-v1", Preset(_PENDULUM_DIFFUSION, _LEARNING))],
 }
-
-DEFAULT_STEPS = {"on_policy": 1_000_000, "off_policy": 100_000, "offline": 10_000}
-
-
-def preset(algorithm: str, env: str) -> dict[str, Any]:
-    """The settings for `algorithm` on `env` ("family/task") with their "source"; empty where there are none."""
-    for pattern, chosen in PRESETS.get(algorithm, []):
-        if fnmatch(env, pattern):
-            return {**chosen.values, "source": chosen.source}
-    return {}
-
-
-def defaults(function: Any) -> dict[str, Any]:
-    """The keyword-only arguments of a function that have a default, with it."""
-    parameters = inspect.signature(function).parameters.values()
-    return {
-        p.name: p.default
-        for p in parameters
-        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is not inspect.Parameter.empty
-    }
-
-
-def resolve(algorithm: str, env: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The whole configuration of a run: defaults, then the preset, then `overrides`.
-
-    Args:
-        algorithm: Name in `dpolicy.algorithms.ALGORITHMS`.
-        env: "family/task".
-        overrides: Hyperparameters of the recipe, settings of the program, and `steps`.
-
-    Returns:
-        `algorithm`, `env`, `steps`, `hyperparameters`, `program` and the preset's `source` (or None).
-
-    Raises:
-        ValueError: for an override that neither the recipe nor the program knows.
-    """
-    from dpolicy import _checks
-    from dpolicy.algorithms import ALGORITHMS
-    from dpolicy.train import PROGRAMS
-
-    _checks.one_of("algorithm", algorithm, ALGORITHMS)
-    entry = ALGORITHMS[algorithm]
-    hyperparameters, program = defaults(entry.recipe), defaults(PROGRAMS[entry.family])
-    settings = preset(algorithm, env)
-    source = settings.pop("source", None)
-    settings |= overrides or {}
-    steps = settings.pop("steps", DEFAULT_STEPS[entry.family])
-    for name, value in settings.items():
-        _checks.one_of("setting", name, [*hyperparameters, *program])
-        (hyperparameters if name in hyperparameters else program)[name] = value
-    return {
-        "algorithm": algorithm,
-        "env": env,
-        "steps": steps,
-        "hyperparameters": hyperparameters,
-        "program": program,
-        "source": source,
-    }

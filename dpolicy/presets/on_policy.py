@@ -1,0 +1,303 @@
+"""Published settings of the on-policy methods, table by table.
+
+IsaacLab tasks by the names of release 2; `isaaclab/*` patterns match release 3's names too, which drop the version.
+"""
+
+from typing import Any
+
+from dpolicy.presets.preset import Preset
+
+Table = dict[str, list[tuple[str, Preset]]]
+
+# DP-CPPO (arXiv 2603.04790): what its tables 6 to 13 share. Discount, initial deviation and iterations are not
+# given; the recipe's defaults stand for them.
+_CPPO = {"trace": 0.95, "clip": 0.2, "max_grad_norm": 1.0, "value_coefficient": 1.0, "value_clip": 0.2}
+_CPPO_LOOP = {"epochs": 5, "minibatches": 4, "num_envs": 4096}
+_CPPO_FLOW = {
+    "flow_steps": 16,
+    "flow_learning_rate": 1e-3,
+    "ema_decay": 0.999,
+    "flow_minibatches": 4,
+    "flow_epochs": 15,
+}
+# Task: table, KL target (DP-CPPO, PPO), rate, entropy, score, rollout, widths, activation (DP-CPPO, PPO).
+_CPPO_TASKS: list[tuple[str, int, tuple, tuple, tuple, float, int, tuple, tuple]] = [
+    ("Isaac-Ant*", 6, (0.01, 0.01), (5e-4, 5e-4), (0.005, 0.01), 0.1, 32, (400, 200, 100), ("elu", "elu")),
+    (
+        "Isaac-Lift-Cube-Franka*",
+        7,
+        (0.008, 0.01),
+        (1e-4, 1e-4),
+        (0.004, 0.006),
+        0.1,
+        24,
+        (256, 128, 64),
+        ("elu", "elu"),
+    ),
+    ("Isaac-Quadcopter*", 8, (0.01, 0.01), (5e-4, 5e-4), (0.01, 0.01), 0.5, 24, (64, 64), ("mish", "elu")),
+    (
+        "Isaac-Velocity-Flat-Anymal-D*",
+        9,
+        (0.01, 0.01),
+        (1e-3, 1e-3),
+        (0.001, 0.005),
+        0.1,
+        24,
+        (128, 128, 128),
+        ("elu", "elu"),
+    ),
+    (
+        "Isaac-Velocity-Rough-H1*",
+        10,
+        (0.01, 0.01),
+        (5e-4, 1e-3),
+        (0.005, 0.01),
+        0.1,
+        24,
+        (512, 256, 128),
+        ("elu", "elu"),
+    ),
+    (
+        "Isaac-Velocity-Rough-Unitree-Go2*",
+        11,
+        (0.01, 0.01),
+        (1e-3, 1e-3),
+        (0.005, 0.01),
+        0.1,
+        24,
+        (512, 256, 128),
+        ("elu", "elu"),
+    ),
+    (
+        "Isaac-Navigation-Flat-Anymal-C*",
+        12,
+        (0.01, 0.01),
+        (1e-3, 1e-3),
+        (0.001, 0.005),
+        0.1,
+        8,
+        (128, 128),
+        ("mish", "elu"),
+    ),
+    (
+        "Isaac-Velocity-Rough-G1*",
+        13,
+        (0.01, 0.01),
+        (1e-3, 1e-3),
+        (0.001, 0.008),
+        0.1,
+        24,
+        (512, 256, 128),
+        ("elu", "elu"),
+    ),
+]
+
+
+def _cppo_isaaclab() -> Table:
+    table: Table = {"dp_cppo": [], "ppo": []}
+    for task, number, kl, rate, entropy, score, rollout, widths, activation in _CPPO_TASKS:
+        source = f"DP-CPPO, arXiv 2603.04790, table {number}"
+        for column, algorithm in enumerate(("dp_cppo", "ppo")):
+            values: dict[str, Any] = {
+                **_CPPO,
+                **_CPPO_LOOP,
+                "target_kl": kl[column],
+                "learning_rate": rate[column],
+                "entropy_coefficient": entropy[column],
+                "rollout": rollout,
+                "hidden": widths,
+                "value_hidden": widths,
+                "activation": activation[column],
+            }
+            if algorithm == "dp_cppo":
+                values |= {**_CPPO_FLOW, "score_coefficient": score, "flow_hidden": widths}
+                source += " (flow: table 5)"
+            table[algorithm].append((f"isaaclab/{task}", Preset(values, source, "dp-cppo")))
+    return table
+
+
+# DP-CPPO, table 14: Playground, with its exceptions per task.
+_CPPO_PLAYGROUND: dict[str, dict[str, Any]] = {
+    "BallInCup": {"clip": 0.05, "value_clip": None, "learning_rate": 1e-4},
+    "CheetahRun": {"value_clip": None, "epochs": 10},
+    "FingerSpin": {"epochs": 10, "entropy_coefficient": 0.005},
+    "PointMass": {"target_kl": None, "learning_rate": 5e-4},
+    "ReacherEasy": {"entropy_coefficient": 0.005},
+    "ReacherHard": {"entropy_coefficient": 0.005},
+    "*": {},
+}
+
+
+def _cppo_playground() -> Table:
+    shared: dict[str, Any] = {
+        **_CPPO,
+        **_CPPO_LOOP,
+        **_CPPO_FLOW,
+        "target_kl": 0.01,
+        "learning_rate": 1e-3,
+        "entropy_coefficient": 0.001,
+        "score_coefficient": 0.1,
+        "rollout": 32,
+        "flow_hidden": (128, 64, 32),
+        "hidden": (512, 256, 128),
+        "value_hidden": (512, 256, 128),
+        "activation": "elu",
+        "resets": "pool",
+    }
+    source = "DP-CPPO, arXiv 2603.04790, tables 5 and 14"
+    rows = [
+        (f"playground/{task}", Preset(shared | changes, source, "dp-cppo"))
+        for task, changes in _CPPO_PLAYGROUND.items()
+    ]
+    return {"dp_cppo": rows}
+
+
+def _fpo_playground() -> Table:
+    """FPO's own settings and those of its Gaussian baselines (arXiv 2507.21053, tables 1 and A.1-A.2).
+
+    60 million steps in rollouts of 480 (16 unrolls of 30) from 2048 environments.
+    """
+    shared: dict[str, Any] = {
+        "steps": 60_000_000,
+        "num_envs": 2048,
+        "rollout": 480,
+        "epochs": 16,
+        "minibatches": 32,
+        "trace": 0.95,
+        "reward_scale": 10.0,
+        "resets": "pool",
+        "iterations_per_evaluation": 6,
+        "evaluation_episodes": 128,
+        "gae_dialect": "brax",
+    }
+    networks = {"hidden": (32, 32, 32, 32), "value_hidden": (256, 256, 256, 256, 256), "activation": "silu"}
+    baseline: dict[str, Any] = {
+        **shared,
+        **networks,
+        "entropy_coefficient": 0.01,
+        "value_coefficient": 0.25,
+        "value_clip": None,
+        "target_kl": None,
+        "initialisation": "lecun_uniform",
+        "max_grad_norm": 1e6,
+    }
+    table: Table = {"fpo": [], "ppo": []}
+    for task, discount in (("BallInCup", 0.95), ("FingerSpin", 0.95), ("*", 0.995)):
+        pattern, chosen = f"playground/{task}", {"discount": discount}
+        fpo = {**shared, **chosen, "sampler_steps": 10, "draws": 8, "clip": 0.05, "learning_rate": 3e-4}
+        table["fpo"].append((pattern, Preset(fpo, "FPO, arXiv 2507.21053, table A.2 and its code", "fpo")))
+        tuned = {**baseline, **chosen, "clip": 0.1, "learning_rate": 3e-4}
+        table["ppo"].append(
+            (pattern, Preset(tuned, "FPO, arXiv 2507.21053, table A.1 (tuned baseline)", "fpo"))
+        )
+        brax = {**baseline, **chosen, "clip": 0.3, "learning_rate": 1e-3}
+        table["ppo"].append(
+            (pattern, Preset(brax, "MuJoCo Playground, dm_control_suite_params", "playground"))
+        )
+    return table
+
+
+def _flowrl_isaaclab() -> Table:
+    """FlowRL (arXiv 2603.27450), section A.3 and tables 3 and 4: four IsaacLab tasks."""
+    shared: dict[str, Any] = {
+        "steps": 100_000_000,
+        "num_envs": 1024,
+        "rollout": 24,
+        "epochs": 4,
+        "minibatches": 4,
+        "trace": 0.95,
+        "discount": 0.99,
+        "clip": 0.2,
+        "max_grad_norm": 1.0,
+        "normalise_observations": True,
+        "hidden": (256, 256, 256),
+        "value_hidden": (256, 256, 256),
+        "learning_rate": 1e-4,
+        "value_learning_rate": 1e-3,
+    }
+    own: dict[str, dict[str, Any]] = {
+        "ppo": {"activation": "elu", "target_kl": None, "entropy_coefficient": 1e-4, "value_clip": 0.2},
+        # Separate activations of actor (Mish, SiLU) and critic (ELU for FPO) are not: the actor's is used for both.
+        "dppo": {"activation": "mish", "sampler_steps": 10, "stop_kl": None, "value_coefficient": 1.0},
+        "fpo": {
+            "activation": "silu",
+            "sampler_steps": 10,
+            "draws": 8,
+            "clip": 0.05,
+            "action_noise": 0.1,
+            "advantages": "positive",
+            "output_scale": 0.25,
+            "gae_dialect": "exact",
+            "value_coefficient": 1.0,
+        },
+        "genpo": {
+            "activation": "elu",
+            "sampler_steps": 5,
+            "compression_coefficient": 0.01,
+            "value_clip": 0.2,
+        },
+    }
+    source = "FlowRL, arXiv 2603.27450, section A.3 and tables 3 and 4"
+    tasks = ("Isaac-Ant*", "Isaac-Humanoid*", "Isaac-Lift-Cube-Franka*", "Isaac-Velocity-Flat-Anymal-D*")
+    return {
+        algorithm: [(f"isaaclab/{task}", Preset(shared | values, source, "flowrl")) for task in tasks]
+        for algorithm, values in own.items()
+    }
+
+
+# Review (arXiv 2601.06133), tables 9 to 11, PPO and GenPO alike: rate, widths, rollout, epochs, minibatches, KL target,
+# entropy, value coefficient, discount.
+_REVIEW: dict[str, tuple[float, tuple[int, ...], int, int, int, float, float, float, float]] = {
+    "Isaac-Cartpole*": (3e-4, (32, 32), 16, 8, 8, 0.008, 0.0, 2.0, 0.99),
+    "Isaac-Ant*": (3e-4, (256, 128, 64), 16, 4, 2, 0.008, 0.0, 1.0, 0.99),
+    "Isaac-Humanoid*": (5e-4, (400, 200, 100), 32, 5, 4, 0.01, 0.0, 2.0, 0.99),
+    "Isaac-Lift-Cube-Franka*": (1e-4, (256, 128, 64), 24, 8, 4, 0.01, 0.001, 2.0, 0.99),
+    "Isaac-Open-Drawer-Franka*": (5e-4, (256, 128, 64), 96, 5, 96, 0.008, 0.001, 2.0, 0.99),
+    "Isaac-Repose-Cube-Allegro*": (5e-4, (512, 256, 128), 24, 5, 12, 0.016, 0.002, 2.0, 0.998),
+    "Isaac-Velocity-Flat-Anymal-D*": (1e-3, (128, 128, 128), 24, 5, 4, 0.01, 0.005, 1.0, 0.99),
+    "Isaac-Velocity-Flat-Spot*": (1e-3, (512, 256, 128), 24, 5, 4, 0.01, 0.0025, 0.5, 0.99),
+    "Isaac-Velocity-*-Unitree-Go2*": (1e-3, (512, 256, 128), 24, 5, 4, 0.01, 0.01, 1.0, 0.99),
+    "Isaac-Velocity-*-G1*": (1e-3, (512, 256, 128), 24, 5, 4, 0.01, 0.008, 1.0, 0.99),
+    "Isaac-Velocity-*-H1*": (1e-3, (512, 256, 128), 24, 5, 4, 0.01, 0.01, 1.0, 0.995),
+    "Isaac-Velocity-*-Cassie*": (1e-3, (512, 256, 128), 24, 5, 4, 0.01, 0.01, 1.0, 0.99),
+}
+
+
+def _review_isaaclab() -> Table:
+    table: Table = {"ppo": [], "genpo": []}
+    for task, (rate, widths, rollout, epochs, minibatches, kl, entropy, value, discount) in _REVIEW.items():
+        shared: dict[str, Any] = {
+            "num_envs": 1024,
+            "learning_rate": rate,
+            "hidden": widths,
+            "value_hidden": widths,
+            "rollout": rollout,
+            "epochs": epochs,
+            "minibatches": minibatches,
+            "target_kl": kl,
+            "value_coefficient": value,
+            "discount": discount,
+            "trace": 0.95,
+            "clip": 0.2,
+            "value_clip": 0.2,
+            "max_grad_norm": 1.0,
+        }
+        source = "review, arXiv 2601.06133, tables 10 and 11"
+        pattern = f"isaaclab/{task}"
+        table["ppo"].append((pattern, Preset({**shared, "entropy_coefficient": entropy}, source, "review")))
+        genpo = {**shared, "mixing": 0.9, "compression_coefficient": 0.01}
+        table["genpo"].append((pattern, Preset(genpo, source.replace("10", "9, 10"), "review")))
+    return table
+
+
+def _joined(*tables: Table) -> Table:
+    joined: Table = {}
+    for table in tables:
+        for algorithm, rows in table.items():
+            joined.setdefault(algorithm, []).extend(rows)
+    return joined
+
+
+PUBLISHED = _joined(
+    _cppo_isaaclab(), _cppo_playground(), _fpo_playground(), _flowrl_isaaclab(), _review_isaaclab()
+)

@@ -1,0 +1,17 @@
+"""What a preset is."""
+
+from typing import Any, NamedTuple
+
+
+class Preset(NamedTuple):
+    """Overrides of a recipe's and a training program's defaults, and where they come from.
+
+    Attributes:
+        values: The overrides; `steps`, where given, is how long a run lasts unless told otherwise.
+        source: A page of this project, or a paper and its table.
+        name: What it is chosen by where an algorithm has several for a task.
+    """
+
+    values: dict[str, Any]
+    source: str
+    name: str = "tuned"
