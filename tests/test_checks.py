@@ -1,0 +1,159 @@
+"""What constructors refuse: a sentence with the argument as the user typed it, the value and what is allowed.
+
+Without the type checker of the other tests, as a user meets it.
+"""
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+from dpolicy import _checks, fields, guidance, schedules
+from dpolicy.algorithms import ALGORITHMS
+from dpolicy.embeddings import LogSNR
+from dpolicy.networks import MLP
+from dpolicy.schedules import DiscreteVP, RectifiedFlow
+
+KEY = jax.random.key(0)
+NAN = float("nan")
+SCHEDULE = RectifiedFlow()
+
+
+def linear(obs, action):
+    return jnp.sum(action)
+
+
+def field(**options):
+    return fields.Field(
+        1, 1, **{"schedule": SCHEDULE, "embedding": "raw", "hidden": (2,), **options}, key=KEY
+    )
+
+
+def function_field(**options):
+    return fields.FunctionField(
+        **{
+            "fn": lambda x, t, obs: x,
+            "schedule": SCHEDULE,
+            "prediction": "noise",
+            "action_size": 2,
+            **options,
+        }
+    )
+
+
+@pytest.fixture(autouse=True)
+def unchecked(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+def refused(make, message):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert message in str(error.value)
+    assert "\n" not in str(error.value).strip()
+
+
+NO_NUMBERS = [
+    *(None, True, np.True_, "0.5", b"0.5", ["0.5"], [0.5], (0.5,), 1j, {}, object()),
+    *(np.array([]), np.array([0.1, 0.3]), np.array("0.5"), np.array(True)),
+]
+
+
+@pytest.mark.parametrize("value", [*NO_NUMBERS, jnp.array([0.1, 0.3]), jnp.array(True)])
+def test_a_number_is_one_number(value):
+    refused(lambda: _checks.in_range("clip", value, 0.0, 1.0), "clip must be a finite number in [0, 1], got ")
+
+
+@pytest.mark.parametrize("value", [0.5, 1, np.float32(0.5), np.array(0.5), np.int64(1), jnp.array(0.5)])
+def test_numbers_pass(value):
+    _checks.positive("clip", value)
+    _checks.positive("clip", jnp.asarray(value, jnp.bfloat16))
+    jax.jit(lambda x: _checks.positive("clip", -x))(value)
+
+
+def test_sequences_are_asked_for():
+    for good in ([0.5, 1], (0.5,), np.array([0.5]), jnp.array([0.5])):
+        _checks.positive("times", good, ndim=(1,))
+    for bad in (0.5, [], "0.5", ["0.5"], [[0.5]], [0.5, None], [0.5, NAN], [0.5, 0.0], [[1.0], [1.0, 2.0]]):
+        refused(
+            lambda bad=bad: _checks.positive("times", bad, ndim=(1,)),
+            "times must be a non-empty sequence of finite numbers in (0, inf), got ",
+        )
+
+
+@pytest.mark.parametrize("value", [1e-50, 1e-40, 1e300])
+def test_single_precision(value):
+    message = "clip must be a finite number in (0, inf), rounded to single precision, got "
+    refused(lambda: _checks.positive("clip", value), message)
+    _checks.non_negative("clip", 1e-50)  # rounded to the end of an interval that has it
+    refused(lambda: _checks.in_range("t", 1 - 1e-9, 0.0, 1.0, open_high=True), "rounded to single precision")
+
+
+@pytest.mark.parametrize("value", [1e-50, 1e300])
+def test_double_precision(value, x64):
+    _checks.positive("clip", value)
+
+
+HYPERPARAMETERS = [
+    *((name, {"learning_rate": None}) for name in ALGORITHMS),
+    *((name, {"activation": "nope"}) for name in ALGORITHMS),
+    *((name, {"hidden": value}) for name in ALGORITHMS for value in (64, None, (0,), "64", (2.0,))),
+    *((name, {"critic_hidden": (0,)}) for name in ("sac", "qsm", "sdac")),
+    *((name, {"critic_activation": "nope"}) for name in ("qsm", "sdac")),
+    *((name, {"initialisation": "nope"}) for name in ("bc", "qsm", "sdac", "ppo", "fpo", "dp_cppo")),
+    *((name, {"embedding": "nope"}) for name in ("bc", "qsm", "sdac")),
+    *((name, {"output_scale": v}) for name in ("bc", "qsm", "sdac", "fpo") for v in (NAN, "x", None)),
+    *((name, {"sampler_steps": 0}) for name in ("bc", "qsm", "sdac", "fpo")),
+    *((name, {"evaluation_candidates": 0}) for name in ("qsm", "sdac")),
+    *((name, {"value_hidden": 8}) for name in ("ppo", "fpo", "dp_cppo")),
+    *(("dp_cppo", option) for option in ({"flow_hidden": "64"}, {"flow_hidden": (0,)}, {"flow_steps": 0})),
+    *(("sac", option) for option in ({"temperature": None}, {"tune_temperature": "False"})),
+    ("qsm", {"variant": "nope"}),
+    *(("ppo", {"clip": value}) for value in NO_NUMBERS),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), HYPERPARAMETERS)
+def test_recipes_name_the_argument(name, options):
+    ((argument, _),) = options.items()
+    refused(lambda: ALGORITHMS[name].recipe(**options), f"{argument} must be ")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: field(schedule="cosine"), "schedule must be a schedule, such as CosineVP(), got 'cosine'."),
+        (lambda: field(output_scale="x"), "output_scale must be a finite number"),
+        (lambda: field(obs_hidden=8), "obs_hidden must be a tuple of integers"),
+        (lambda: field(hidden=None), "hidden must be a tuple of integers of at least 1, got None."),
+        (lambda: field(layer_norm="no"), "layer_norm must be True or False, got 'no'."),
+        (
+            lambda: jax.jit(lambda scale: field(output_scale=scale).mlp)(1.0),
+            "output_scale must be a Python number (it is structure, not a parameter), got a tracer.",
+        ),
+        (lambda: function_field(schedule=None), "schedule must be a schedule"),
+        (lambda: function_field(fn="f"), "fn must be a function (x, t, obs) -> prediction, got 'f'."),
+        (lambda: MLP((1,), 1, hidden=(), final_activation=1, key=KEY), "final_activation must be True"),
+        (lambda: LogSNR("cosine"), "schedule must be a schedule"),
+        (lambda: LogSNR(SCHEDULE, "raw"), "inner must be an embedding, such as Raw(), got 'raw'."),
+        (lambda: schedules.ddpm_table("cosine", 3), "schedule must be a schedule"),
+        (lambda: guidance.guided("f", linear), "field must be a field, got 'f'."),
+        (lambda: guidance.guided(function_field(), "q"), "energy must be a function (x, t, obs) -> scalar"),
+        (lambda: guidance.classifier_free("f", function_field(), 1.0), "conditional must be a field"),
+        (lambda: guidance.classifier_free(function_field(), "f", 1.0), "unconditional must be a field or"),
+        (lambda: DiscreteVP(0.5), "betas must be a non-empty sequence of finite numbers in (0, 1), got 0.5."),
+        (lambda: DiscreteVP(None), "betas must be a non-empty sequence"),
+        (lambda: DiscreteVP("ab"), "betas must be a non-empty sequence"),
+        (lambda: DiscreteVP(["0.5"]), "betas must be a non-empty sequence"),
+        (lambda: schedules.cosine_betas(3, offset=NAN), "offset must be a finite number in [0, inf)"),
+        (lambda: schedules.cosine_betas(3, offset=-1), "offset must be"),
+        (lambda: schedules.cosine_betas(3, maximum=NAN), "maximum must be a finite number in (0, 1)"),
+        (lambda: schedules.cosine_betas(3, maximum=2), "maximum must be"),
+        (lambda: schedules.linear_betas(3, start=-1), "start must be"),
+        (lambda: schedules.linear_betas(3, end=NAN), "end must be"),
+        (lambda: schedules.linear_betas(3, end=3), "end must be a finite number in (0, 1), got 3."),
+    ],
+)
+def test_fields_and_schedules(make, message):
+    refused(make, message)
