@@ -9,7 +9,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from dpolicy import _checks, fields, guidance, schedules
+from dpolicy import _checks, fields, guidance, losses, samplers, schedules
 from dpolicy.algorithms import ALGORITHMS
 from dpolicy.embeddings import LogSNR
 from dpolicy.networks import MLP
@@ -22,6 +22,10 @@ SCHEDULE = RectifiedFlow()
 
 def linear(obs, action):
     return jnp.sum(action)
+
+
+def identity(*args):
+    return args
 
 
 def field(**options):
@@ -156,4 +160,93 @@ def test_recipes_name_the_argument(name, options):
     ],
 )
 def test_fields_and_schedules(make, message):
+    refused(make, message)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: losses.perturb("cosine"), "schedule must be a schedule, such as CosineVP(), got 'cosine'."),
+        (lambda: losses.perturb(None), "schedule must be"),
+        (lambda: losses.reverse_sample("cosine", 3), "schedule must be"),
+        (lambda: losses.one_step("cosine", linear), "schedule must be"),
+        (lambda: losses.one_step(SCHEDULE, None), "q must be a function (obs, action) -> scalar, got None."),
+        (lambda: losses.boltzmann(None, 1), "q must be a function"),
+        (lambda: losses.boltzmann(linear, 1, normalise="no"), "normalise must be True or False"),
+        (lambda: losses.advantage("q"), "q must be a function"),
+        (lambda: losses.advantage(linear, baseline=1.0), "baseline must be a function obs -> scalar"),
+        (lambda: losses.candidates(None, 3), "policy must be a function (obs, key) -> action"),
+        (lambda: losses.best(None), "q must be a function"),
+        (lambda: losses.ascend(None), "q must be a function"),
+        (lambda: losses.ascend(linear, bound=-1), "bound must be a finite number in (0, inf), got -1."),
+        (lambda: losses.ascend(linear, bound="x"), "bound must be"),
+        (lambda: losses.jitter(0.1, bound=-1), "bound must be"),
+        (lambda: losses.mix("x"), "a branch of mix must be a function (example, match, key) -> match"),
+        (lambda: losses.mix((1.0, "x")), "a branch of mix must be"),
+        (lambda: losses.mix((1.0,)), "a branch of mix must be a transform or a pair"),
+        (
+            lambda: losses.gradient_ascent(jnp.sum, jnp.ones(1), steps=1, rate=NAN),
+            "rate must be a finite number",
+        ),
+        (
+            lambda: losses.gradient_ascent(jnp.sum, jnp.ones(1), steps=1, rate=1.0, bound=-1),
+            "bound must be a finite number",
+        ),
+        (lambda: losses.weigh(1.0), "weight must be a function (obs, action) -> scalar, got 1.0."),
+        (lambda: losses.q_score(None, 1.0), "q must be a function"),
+        (lambda: losses.add_q_score(None, 1.0), "q must be a function"),
+        *(
+            (lambda scale=scale: losses.add_q_score(linear, scale), "scale must be a finite number")
+            for scale in (NAN, "x", None)
+        ),
+        (lambda: losses.add_q_score(linear, 1.0, normaliser=2.0), "normaliser must be a function"),
+        (lambda: losses.smoothed_score(linear, 1.0, normalise="no"), "normalise must be True or False"),
+        (lambda: losses.bptt(None, linear), "sampler must be a function (model, obs, key) -> action"),
+        (lambda: losses.bptt(identity, None), "q must be a function"),
+        (lambda: losses.soft_value(None, linear, 1.0), "sample must be a function"),
+        (lambda: losses.soft_value(identity, linear, -1), "temperature must be a finite number in [0, inf)"),
+        (lambda: losses.soft_value(identity, linear, NAN), "temperature must be"),
+        (lambda: losses.clipped(None, eps=0.1), "log_ratio must be a function"),
+        (lambda: losses.clipped(identity, eps=np.array([])), "eps must be"),
+        (lambda: losses.log_ratio(None), "log_likelihood must be a function"),
+        (lambda: losses.flow_matching_log_likelihood(None), "loss must be a function"),
+        (
+            lambda: losses.flow_matching_log_likelihood(identity, per_draw="no"),
+            "per_draw must be True or False, got 'no'.",
+        ),
+        (lambda: losses.flow_matching_log_ratio(identity, clamp=-1), "clamp must be"),
+        (lambda: losses.flow_matching_log_ratio(identity, clamp=NAN), "clamp must be"),
+        (
+            lambda: losses.straight_through_clamp(jnp.ones(1), 5, -5),
+            "low must not exceed high, got 5 and -5.",
+        ),
+        (lambda: losses.power_times(low=0.9, high=0.1), "low must not exceed high, got 0.9 and 0.1."),
+        (lambda: losses.adaptive_rate(0.1, 0.1, 0.1, low=1, high=0.1), "low must not exceed high"),
+        (lambda: losses.expectile(jnp.ones(1), 2.0), "tau must be a finite number in [0, 1], got 2.0."),
+        (
+            lambda: losses.clipped_value_loss(jnp.ones(1), jnp.ones(1), jnp.ones(1), -1),
+            "eps must be a finite number in (0, inf), got -1.",
+        ),
+        (
+            lambda: losses.td_target(jnp.ones(1), jnp.ones(1, bool), jnp.ones(1), 2),
+            "discount must be a finite number in [0, 1], got 2.",
+        ),
+        (lambda: losses.bellman(None), "target must be a function"),
+        (lambda: losses.expectile_regression(None, 0.5), "q must be a function"),
+        (lambda: losses.averaged(None, 2), "loss must be a function"),
+        (lambda: losses.batched(None), "loss must be a function"),
+        (lambda: losses.on("field", identity), "selector must be a function"),
+        (lambda: losses.given(None, identity), "view must be a function"),
+        (lambda: losses.weighted(1.0, identity), "weight must be a function"),
+        (lambda: losses.distil(identity, None), "teacher must be a function"),
+        (lambda: losses.dual(None, identity), "multiplier_of must be a function"),
+        (lambda: samplers.ddpm(final_noise="no"), "final_noise must be True or False, got 'no'."),
+        (lambda: samplers.ddim(final_noise=0), "final_noise must be"),
+        (lambda: samplers.ddim(recompute="no"), "recompute must be"),
+        (lambda: samplers.ode(steps=1, times=[0.5, "0"]), "times must be a non-empty sequence"),
+        (lambda: samplers.best_of(3, "x", linear), "sampler must be a function"),
+        (lambda: samplers.best_of(3, samplers.ode(), None), "q must be a function"),
+    ],
+)
+def test_losses_and_samplers(make, message):
     refused(make, message)
