@@ -9,11 +9,13 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from dpolicy import _checks, fields, guidance, losses, samplers, schedules
+from dpolicy import _checks, envs, fields, guidance, losses, samplers, schedules
 from dpolicy.algorithms import ALGORITHMS
+from dpolicy.ema import ema
 from dpolicy.embeddings import LogSNR
 from dpolicy.networks import MLP
 from dpolicy.schedules import DiscreteVP, RectifiedFlow
+from dpolicy.train.replay import Replay
 
 KEY = jax.random.key(0)
 NAN = float("nan")
@@ -250,3 +252,104 @@ def test_fields_and_schedules(make, message):
 )
 def test_losses_and_samplers(make, message):
     refused(make, message)
+
+
+ONES, COLUMN, NO = jnp.ones(4), jnp.ones((4, 1)), jnp.zeros(4, bool)
+
+
+@pytest.mark.parametrize(
+    ("make", "shapes"),
+    [
+        (lambda: losses.gae(ONES, COLUMN, ONES, NO, NO, discount=0.9, trace=0.9), "(4,), (4, 1)"),
+        (lambda: losses.gae(jnp.ones(1), ONES, ONES, NO, NO, discount=0.9, trace=0.9), "(1,), (4,)"),
+        (lambda: losses.gae(ONES, ONES, ONES, NO, NO[:1], discount=0.9, trace=0.9), "(1,)"),
+        (lambda: losses.td_target(ONES, NO, COLUMN, 0.9), "(4,), (4,), (4, 1)"),
+        (lambda: losses.ppo_clip(ONES, COLUMN, 0.1), "(4,), (4, 1)"),
+        (lambda: losses.spo(ONES, COLUMN, 0.1), "(4,), (4, 1)"),
+        (lambda: losses.explained_variance(ONES, COLUMN), "(4,), (4, 1)"),
+        (lambda: losses.clipped_value_loss(ONES, COLUMN, ONES, 0.1), "(4,), (4, 1), (4,)"),
+        (lambda: ema({"a": ONES}, {"a": COLUMN}, 0.5), "(4,) and (4, 1)"),
+        (lambda: samplers.select(COLUMN[:3], ONES), "one number per action, (3,), got (4,)."),
+        (
+            lambda: samplers.log_likelihood(function_field(), jnp.ones(1), ONES),
+            "action must have the field's action shape (2,), got (1,).",
+        ),
+        (
+            lambda: Replay.start({"x": jnp.zeros(3)}, 4).add({"x": jnp.ones((2, 2))}),
+            "items must be float32[2, 3], as those stored, got float32[2, 2].",
+        ),
+        (
+            lambda: Replay.start({"x": jnp.zeros(3)}, 4).add({"x": jnp.ones((2, 3), int)}),
+            "items must be float32[2, 3], as those stored, got int32[2, 3].",
+        ),
+        *(
+            (
+                lambda name=name, size=size: envs.make(name).step(jnp.zeros(2), jnp.zeros(size), KEY),
+                f"action must have the shape ({3 - size},) of {name}, got ({size},).",
+            )
+            for name, size in (
+                ("multigoal/multigoal", 1),
+                ("bandit/quadratic", 1),
+                ("bandit/linear", 2),
+                ("probe/action", 2),
+                ("gymnax/Pendulum-v1", 2),
+            )
+        ),
+    ],
+)
+def test_shapes_are_not_broadcast(make, shapes):
+    refused(make, shapes)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: envs.make("multigoal", start=(0, 0, 0)), "start must be two numbers, got (0, 0, 0)."),
+        (lambda: envs.make("multigoal", start=(0.0,)), "start must be two numbers"),
+        (lambda: envs.make("multigoal", start=5), "start must be two numbers, got 5."),
+        (lambda: envs.make("multigoal", start=None), "start must be two numbers"),
+        (
+            lambda: envs.make("multigoal", start=(100, 0)),
+            "start must be a finite number in [-7, 7], got 100.",
+        ),
+        (lambda: envs.MultiGoal().starting_at((100, 0)), "position must be a finite number in [-7, 7]"),
+        (
+            lambda: envs.make("gymnax/Pendulum-v1", max_steps_in_episode=2.7),
+            "max_steps_in_episode must be an",
+        ),
+        *(
+            (
+                lambda name=name, value=value: envs.make("gymnax/Pendulum-v1", **{name: value}),
+                f"{name} must be a finite number in (-inf, inf), got {value!r}.",
+            )
+            for name, value in (("g", "strong"), ("g", NAN), ("g", None), ("dt", NAN))
+        ),
+        (lambda: envs.make("gymnax/Pendulum-v1", max_torque=-1), "must have a bounded, continuous action"),
+        (
+            lambda: envs.make("gymnax/Pendulum-v1", time_limit=5, max_steps_in_episode=6),
+            "max_steps_in_episode must not be given where time_limit is, got 6.",
+        ),
+        (lambda: envs.mixture(means=(), stds=()), "means must be a non-empty sequence of finite numbers"),
+        (lambda: envs.mixture(means=0.5), "means must be a non-empty sequence"),
+        (lambda: envs.rings(radii=0.4), "radii must be a non-empty sequence of finite numbers in (0, 1]"),
+        (lambda: envs.quadratic(action_size="2"), "action_size must be an integer from 1 to 2, got '2'."),
+        (lambda: envs.quadratic(action_size=None), "action_size must be"),
+        (lambda: envs.linear(action_size=2.0), "action_size must be"),
+        (lambda: envs.Bandit(jnp.sum, action_size=1, modes=[[NAN]]), "modes must be"),
+        (lambda: envs.Bandit(jnp.sum, action_size=1, modes=[[5.0]]), "finite numbers in [-1, 1], got "),
+        (lambda: envs.Bandit(None, action_size=1, modes=[[0.0]]), "function must be a function"),
+        (lambda: envs.make(5), 'env must be a name "family/task", got 5.'),
+        (lambda: envs.make(None), 'env must be a name "family/task", got None.'),
+        (lambda: envs.Vector(None, 2), "env must be an Environment, got None."),
+        (lambda: envs.Vector(envs.linear(), 2, random_start="no"), "random_start must be True or False"),
+        (lambda: envs.evaluate_episodes(envs.linear(), None, KEY, 1, 1), "policy must be a function"),
+    ],
+)
+def test_environments(make, message):
+    refused(make, message)
+
+
+def test_starts_may_be_mapped():
+    starts = jnp.array([[1.0, 2.0], [100.0, 0.0]])  # what is traced cannot be refused
+    mapped = jax.vmap(lambda start: envs.MultiGoal(start=start).starting_at((start[1], 0.0)).start)(starts)
+    np.testing.assert_array_equal(mapped, [[2.0, 0.0], [0.0, 0.0]])
