@@ -9,20 +9,28 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import jax.core
 import numpy as np
 
 
-def _values(name: str, value: Any, allowed: str) -> np.ndarray | None:
-    """The concrete number(s) behind `value`; None for a tracer; an error for anything that is no number."""
-    if isinstance(value, jax.core.Tracer):
-        return None
-    if isinstance(value, (bool, str)) or value is None:
-        raise ValueError(f"{name} must be {allowed}, got {value!r}.")
+def _numbers(value: Any) -> np.ndarray | None:
+    """The concrete number(s) behind `value`; None for anything else, such as booleans and text."""
     try:
-        return np.asarray(value, dtype=np.float64)
+        array = np.asarray(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} must be {allowed}, got {value!r}.") from None
+        return None
+    real = any(jax.dtypes.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating))
+    return array.astype(np.float64) if real and array.size else None
+
+
+def _computed(number: Any) -> Any:
+    """A number as the computation sees it: in single precision, unless JAX's double precision is on."""
+    if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+        return number
+    with np.errstate(over="ignore", under="ignore"):
+        single = np.float32(number)
+    return np.where(np.abs(single) < np.finfo(np.float32).tiny, np.float32(0), single)
 
 
 def in_range(
@@ -33,23 +41,37 @@ def in_range(
     *,
     open_low: bool = False,
     open_high: bool = False,
+    ndim: tuple[int, ...] = (0,),
 ) -> None:
-    """Raise `ValueError` unless `value` is a finite number in the interval from `low` to `high`."""
+    """Raise `ValueError` unless `value` is a finite number in the interval from `low` to `high`.
+
+    With `ndim` it may be, or is, an array or sequence of them. A number that is rounded to infinity, or onto an end
+    that does not belong to the interval, is refused as well.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return
     left = "(" if open_low or math.isinf(low) else "["
     right = ")" if open_high or math.isinf(high) else "]"
-    allowed = f"a finite number in {left}{low:g}, {high:g}{right}"
-    number = _values(name, value, allowed)
-    if number is None:
-        return
-    above = number > low if open_low else number >= low
-    below = number < high if open_high else number <= high
-    if not bool(np.all(np.isfinite(number) & above & below)):
+    noun = "a finite number" if 0 in ndim else "a non-empty sequence of finite numbers"
+    allowed = f"{noun} in {left}{low:g}, {high:g}{right}"
+    number = _numbers(value)
+    if number is None or number.ndim not in ndim:
         raise ValueError(f"{name} must be {allowed}, got {value!r}.")
 
+    def inside(rounded: Any) -> bool:
+        x = rounded(number)
+        above = x > rounded(low) if open_low else number >= low
+        below = x < rounded(high) if open_high else number <= high
+        return bool(np.all(np.isfinite(x) & above & below))
 
-def positive(name: str, value: Any) -> None:
-    """Raise `ValueError` unless `value` is a finite number above zero."""
-    in_range(name, value, 0.0, open_low=True)
+    if not inside(_computed):
+        precision = ", rounded to single precision" if inside(lambda exact: exact) else ""
+        raise ValueError(f"{name} must be {allowed}{precision}, got {value!r}.")
+
+
+def positive(name: str, value: Any, *, ndim: tuple[int, ...] = (0,)) -> None:
+    """Raise `ValueError` unless `value` is a finite number above zero (see `in_range` for `ndim`)."""
+    in_range(name, value, 0.0, open_low=True, ndim=ndim)
 
 
 def non_negative(name: str, value: Any) -> None:
@@ -68,6 +90,52 @@ def integer(name: str, value: Any, low: int = 1, high: int | None = None) -> Non
     is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not is_integer or value < low or (high is not None and value > high):
         raise ValueError(f"{name} must be {allowed}, got {value!r}.")
+
+
+def ordered(low_name: str, low: Any, high_name: str, high: Any) -> None:
+    """Raise `ValueError` when `low` is not below or at `high`; None is no bound."""
+    unknown = any(bound is None or isinstance(bound, jax.core.Tracer) for bound in (low, high))
+    if not unknown and not np.all(np.asarray(low) <= np.asarray(high)):
+        raise ValueError(f"{low_name} must not exceed {high_name}, got {low!r} and {high!r}.")
+
+
+def sizes(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` is a tuple (or list) of Python ints of at least 1."""
+    if not isinstance(value, (tuple, list)):
+        raise ValueError(f"{name} must be a tuple of integers of at least 1, got {value!r}.")
+    for size in value:
+        integer(name, size)
+
+
+def boolean(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be True or False, got {value!r}.")
+
+
+def function(name: str, value: Any, allowed: str) -> None:
+    """Raise `ValueError` unless `value` can be called; `allowed` is its signature, `(obs, action) -> scalar`."""
+    if not callable(value):
+        raise ValueError(f"{name} must be a function {allowed}, got {value!r}.")
+
+
+def critic(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` can be called, as a critic is."""
+    function(name, value, "(obs, action) -> scalar")
+
+
+def instance(name: str, value: Any, kind: type, allowed: str) -> None:
+    """Raise `ValueError` unless `value` is a `kind`, which `allowed` says in words."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be {allowed}, got {value!r}.")
+
+
+def same_shapes(**arrays: Any) -> None:
+    """Raise `ValueError` unless all arrays have one shape: broadcasting would pass a mistake on."""
+    shapes = [tuple(np.shape(array)) for array in arrays.values()]
+    if any(shape != shapes[0] for shape in shapes):
+        listing = ", ".join(str(shape) for shape in shapes)
+        raise ValueError(f"{', '.join(arrays)} must have the same shape, got {listing}.")
 
 
 def one_of(name: str, value: Any, choices: Iterable[Any]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._schedule import AbstractSchedule, Time, as_float, constant
+from dpolicy._schedule import AbstractSchedule, Time, as_float, check_schedule, constant
 
 
 class DiscreteVP(AbstractSchedule):
@@ -24,10 +24,8 @@ class DiscreteVP(AbstractSchedule):
     t_max: float = eqx.field(static=True)
 
     def __init__(self, betas: Sequence[float]):
+        _checks.in_range("betas", betas, 0.0, 1.0, open_low=True, open_high=True, ndim=(1,))
         self.betas = tuple(constant("betas", beta) for beta in betas)
-        if not self.betas:
-            raise ValueError("betas must hold at least one number, got none.")
-        _checks.in_range("betas", self.betas, 0.0, 1.0, open_low=True, open_high=True)
         self.t_min, self.t_max = 1 / len(self.betas), 1.0
 
     def _log_alpha(self, t: Time) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
@@ -66,6 +64,8 @@ def cosine_betas(steps: int, *, offset: float = 0.008, maximum: float = 0.999) -
     The discrete cosine schedule of Nichol & Dhariwal 2021 (arXiv 2102.09672) that DIPO, QVPO and DPPO use.
     """
     _checks.integer("steps", steps)
+    _checks.non_negative("offset", offset)
+    _checks.in_range("maximum", maximum, 0.0, 1.0, open_low=True, open_high=True)
     angle = math.pi / 2 * (np.arange(steps + 1) / steps + offset) / (1 + offset)
     alpha_bar = np.cos(angle) ** 2
     return tuple(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], maximum).tolist())
@@ -74,6 +74,8 @@ def cosine_betas(steps: int, *, offset: float = 0.008, maximum: float = 0.999) -
 def linear_betas(steps: int, *, start: float = 1e-4, end: float = 0.02) -> tuple[float, ...]:
     """`steps` betas evenly spaced from `start` to `end` (Ho et al. 2020, arXiv 2006.11239, section 4)."""
     _checks.integer("steps", steps)
+    _checks.in_range("start", start, 0.0, 1.0, open_low=True, open_high=True)
+    _checks.in_range("end", end, 0.0, 1.0, open_low=True, open_high=True)
     return tuple(np.linspace(start, end, steps).tolist())
 
 
@@ -102,6 +104,7 @@ def ddpm_table(schedule: AbstractSchedule, steps: int) -> DDPMTable:
 
     Raises `ValueError` for a `steps` that is no positive int, or does not divide the betas of a `DiscreteVP`.
     """
+    check_schedule(schedule)
     t = schedule.grid(steps)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     log_snr = schedule.log_snr(t)

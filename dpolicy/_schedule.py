@@ -18,9 +18,7 @@ _MARGIN = 1e-3
 
 def constant(name: str, value: float | int) -> float:
     if isinstance(value, Tracer):
-        raise ValueError(
-            f"{name} must be a Python number (a schedule is structure, not a parameter), got a tracer."
-        )
+        raise ValueError(f"{name} must be a Python number (it is structure, not a parameter), got a tracer.")
     _checks.in_range(name, value)
     return float(value)
 
@@ -83,6 +81,10 @@ class AbstractSchedule(eqx.Module):
         """`steps + 1` uniform times from t_min (index 0, cleanest) to t_max."""
         _checks.integer("steps", steps)
         return jnp.linspace(self.t_min, self.t_max, steps + 1)
+
+
+def check_schedule(schedule: object) -> None:
+    _checks.instance("schedule", schedule, AbstractSchedule, "a schedule, such as CosineVP()")
 
 
 def interpolating_span(schedule: AbstractSchedule, prediction: Prediction) -> tuple[float, float]:

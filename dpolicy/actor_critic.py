@@ -16,7 +16,7 @@ from dpolicy.critics import QNetwork
 from dpolicy.ema import ema
 from dpolicy.learner import Learner, adam, descend, learner
 from dpolicy.losses import batched, reduce_ensemble, td_target
-from dpolicy.networks import ensemble
+from dpolicy.networks import ACTIVATIONS, ensemble
 from dpolicy.recipe import tunable
 
 
@@ -120,7 +120,11 @@ def actor_critic(
     Raises:
         ValueError: for a value out of its range.
     """
+    _checks.positive("learning_rate", learning_rate)
     _checks.positive("critic_learning_rate", critic_learning_rate)
+    _checks.sizes("critic_hidden", critic_hidden)
+    _checks.one_of("critic_activation", critic_activation, ACTIVATIONS)
+    _checks.boolean("critic_first", critic_first)
     _checks.fraction("discount", discount)
     _checks.fraction("target_rate", target_rate)
     _checks.integer("critics", critics)

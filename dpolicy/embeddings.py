@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
+from dpolicy._schedule import check_schedule
 from dpolicy._types import Key, Scalar
 from dpolicy.networks import MLP
 from dpolicy.schedules import AbstractSchedule
@@ -126,7 +127,9 @@ class LogSNR(AbstractEmbedding):
     size: int = eqx.field(static=True)
 
     def __init__(self, schedule: AbstractSchedule, inner: AbstractEmbedding | None = None):
+        check_schedule(schedule)
         self.schedule, self.inner = schedule, Raw() if inner is None else inner
+        _checks.instance("inner", self.inner, AbstractEmbedding, "an embedding, such as Raw()")
         self.size = self.inner.size
 
     def __call__(self, t: Scalar) -> Float[Array, " n"]:

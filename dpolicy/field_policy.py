@@ -7,10 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
+from dpolicy._schedule import constant
 from dpolicy._types import Action, Critic, Key, Observation
-from dpolicy.embeddings import AbstractEmbedding
+from dpolicy.embeddings import EMBEDDINGS, AbstractEmbedding
 from dpolicy.fields import AbstractField, Field
 from dpolicy.losses.match import refuse_infinite_scores
+from dpolicy.networks import check_network
 from dpolicy.recipe import tunable
 from dpolicy.samplers import best_of, ddim, ddpm, ode, sde
 from dpolicy.schedules import (
@@ -118,6 +120,11 @@ def field_policy(
         _checks.one_of("schedule", schedule, SCHEDULES)
     _checks.one_of("sampler", sampler, SAMPLERS)
     _checks.one_of("prediction", prediction, ("noise", "score", "velocity", "data"))
+    _checks.integer("sampler_steps", sampler_steps)
+    check_network(activation, initialisation, hidden=hidden)
+    if not callable(embedding):
+        _checks.one_of("embedding", embedding, EMBEDDINGS)
+    constant("output_scale", output_scale)
     chosen = schedule if isinstance(schedule, AbstractSchedule) else SCHEDULES[schedule]()
     refuse_infinite_scores(chosen, prediction)
 

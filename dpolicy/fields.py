@@ -16,6 +16,7 @@ import jax
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
+from dpolicy._schedule import check_schedule, constant
 from dpolicy._types import Action, Key, Observation, Prediction, Scalar
 from dpolicy.embeddings import AbstractEmbedding, make_embedding
 from dpolicy.networks import MLP
@@ -168,10 +169,11 @@ class Field(AbstractField):
         output_scale: float | int = 1.0,
         key: Key,
     ):
+        check_schedule(schedule)
         _checks.integer("obs_size", obs_size, 0)
         _checks.integer("action_size", action_size)
         _checks.one_of("prediction", prediction, PREDICTIONS)
-        _checks.in_range("output_scale", output_scale)
+        _checks.sizes("obs_hidden", obs_hidden)
         embedding_key, encoder_key, mlp_key = jax.random.split(key, 3)
         self.embedding = make_embedding(embedding, key=embedding_key)
         self.encoder = None
@@ -196,7 +198,7 @@ class Field(AbstractField):
             key=mlp_key,
         )
         self.schedule, self.prediction, self.action_size = schedule, prediction, action_size
-        self.output_scale = float(output_scale)
+        self.output_scale = constant("output_scale", output_scale)
 
     def __call__(self, x: Action, t: Scalar, obs: Observation) -> Action:
         features = obs if self.encoder is None else self.encoder(obs)
@@ -221,6 +223,8 @@ class FunctionField(AbstractField):
     ):
         _checks.one_of("prediction", prediction, PREDICTIONS)
         _checks.integer("action_size", action_size)
+        _checks.function("fn", fn, "(x, t, obs) -> prediction")
+        check_schedule(schedule)
         self.fn, self.schedule = fn, schedule
         self.prediction, self.action_size = prediction, action_size
 

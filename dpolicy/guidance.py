@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
@@ -85,6 +86,8 @@ def guided(field: AbstractField, energy: Energy, scale: Scale = 1.0) -> Guided:
 
     Raises `ValueError` for a scale that is not a finite number.
     """
+    _checks.instance("field", field, AbstractField, "a field")
+    _checks.function("energy", energy, "(x, t, obs) -> scalar")
     if not callable(scale):
         _checks.in_range("scale", scale)
     return Guided(field, energy, scale)
@@ -149,9 +152,13 @@ def classifier_free(
 
     Raises `ValueError` for a weight that is not a finite number, or if schedules or action sizes differ.
     """
+    _checks.instance("conditional", conditional, AbstractField, "a field")
     if not callable(weight):
         _checks.in_range("weight", weight)
     if not isinstance(unconditional, AbstractField):
+        if np.ndim(unconditional) != 1:
+            allowed = "a field or an observation, [obs_size]"
+            raise ValueError(f"unconditional must be {allowed}, got {unconditional!r}.")
         return ClassifierFree(conditional, conditional, unconditional, weight)
     if unconditional.schedule != conditional.schedule:
         raise ValueError(

@@ -80,6 +80,14 @@ _INITIALISERS: dict[str, tuple[Callable[[Key, tuple[int]], Array], Callable[[Arr
 INITIALISATIONS = tuple(_INITIALISERS)
 
 
+def check_network(activation: Any, initialisation: Any, **widths: Any) -> None:
+    """Raise `ValueError` for an unknown name, or `widths` (under their own names) that are no tuples of sizes."""
+    for name, value in widths.items():
+        _checks.sizes(name, value)
+    _checks.one_of("activation", activation, ACTIVATIONS)
+    _checks.one_of("initialisation", initialisation, INITIALISATIONS)
+
+
 class Linear(eqx.Module):
     """y = sum_i W_i x_i + b. The weight is stored split by input part.
 
@@ -170,12 +178,11 @@ class MLP(eqx.Module):
     ):
         for size in in_sizes:
             _checks.integer("in_sizes", size, 0)
-        for size in hidden:
-            _checks.integer("hidden", size)
+        check_network(activation, initialisation, hidden=hidden)
         _checks.integer("out_size", out_size)
-        _checks.one_of("activation", activation, ACTIVATIONS)
         _checks.non_negative("final_scale", final_scale)
-        _checks.one_of("initialisation", initialisation, INITIALISATIONS)
+        _checks.boolean("layer_norm", layer_norm)
+        _checks.boolean("final_activation", final_activation)
         scales = [1.0] * len(hidden) + [final_scale]
         self.layers = _initial_layers(tuple(in_sizes), [*hidden, out_size], scales, initialisation, key)
         self.norms = tuple(LayerNorm(width) for width in hidden) if layer_norm else ()

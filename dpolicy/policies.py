@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Number, Observation, Scalar
-from dpolicy.networks import MLP
+from dpolicy.networks import MLP, check_network
 from dpolicy.recipe import tunable
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -238,6 +238,7 @@ def gaussian_policy(
     Raises:
         ValueError: for a starting deviation that is not above zero.
     """
+    check_network(activation, initialisation, hidden=hidden)
     _checks.positive("initial_std", initial_std)
     return lambda key, spec: kind(
         spec.obs_size,

@@ -25,6 +25,7 @@ from dpolicy.losses import (
     on,
     standardise,
 )
+from dpolicy.networks import check_network
 from dpolicy.recipe import tunable
 
 # Draws the action for the environment, `(policy, extra, obs, key, mode) -> (action, extras)`; under "explore" the
@@ -192,6 +193,7 @@ def proximal(
     Raises:
         ValueError: for a value out of its range, or a target KL without a KL.
     """
+    check_network(activation, initialisation, value_hidden=value_hidden)
     _checks.positive("learning_rate", learning_rate)
     _checks.fraction("discount", discount)
     _checks.fraction("trace", trace)

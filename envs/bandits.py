@@ -12,7 +12,7 @@ from numpy.polynomial.legendre import leggauss
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Number, Observation, Scalar
-from dpolicy.envs.protocol import Environment, Spec, clip_action
+from dpolicy.envs.protocol import Environment, Spec, check_action, clip_action
 
 _NODES = 8  # Gauss-Legendre nodes per panel
 
@@ -35,7 +35,7 @@ class Bandit(Environment):
         panels: Panels of the quadrature per axis.
 
     Raises:
-        ValueError: for another action size, or modes of another shape.
+        ValueError: for another action size, or modes of another shape or outside the box.
     """
 
     spec: Spec
@@ -52,12 +52,14 @@ class Bandit(Environment):
         name: str = "bandit/custom",
         panels: int | None = None,
     ):
+        _checks.function("function", function, "action -> scalar")
         _checks.integer("action_size", action_size, 1, 2)
         panels = {1: 256, 2: 64}[action_size] if panels is None else panels
         _checks.integer("panels", panels)
         maxima = np.asarray(modes, float)
         if maxima.ndim != 2 or maxima.shape[1] != action_size:
             raise ValueError(f"modes must have the shape [m, {action_size}], got {list(maxima.shape)}.")
+        _checks.in_range("modes", maxima, -1.0, 1.0, ndim=(2,))
         self.spec = Spec(name, 1, action_size, 1)
         self.function = function
         self.modes = jnp.asarray(maxima, float)
@@ -124,4 +126,5 @@ class Bandit(Environment):
         self, state: Observation, action: Action, key: Key
     ) -> tuple[Observation, Observation, Scalar, Bool[Array, ""]]:
         """Reward Q at the clipped action; every step terminates."""
+        check_action(self.spec, action)
         return state, state, jnp.asarray(self.energy(clip_action(action)), float), jnp.asarray(True)

@@ -45,8 +45,7 @@ def eight_gaussians(*, radius: float = 0.75, std: float = 0.08) -> Bandit:
 
 def rings(*, radii: tuple[float, ...] = (0.4, 0.8), std: float = 0.05) -> Bandit:
     """Q(a) = log sum_i exp(-(|a| - r_i)^2 / (2 std^2)): concentric rings. `modes` lists 16 points on each."""
-    for radius in radii:
-        _checks.in_range("radii", radius, 0.0, 1.0, open_low=True)
+    _checks.in_range("radii", radii, 0.0, 1.0, open_low=True, ndim=(1,))
     _checks.positive("std", std)
 
     def energy(action):
@@ -97,6 +96,7 @@ def quadratic(*, mean: float = 0.3, scale: float = 0.3, action_size: int = 2) ->
     """Q(a) = -|a - mean|^2 / (2 scale^2): at a temperature the normal N(mean, temperature scale^2), cut to the box."""
     _checks.in_range("mean", mean, -1.0, 1.0)
     _checks.positive("scale", scale)
+    _checks.integer("action_size", action_size, 1, 2)
 
     def energy(action):
         return -0.5 * jnp.sum(((action - mean) / scale) ** 2)
@@ -124,11 +124,10 @@ def mixture(
     *, means: tuple[float, ...] = (-0.5, 0.5), stds: tuple[float, ...] = (0.1, 0.2), action_size: int = 1
 ) -> Bandit:
     """Q(a) = sum_i log mean_j N(a_i; means_j, stds_j^2): at temperature 1 the mixture itself, cut to the box."""
+    _checks.in_range("means", means, -1.0, 1.0, ndim=(1,))
+    _checks.positive("stds", stds, ndim=(1,))
     if len(means) != len(stds):
         raise ValueError(f"means and stds must have the same length, got {len(means)} and {len(stds)}.")
-    for mean, std in zip(means, stds, strict=True):
-        _checks.in_range("means", mean, -1.0, 1.0)
-        _checks.positive("stds", std)
     _checks.integer("action_size", action_size, 1, 2)
     centres, widths = np.asarray(means, float), np.asarray(stds, float)
     constants = -np.log(widths) - 0.5 * np.log(2 * np.pi) - np.log(len(means))
@@ -146,6 +145,7 @@ def linear(*, slope: float = 1.0, action_size: int = 1) -> Bandit:
     _checks.in_range("slope", slope)
     if slope == 0:
         raise ValueError("slope must not be zero.")
+    _checks.integer("action_size", action_size, 1, 2)
 
     def energy(action):
         return slope * jnp.sum(action)

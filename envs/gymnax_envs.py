@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.envs.adapt import foreign, like, require, strong
-from dpolicy.envs.protocol import Environment, Spec, to_bounds
+from dpolicy.envs.protocol import Environment, Spec, check_action, to_bounds
 
 TASKS = {
     task: Spec(f"gymnax/{task}", *sizes)
@@ -48,7 +48,8 @@ class Gymnax(Environment):
         space = env.action_space(params)
         shape = tuple(getattr(space, "shape", ()))
         bounds = [np.asarray(getattr(space, side, np.nan), float) for side in ("low", "high")]
-        if len(shape) != 1 or not all(np.all(np.isfinite(bound)) for bound in bounds):
+        finite = all(np.all(np.isfinite(bound)) for bound in bounds)
+        if len(shape) != 1 or not finite or not np.all(bounds[0] < bounds[1]):
             raise ValueError(f"{name} must have a bounded, continuous action space, got {space!r}.")
         low, high = (np.broadcast_to(bound, shape) for bound in bounds)
         obs_size = int(np.prod(env.observation_space(params).shape))
@@ -66,6 +67,7 @@ class Gymnax(Environment):
 
     def step(self, state: Any, action: Action, key: Key) -> tuple[Any, Observation, Scalar, Bool[Array, ""]]:
         """One transition: `(state, obs, reward, terminated)`."""
+        check_action(self.spec, action)
         action = to_bounds(action, self.low, self.high)
         with foreign():
             obs, new, reward, terminated, _ = self.env.step_env(key, state, action, self.params)
@@ -77,19 +79,33 @@ class Gymnax(Environment):
         )
 
 
+def _check_like(name: str, value: Any, default: Any) -> None:
+    if name == "max_steps_in_episode":
+        _checks.integer(name, value)
+    elif isinstance(default, bool):
+        _checks.boolean(name, value)
+    elif isinstance(default, (int, float)):
+        _checks.in_range(name, value)
+
+
 def build(task: str, *, time_limit: int | None = None, **params: Any) -> Gymnax:
     """One of `TASKS`, with its parameters (such as Pendulum's `g`) overridden by name.
 
     Raises:
         ImportError: where gymnax is missing.
-        ValueError: for an unknown task or parameter, or a time limit below 1.
+        ValueError: for an unknown task or parameter, a parameter that is no finite number, or a time
+            limit below 1.
     """
     _checks.one_of("task", task, TASKS)
     gymnax = require("gymnax", None, f"gymnax/{task}")
     env, defaults = gymnax.make(task)
     if time_limit is not None:
         _checks.integer("time_limit", time_limit)
+        if "max_steps_in_episode" in params:
+            given = params["max_steps_in_episode"]
+            raise ValueError(f"max_steps_in_episode must not be given where time_limit is, got {given!r}.")
         params["max_steps_in_episode"] = time_limit
-    for name in params:
+    for name, value in params.items():
         _checks.one_of(f"parameter of gymnax/{task}", name, vars(defaults))
+        _check_like(name, value, getattr(defaults, name))
     return Gymnax(env, defaults.replace(**params), name=f"gymnax/{task}")

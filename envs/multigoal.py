@@ -1,5 +1,7 @@
 """Multi-Goal: a point in the plane, four goals, and start points from which several are equally good."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dpolicy import _checks
 from dpolicy._types import Key, Number
-from dpolicy.envs.protocol import Environment, Spec, clip_action
+from dpolicy.envs.protocol import Environment, Spec, check_action, clip_action
 
 # Equidistant from all four goals, and from two of them, at the default goal distance (arXiv 2603.04790, Table 1).
 SADDLE_POINTS = ((0.0, 0.0), (2.5, 2.5), (-2.5, 2.5))
@@ -17,6 +19,15 @@ SADDLE_POINTS = ((0.0, 0.0), (2.5, 2.5), (-2.5, 2.5))
 def _leaf(name: str, value: Number, *, signed: bool = False) -> Float[Array, ""]:
     _checks.in_range(name, value) if signed else _checks.non_negative(name, value)
     return jnp.asarray(value, float)
+
+
+def _position(name: str, value: Any, box: float) -> Float[Array, "2"]:
+    coordinates = list(value) if isinstance(value, (tuple, list)) or np.ndim(value) == 1 else []
+    if len(coordinates) != 2:
+        raise ValueError(f"{name} must be two numbers, got {value!r}.")
+    for coordinate in coordinates:
+        _checks.in_range(name, coordinate, -box, box)
+    return jnp.stack([jnp.asarray(coordinate, float) for coordinate in coordinates])
 
 
 class MultiGoal(Environment):
@@ -51,7 +62,7 @@ class MultiGoal(Environment):
 
     Raises:
         ValueError: for a negative cost or spread, both spreads at once, or geometry that does not fit (goals inside the
-            box).
+            box), or a start outside the box.
     """
 
     action_cost: Float[Array, "*batch"]
@@ -89,7 +100,7 @@ class MultiGoal(Environment):
         self.action_cost = _leaf("action_cost", action_cost)
         self.distance_cost = _leaf("distance_cost", distance_cost)
         self.bonus = _leaf("bonus", bonus, signed=True)
-        self.start = jnp.stack([_leaf("start", coordinate, signed=True) for coordinate in start])
+        self.start = _position("start", start, box)
         if start_std is not None and start_range is not None:
             raise ValueError(f"start_range must be None where start_std is given, got {start_range!r}.")
         if start_std is None and start_range is None:
@@ -140,7 +151,7 @@ class MultiGoal(Environment):
 
     def starting_at(self, position: tuple[Number, Number] | Float[Array, "2"]) -> "MultiGoal":
         """The same environment, every episode of which starts exactly at `position` (such as a saddle point)."""
-        start = jnp.stack([_leaf("position", coordinate, signed=True) for coordinate in position])
+        start = _position("position", position, self.box)
         where = lambda env: (env.start, env.start_std, env.start_range)
         return eqx.tree_at(where, self, (start, jnp.zeros(()), None), is_leaf=lambda leaf: leaf is None)
 
@@ -161,5 +172,6 @@ class MultiGoal(Environment):
         self, state: Float[Array, "2"], action: Float[Array, "2"], key: Key
     ) -> tuple[Float[Array, "2"], Float[Array, "2"], Float[Array, ""], Bool[Array, ""]]:
         """One transition: `(state, obs, reward, terminated)`; deterministic."""
+        check_action(self.spec, action)
         position = jnp.clip(state + clip_action(action), -self.box, self.box)
         return position, position, self.reward(position, action), self.arrived(position)

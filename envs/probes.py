@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Number, Observation, Scalar
-from dpolicy.envs.protocol import Environment, Spec, clip_action
+from dpolicy.envs.protocol import Environment, Spec, check_action, clip_action
 
 
 class _Rules(NamedTuple):
@@ -123,6 +123,7 @@ class Probe(Environment):
         self, state: Observation, action: Action, key: Key
     ) -> tuple[Observation, Observation, Scalar, Bool[Array, ""]]:
         """One transition: `(state, obs, reward, terminated)`; deterministic."""
+        check_action(self.spec, action)
         rules = _RULES[self.task]
         obs = rules.successor(state)
         reward = rules.reward(state, clip_action(action))[0]

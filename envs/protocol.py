@@ -59,6 +59,13 @@ class Environment(eqx.Module):
         """
 
 
+def check_action(spec: Spec, action: Action) -> None:
+    """Raise `ValueError` for an action of another size, which broadcasting would let pass."""
+    if jnp.shape(action) != (spec.action_size,):
+        shapes = f"{(spec.action_size,)} of {spec.name}, got {jnp.shape(action)}"
+        raise ValueError(f"action must have the shape {shapes}.")
+
+
 def clip_action(action: Action) -> Action:
     """The action clipped to the box [-1, 1] that policies act in."""
     return jnp.clip(action, -1.0, 1.0)

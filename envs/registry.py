@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from dpolicy import _checks
 from dpolicy.envs import brax_envs, energies, gymnax_envs, probes
 from dpolicy.envs.multigoal import MultiGoal
 from dpolicy.envs.protocol import Environment, Spec
@@ -95,6 +96,7 @@ def make(name: str, **options: Any) -> Environment:
         ValueError: for an unknown name (near matches are suggested) or option.
         ImportError: where the package it comes from is missing; says which extra to install.
     """
+    _checks.instance("env", name, str, 'a name "family/task"')
     family, _, task = name.partition("/")
     entry = FAMILIES.get(family)
     if entry is not None and not task and len(entry.tasks) == 1:

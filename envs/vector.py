@@ -98,7 +98,9 @@ class Vector(eqx.Module):
         pool_size: int = 64,
         random_start: bool = False,
     ):
+        _checks.instance("env", env, Environment, "an Environment")
         _checks.integer("num", num)
+        _checks.boolean("random_start", random_start)
         _checks.one_of("resets", resets, RESETS)
         _checks.integer("pool_size", pool_size)
         self.env = env
@@ -180,6 +182,8 @@ def evaluate_episodes(
     Raises:
         ValueError: for `num` or `max_steps` below 1.
     """
+    _checks.instance("env", env, Environment, "an Environment")
+    _checks.function("policy", policy, "(obs, key) -> action")
     _checks.integer("num", num)
     _checks.integer("max_steps", max_steps)
     reset_key, run_key = jax.random.split(key)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy._checks import integer, non_negative, positive
+from dpolicy._checks import critic, function, integer, non_negative, positive
 from dpolicy._types import Action, Critic, Key, Number, Observation, Scalar
 from dpolicy.losses.match import Match, Transform, of_actions
 
@@ -30,6 +30,7 @@ def candidates(policy: Callable[[Observation, Key], Action], n: int) -> Transfor
 
     The base measure of what follows is then that policy: with `boltzmann` the fit is policy mirror descent.
     """
+    function("policy", policy, "(obs, key) -> action")
     integer("n", n)
 
     def transform(example: Any, match: Match, key: Key) -> Match:
@@ -64,8 +65,13 @@ def mix(*branches: Transform | tuple[Number, Transform]) -> Transform:
     if not branches:
         raise ValueError("mix must be given at least one branch, got none.")
     pairs = [branch if isinstance(branch, tuple) else (1 / len(branches), branch) for branch in branches]
-    for share, _ in pairs:
-        non_negative("a share of mix", share)
+    for pair in pairs:
+        if len(pair) != 2:
+            raise ValueError(
+                f"a branch of mix must be a transform or a pair (share, transform), got {pair!r}."
+            )
+        non_negative("a share of mix", pair[0])
+        function("a branch of mix", pair[1], "(example, match, key) -> match")
 
     def transform(example: Any, match: Match, key: Key) -> Match:
         require_clean("mix", match)
@@ -84,6 +90,7 @@ def best(q: Critic) -> Transform:
 
     After `candidates` alone it weighs 1; after `advantage(q)` its advantage (QVPO, arXiv 2405.16173).
     """
+    critic("q", q)
 
     def transform(example: Any, match: Match, key: Key) -> Match:
         require_clean("best", match)
@@ -99,6 +106,8 @@ def best(q: Critic) -> Transform:
 def jitter(std: Number, *, bound: float | None = None) -> Transform:
     """Add N(0, std^2) to every action, clipped to [-bound, bound] when a bound is given."""
     non_negative("std", std)
+    if bound is not None:
+        positive("bound", bound)
 
     def transform(example: Any, match: Match, key: Key) -> Match:
         require_clean("jitter", match)
@@ -124,6 +133,9 @@ def gradient_ascent(
     coordinate moves at most about steps * rate. Source: DIPO (arXiv 2305.13122), code.
     """
     integer("steps", steps, 0)
+    positive("rate", rate)
+    positive("bound", bound)
+    positive("eps", eps)
 
     def step(carry, index):
         action, first, second = carry
@@ -141,8 +153,10 @@ def gradient_ascent(
 
 def ascend(q: Critic, *, steps: int = 20, rate: Number = 0.03, bound: float = 1.0) -> Transform:
     """Move every action up the gradient of Q (see `gradient_ascent`): the target actions of DIPO."""
+    critic("q", q)
     integer("steps", steps, 0)
     positive("rate", rate)
+    positive("bound", bound)
 
     def transform(example: Any, match: Match, key: Key) -> Match:
         require_clean("ascend", match)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpolicy._checks import in_range, integer
+from dpolicy._checks import function, in_range, integer
 from dpolicy._metrics import reduce_metrics
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 from dpolicy.losses._batch import BATCH_AXIS
@@ -38,6 +38,7 @@ def add(**terms: tuple[Number, Loss]) -> Loss:
 
 def averaged(loss: Loss, draws: int) -> Loss:
     """The mean of `loss` over `draws` independent keys."""
+    function("loss", loss, "(model, example, key) -> (scalar, metrics)")
     integer("draws", draws)
 
     def mean(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
@@ -54,6 +55,7 @@ def batched(loss: Loss) -> Callable[[Any, Any, Key], tuple[Scalar, Metrics]]:
     examples. The mapped axis is named "batch", so a block may use statistics of the whole batch. Metrics are
     averaged, except that names ending in `_min` and `_max` keep the extreme.
     """
+    function("loss", loss, "(model, example, key) -> (scalar, metrics)")
 
     def mean(model: Any, batch: Any, key: Key) -> tuple[Scalar, Metrics]:
         size = jax.tree.leaves(batch)[0].shape[0]
@@ -66,6 +68,8 @@ def batched(loss: Loss) -> Callable[[Any, Any, Key], tuple[Scalar, Metrics]]:
 
 def on(selector: Callable[[Any], Any], loss: Loss) -> Loss:
     """Apply `loss` to a part of a composite model: on(lambda model: model.field, loss)."""
+    function("selector", selector, "model -> part")
+    function("loss", loss, "(model, example, key) -> (scalar, metrics)")
 
     def focused(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         return loss(selector(model), example, key)
@@ -75,6 +79,8 @@ def on(selector: Callable[[Any], Any], loss: Loss) -> Loss:
 
 def given(view: Callable[[Any], Any], loss: Loss) -> Loss:
     """Apply `loss` to `view(example)`, e.g. to the same transition with another action."""
+    function("view", view, "example -> example")
+    function("loss", loss, "(model, example, key) -> (scalar, metrics)")
 
     def viewed(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         return loss(model, view(example), key)
@@ -84,6 +90,8 @@ def given(view: Callable[[Any], Any], loss: Loss) -> Loss:
 
 def weighted(weight: Callable[[Any], Scalar], loss: Loss) -> Loss:
     """Multiply `loss` by `weight(example)`, e.g. a mask; the metrics stay unweighted except `loss`."""
+    function("weight", weight, "example -> scalar")
+    function("loss", loss, "(model, example, key) -> (scalar, metrics)")
 
     def scaled(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         value, metrics = loss(model, example, key)

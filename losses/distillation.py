@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpolicy._checks import function
 from dpolicy._types import Action, Key, Loss, Metrics, Observation, Scalar
 
 
@@ -22,6 +23,8 @@ def distil(
     - `teacher`: (obs, start) -> action, e.g. `lambda obs, z: sampler(field, obs, key, start=z)`; not
       differentiated.
     """
+    function("student", student, "(model, obs, start) -> action")
+    function("teacher", teacher, "(obs, start) -> action")
 
     def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         start = jax.random.normal(key, example.action.shape, example.action.dtype)

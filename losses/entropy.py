@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.scipy.special import digamma
 from jaxtyping import Array, Float
 
+from dpolicy._checks import function
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 from dpolicy.fields import predict_data
 from dpolicy.losses.match import Transform, start
@@ -84,6 +85,8 @@ def dual(multiplier_of: Callable[[Any], Scalar], slack: Callable[[Any], Scalar])
     `-log_prob - target_entropy`. A temperature that keeps KL(weights || equal) at delta: slack `delta -
     weight_kl`.
     """
+    function("multiplier_of", multiplier_of, "model -> scalar")
+    function("slack", slack, "example -> scalar")
 
     def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         multiplier = multiplier_of(model)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dpolicy._checks import fraction, one_of
+from dpolicy._checks import fraction, one_of, same_shapes
 from dpolicy._types import Number
 
 GAE_DIALECTS = ("exact", "rsl", "brax", "leaky")
@@ -45,6 +45,13 @@ def gae(
     fraction("discount", discount)
     fraction("trace", trace)
     one_of("dialect", dialect, GAE_DIALECTS)
+    same_shapes(
+        rewards=rewards,
+        values=values,
+        next_values=next_values,
+        terminated=terminated,
+        truncated=truncated,
+    )
     term, trunc = terminated.astype(values.dtype), truncated.astype(values.dtype)
     done = jnp.maximum(term, trunc)
     mask = jnp.ones_like(values)

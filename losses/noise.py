@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from dpolicy._checks import integer, one_of, positive
+from dpolicy._schedule import check_schedule
 from dpolicy._types import Key
 from dpolicy.losses.match import Match, Target, Transform
 from dpolicy.losses.times import TimeLaw, time_law
@@ -30,6 +31,7 @@ def perturb(schedule: AbstractSchedule, *, draws: int = 1, times: str | TimeLaw 
 
     **Raises:** `ValueError` for an unknown law, and when the chain has already added noise.
     """
+    check_schedule(schedule)
     integer("draws", draws)
     law = time_law(times)
 
@@ -76,6 +78,7 @@ def reverse_sample(
     **Raises:** `ValueError` unless forward noise with the same kind of schedule was added before, and only
     once.
     """
+    check_schedule(schedule)
     integer("n", n, 2)
     one_of("proposal", proposal, ("truncated", "gaussian", "clipped", "uniform"))
     positive("bound", bound)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpolicy._checks import positive
+from dpolicy._checks import critic, function, non_negative, positive
 from dpolicy._types import Action, Critic, Key, Loss, Metrics, Number, Observation, Scalar
 from dpolicy.fields import convert
 from dpolicy.losses._batch import batch_mean
@@ -14,6 +14,12 @@ from dpolicy.losses.match import start
 from dpolicy.losses.noise import perturb
 from dpolicy.losses.times import TimeLaw
 from dpolicy.schedules import AbstractSchedule
+
+
+def _check_critics(q: Any, normaliser: Any) -> None:
+    critic("q", q)
+    if normaliser is not None:
+        critic("normaliser", normaliser)
 
 
 def _ascend_value(
@@ -40,6 +46,8 @@ def bptt(
       so that the scale of rewards drops out. Diffusion-QL (arXiv 2208.06193) takes the other critic of the
       pair.
     """
+    function("sampler", sampler, "(model, obs, key) -> action")
+    _check_critics(q, normaliser)
 
     def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         return _ascend_value(q, normaliser, example.obs, sampler(model, example.obs, key))
@@ -61,6 +69,7 @@ def one_step(
     x_t = alpha a + sigma eps, and x0_hat is the field's data prediction there, clipped to [-clip, clip] (no
     gradient where the clip is active).
     """
+    _check_critics(q, normaliser)
     if clip is not None:
         positive("clip", clip)
     noise = perturb(schedule, times=times)
@@ -84,6 +93,9 @@ def soft_value(
 
     `sample(model, obs, key)` returns (action, log-probability).
     """
+    function("sample", sample, "(model, obs, key) -> (action, log_prob)")
+    critic("q", q)
+    non_negative("temperature", temperature)
 
     def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         action, log_prob = sample(model, example.obs, key)

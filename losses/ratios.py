@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy._checks import integer, one_of, positive
+from dpolicy._checks import boolean, function, integer, one_of, ordered, positive
 from dpolicy._types import Key, Loss, Number
 
 LogLikelihood: TypeAlias = Callable[[Any, Any, Key], Array]
@@ -33,6 +33,7 @@ def straight_through_clamp(
     x: Float[Array, "*batch"], low: Number | None = None, high: Number | None = None
 ) -> Float[Array, "*batch"]:
     """clip(x, low, high) whose gradient is the identity, also outside the range."""
+    ordered("low", low, "high", high)
     return _straight_through(x, jnp.clip(x, low, high))
 
 
@@ -52,6 +53,7 @@ def log_ratio_from_losses(
 
     At unchanged parameters all are 0 with the same gradient -mean(grad new) (the vector's by its mean).
     """
+    positive("clamp", clamp)
     one_of("mode", mode, ("mean_then_exp", "per_sample", "exp_then_mean"))
     if mode == "mean_then_exp":
         return jnp.mean(old) - jnp.mean(new)
@@ -91,6 +93,7 @@ def log_ratio(log_likelihood: LogLikelihood, *, clip: Number | None = None) -> L
     """new - stored log-likelihood; with `clip`, bounded above by it, straight-through (the gradient is not
     cut).
     """
+    function("log_likelihood", log_likelihood, "(model, example, key) -> scalar or vector")
     if clip is None:
         return LogRatio(log_likelihood)
     positive("clip", clip)
@@ -123,6 +126,8 @@ def flow_matching_log_likelihood(
     - `per_draw`: return the `draws` values instead of their mean.
     - `loss_clip`: each loss is bounded above by it, without gradient beyond (FPO++: 20).
     """
+    function("loss", loss, "(model, example, key) -> (scalar, metrics)")
+    boolean("per_draw", per_draw)
     integer("draws", draws)
     if loss_clip is not None:
         positive("loss_clip", loss_clip)
@@ -154,6 +159,7 @@ def flow_matching_log_ratio(
     - `clamp`: bound on each difference for `exp_then_mean`.
     - `clip`: upper bound of the log-ratio, straight-through.
     """
+    positive("clamp", clamp)
     one_of("mode", mode, ("mean_then_exp", "per_sample", "exp_then_mean"))
     if clip is not None:
         positive("clip", clip)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy._checks import one_of, positive
+from dpolicy._checks import function, one_of, ordered, positive, same_shapes
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 
 LogRatioFunction: TypeAlias = Callable[[Any, Any, Key], Array]
@@ -17,6 +17,7 @@ def ppo_clip(
     log_ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], eps: Number | Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
     """min(rho A, clip(rho, 1 - eps, 1 + eps) A), rho = exp(log_ratio) (PPO, arXiv 1707.06347, eq. 7)."""
+    same_shapes(log_ratio=log_ratio, advantage=advantage)
     ratio = jnp.exp(log_ratio)
     return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - eps, 1 + eps) * advantage)
 
@@ -27,6 +28,7 @@ def spo(
     """rho A - |A| (rho - 1)^2 / (2 eps): its maximum is at rho = 1 + eps sign(A), and it pulls an overshoot
     back.
     """
+    same_shapes(log_ratio=log_ratio, advantage=advantage)
     ratio = jnp.exp(log_ratio)
     return ratio * advantage - jnp.abs(advantage) / (2 * eps) * (ratio - 1) ** 2
 
@@ -74,6 +76,7 @@ def adaptive_rate(
     rate / factor when kl > 2 target, rate * factor when floor < kl < target / 2, each kept inside [low, high]. An
     estimate that may be negative wants a `floor` below zero (GenPO's code: -1e-4 with k1), or the rate never rises.
     """
+    ordered("low", low, "high", high)
     rate = jnp.asarray(rate)
     down, up = jnp.maximum(rate / factor, low), jnp.minimum(rate * factor, high)
     return jnp.where(kl > 2 * target, down, jnp.where((kl > floor) & (kl < target / 2), up, rate))
@@ -129,7 +132,8 @@ def clipped(
     **Returns:** a loss whose metrics are `loss`, `ratio`, `ratio_min`, `ratio_max`, `clip_fraction`, `kl`
     (k3), `kl_k1`.
     """
-    positive("eps", eps)
+    function("log_ratio", log_ratio, "(model, example, key) -> scalar or vector")
+    positive("eps", eps, ndim=(0, 1))
     one_of("surrogate", surrogate, _SURROGATES)
     one_of("advantages", advantages, ADVANTAGES)
     objective = _SURROGATES[surrogate]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy._checks import one_of, positive
+from dpolicy._checks import boolean, critic, in_range, one_of, positive
 from dpolicy._types import Critic, Key, Number
 from dpolicy.losses._batch import batch_mean
 from dpolicy.losses.match import Match, Target, Transform
@@ -50,6 +50,7 @@ def q_score(q: Critic, temperature: Number, *, variant: str = "paper") -> Transf
     Fit a field that predicts noise or score: the same target as a velocity or as data is singular as t -> 1.
     The target is the score of the unsmoothed density; smoothed, it is `smoothed_score`.
     """
+    critic("q", q)
     positive("temperature", temperature)
     one_of("variant", variant, ("paper", "official", "flowrl"))
 
@@ -71,6 +72,10 @@ def add_q_score(q: Critic, scale: Number, *, normaliser: Critic | None = None) -
     Source: DAC (arXiv 2405.20555), where scale = 1 / (2 eta) in the mean-over-coordinates reduction. With a
     `normaliser` the scale is divided by the batch mean of |normaliser(obs, action)| at the chain's actions.
     """
+    critic("q", q)
+    in_range("scale", scale)
+    if normaliser is not None:
+        critic("normaliser", normaliser)
 
     def transform(example: Any, match: Match, key: Key) -> Match:
         alpha, sigma = _scales("add_q_score", match)
@@ -94,7 +99,9 @@ def smoothed_score(q: Critic, temperature: Number, *, normalise: bool = False) -
 
     - `normalise`: measure the temperature in units of the batch mean of |grad Q|.
     """
+    critic("q", q)
     positive("temperature", temperature)
+    boolean("normalise", normalise)
 
     def transform(example: Any, match: Match, key: Key) -> Match:
         alpha, sigma = _scales("smoothed_score", match)

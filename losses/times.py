@@ -6,7 +6,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from dpolicy._checks import in_range, integer, one_of, positive
+from dpolicy._checks import in_range, integer, one_of, ordered, positive
 from dpolicy._types import Key, Number, Scalar
 from dpolicy.schedules import AbstractSchedule
 
@@ -45,6 +45,7 @@ def power_times(exponent: Number = 1.0, *, low: Number = 0.005, high: Number = 0
     positive("exponent", exponent)
     in_range("low", low, 0.0, 1.0)
     in_range("high", high, 0.0, 1.0)
+    ordered("low", low, "high", high)
 
     def draw(schedule: AbstractSchedule, key: Key) -> Scalar:
         u = jax.random.uniform(key)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dpolicy._checks import fraction, non_negative, one_of, positive
+from dpolicy._checks import critic, fraction, function, non_negative, one_of, positive, same_shapes
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 
 
@@ -18,6 +18,8 @@ def td_target(
     discount: Number,
 ) -> Float[Array, "*batch"]:
     """reward + discount (1 - terminated) next_value. A time limit does not cut the bootstrap."""
+    same_shapes(reward=reward, terminated=terminated, next_value=next_value)
+    fraction("discount", discount)
     return reward + discount * jnp.where(terminated, 0, next_value)
 
 
@@ -41,6 +43,7 @@ def reduce_ensemble(
 
 def expectile_weight(u: Float[Array, "*batch"], tau: Number) -> Float[Array, "*batch"]:
     """|tau - 1(u < 0)|: with u = Q - V the weight of IDQL's implicit policy (arXiv 2304.10573)."""
+    fraction("tau", tau)
     return jnp.where(u < 0, 1 - tau, tau) * jnp.ones_like(u)
 
 
@@ -58,6 +61,8 @@ def clipped_value_loss(
     """max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2), without a factor 1/2. `eps` is in units of
     V.
     """
+    same_shapes(value=value, old_value=old_value, target=target)
+    positive("eps", eps)
     clipped = old_value + jnp.clip(value - old_value, -eps, eps)
     return jnp.maximum((value - target) ** 2, (clipped - target) ** 2)
 
@@ -79,6 +84,7 @@ def bellman(target: Callable[[Any, Key], Scalar]) -> Loss:
     `lambda example, key: td_target(example.reward, example.terminated, next_value(example, key), discount)`.
     The model is called as `critic(obs, action)` and may return one value or a vector of them.
     """
+    function("target", target, "(example, key) -> scalar")
 
     def loss(critic: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         goal = jax.lax.stop_gradient(target(example, key))
@@ -91,6 +97,7 @@ def bellman(target: Callable[[Any, Key], Scalar]) -> Loss:
 
 def expectile_regression(q: Callable[[Any, Any], Scalar], tau: Number) -> Loss:
     """Fit V(s) to the tau-expectile of q(s, a) over the data's actions; the model is called `value(obs)`."""
+    critic("q", q)
     fraction("tau", tau)
 
     def loss(value: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
@@ -124,6 +131,7 @@ def explained_variance(value: Float[Array, "*batch"], target: Float[Array, "*bat
     """1 - Var(target - value) / Var(target); 1 is perfect, 0 no better than a constant. 0 for a constant
     target.
     """
+    same_shapes(value=value, target=target)
     variance = jnp.var(target)
     safe = jnp.where(variance > 0, variance, 1)
     return jnp.where(variance > 0, 1 - jnp.var(target - value) / safe, 0)

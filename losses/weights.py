@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy._checks import positive
+from dpolicy._checks import boolean, critic, function, positive
 from dpolicy._types import Critic, Key, Number, Scalar
 from dpolicy.losses.match import Match, Transform
 
@@ -58,6 +58,8 @@ def boltzmann(
 
     **Raises:** `ValueError` for a single candidate when normalising.
     """
+    critic("q", q)
+    boolean("normalise", normalise)
     positive("temperature", temperature)
     if clip is not None:
         positive("clip", clip)
@@ -82,6 +84,9 @@ def advantage(q: Critic, *, baseline: Callable[[Any], Scalar] | None = None) -> 
 
     **Raises:** `ValueError` for a single candidate without a baseline: its advantage is 0.
     """
+    critic("q", q)
+    if baseline is not None:
+        function("baseline", baseline, "obs -> scalar")
 
     def transform(example: Any, match: Match, key: Key) -> Match:
         value = values(q, example, match).reshape(match.groups, -1)
@@ -99,6 +104,7 @@ def advantage(q: Critic, *, baseline: Callable[[Any], Scalar] | None = None) -> 
 
 def weigh(weight: Callable[[Any, Any], Scalar]) -> Transform:
     """Multiply the weights by `weight(obs, action)` >= 0, e.g. an importance ratio or an expectile weight."""
+    function("weight", weight, "(obs, action) -> scalar")
 
     def transform(example: Any, match: Match, key: Key) -> Match:
         return with_weight(match, match.weight * values(weight, example, match))

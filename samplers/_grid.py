@@ -20,6 +20,13 @@ Numbers: TypeAlias = Sequence[float] | Float[np.ndarray, " n"] | Float[Array, " 
 INITIALS = ("normal", "zero")
 
 
+def check_action(name: str, action: Action, field: AbstractField) -> None:
+    """Raise `ValueError` unless `action` has the size of the field's actions."""
+    shape = (field.action_size,)
+    if action.shape != shape:
+        raise ValueError(f"{name} must have the field's action shape {shape}, got {action.shape}.")
+
+
 def check_bound(name: str, value: Any) -> None:
     """Raise `ValueError` unless `value` is None or a positive number."""
     if value is not None:
@@ -60,10 +67,11 @@ class Grid(eqx.Module):
         if np.shape(times) != (steps + 1,):
             allowed = f"steps + 1 = {steps + 1} numbers from noise to action"
             raise ValueError(f"times must hold {allowed}, got shape {np.shape(times)}.")
-        _checks.fraction("times", times)
+        _checks.in_range("times", times, 0.0, 1.0, ndim=(1,))
         self.times = jnp.asarray(times, float)
         # Every check lets tracers through, and the differences of a tracer are one.
-        _checks.positive("times must decrease: times[i] - times[i + 1]", self.times[:-1] - self.times[1:])
+        steps_down = self.times[:-1] - self.times[1:]
+        _checks.positive("times must decrease: times[i] - times[i + 1]", steps_down, ndim=(1,))
 
     def __call__(self, field: AbstractField) -> Float[Array, "{self.steps}+1"]:
         """The times for this field.
@@ -90,8 +98,7 @@ class Prior(eqx.Module):
         """A draw of x_1, or `start` if that is given."""
         shape = (field.action_size,)
         if start is not None:
-            if start.shape != shape:
-                raise ValueError(f"start must have the field's action shape {shape}, got {start.shape}.")
+            check_action("start", start, field)
             return start
         if self.initial == "zero":
             return jnp.zeros(shape)

@@ -128,6 +128,8 @@ def _ancestral(
     final_noise: bool,
     truncate: int | None,
 ) -> Ancestral:
+    _checks.boolean("recompute", recompute)
+    _checks.boolean("final_noise", final_noise)
     check_bound("clip", clip)
     check_bound("clip_state", clip_state)
     check_bound("noise_bound", noise_bound)

@@ -26,6 +26,8 @@ def select(
 
     Raises `ValueError` for a temperature without a key, or one that is not above zero.
     """
+    if values.shape != actions.shape[:1]:
+        raise ValueError(f"values must hold one number per action, {actions.shape[:1]}, got {values.shape}.")
     if temperature is None:
         return actions[jnp.argmax(values)]
     _checks.positive("temperature", temperature)
@@ -69,6 +71,8 @@ def best_of(n: int, sampler: Sampler, q: Critic, *, temperature: Number | None =
     Source: Hansen-Estruch et al. 2023 (arXiv 2304.10573); Chen et al. 2022 (SfBC, arXiv 2209.14548).
     """
     _checks.integer("n", n)
+    _checks.function("sampler", sampler, "(field, obs, key) -> action")
+    _checks.critic("q", q)
     if temperature is not None:
         _checks.positive("temperature", temperature)
     return BestOf(sampler, q, temperature, n)

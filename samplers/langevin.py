@@ -173,7 +173,7 @@ def unadjusted_langevin(
     sizes = 1 - jnp.arange(steps) / steps if step_sizes is None else jnp.asarray(step_sizes, float)
     if sizes.shape != (steps,):
         raise ValueError(f"step_sizes must hold steps = {steps} numbers, got shape {sizes.shape}.")
-    _checks.positive("step_sizes", sizes)
+    _checks.positive("step_sizes", sizes, ndim=(1,))
     prior = Prior(initial, initial_scale)
     check_truncate(truncate, steps)
     return Unadjusted(prior, sizes, bound, time, truncate)

@@ -9,7 +9,14 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.fields import AbstractField, predict_velocity
-from dpolicy.samplers._grid import Grid, Number, Numbers, check_reaches_the_action, check_tolerances
+from dpolicy.samplers._grid import (
+    Grid,
+    Number,
+    Numbers,
+    check_action,
+    check_reaches_the_action,
+    check_tolerances,
+)
 from dpolicy.samplers.ode import SOLVERS
 
 METHODS = ("exact", "hutchinson")
@@ -58,6 +65,7 @@ def log_likelihood(
     _checks.integer("probes", probes)
     check_tolerances(rtol, atol, max_steps)
     check_reaches_the_action("log_likelihood", field)
+    check_action("action", action, field)
     grid = jnp.maximum(Grid(steps, times)(field), field.span[0])[::-1]
     if method == "exact":
         directions, count = jnp.eye(action.shape[0], dtype=action.dtype), 1

@@ -189,7 +189,7 @@ def test_equality():
         (lambda: RectifiedFlow(t_max=1.5), "t_max must be"),
         (lambda: CosineVP(t_max=1.0), r"t_max must be a finite number in \[0, 1\)"),
         (lambda: DiscreteVP([0.1, 1.0]), "betas must be"),
-        (lambda: DiscreteVP([]), "betas must hold at least one"),
+        (lambda: DiscreteVP([]), "betas must be a non-empty sequence of finite numbers"),
         (lambda: ddpm_table(RectifiedFlow(), 0), "steps must be an integer of at least 1, got 0"),
     ],
 )

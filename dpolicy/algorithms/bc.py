@@ -28,6 +28,7 @@ def bc(
         learning_rate: Adam's rate.
         ema_decay: Decay of the averaged parameters, which act.
     """
+    _checks.positive("learning_rate", learning_rate)
     _checks.fraction("ema_decay", ema_decay)
     policy = make_field()
     loss = matching(perturb(policy.schedule))

@@ -87,6 +87,8 @@ def dp_cppo(
     _checks.one_of("evaluate", evaluate, MODES[2:])
     _checks.fraction("ema_decay", ema_decay)
     _checks.positive("flow_learning_rate", flow_learning_rate)
+    _checks.integer("flow_steps", flow_steps)
+    _checks.sizes("flow_hidden", flow_hidden)
     _checks.integer("flow_epochs", flow_epochs)
     _checks.integer("flow_minibatches", flow_minibatches)
     flow = field_policy(

@@ -39,7 +39,9 @@ def qsm(
         prediction: What the network predicts; noise or score (a velocity target is singular towards t = 1).
     """
     _checks.positive("temperature", temperature)
+    _checks.one_of("variant", variant, ("flowrl", "paper", "official"))
     _checks.non_negative("exploration_noise", exploration_noise)
+    _checks.integer("evaluation_candidates", evaluation_candidates)
     policy = make_field()
     return train(
         name="qsm",

@@ -10,6 +10,7 @@ from dpolicy._types import Action, Critic, Key, Number, Observation
 from dpolicy.actor_critic import actor_critic
 from dpolicy.algorithm import Algorithm
 from dpolicy.losses import soft_value
+from dpolicy.networks import ACTIVATIONS
 from dpolicy.policies import TanhGaussian
 from dpolicy.recipe import composed
 
@@ -35,7 +36,11 @@ def sac(
         hidden: Widths of the actor's network.
         activation: Activation of actor and critics.
     """
+    _checks.positive("temperature", temperature)
+    _checks.boolean("tune_temperature", tune_temperature)
     _checks.in_range("target_entropy_scale", target_entropy_scale)
+    _checks.sizes("hidden", hidden)
+    _checks.one_of("activation", activation, ACTIVATIONS)
 
     def explore(
         actor: TanhGaussian, q: Critic, obs: Observation, key: Key

@@ -32,6 +32,7 @@ def sdac(
     """
     _checks.positive("temperature", temperature)
     _checks.integer("samples", samples, 2)
+    _checks.integer("evaluation_candidates", evaluation_candidates)
     policy = make_field()
     return train(
         name="sdac",

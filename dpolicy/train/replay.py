@@ -36,20 +36,22 @@ class Replay(eqx.Module, Generic[T]):
 
     def add(self, items: T) -> "Replay[T]":
         """Append n items. The leading axis n must be the same in every call and divide the capacity, so that no slice
-        wraps around.
+        wraps around. Raises `ValueError` otherwise, and for rows of another shape or type than those stored.
         """
         n = jax.tree.leaves(items)[0].shape[0]
         if self.capacity % n:
             raise ValueError(
                 f"replay capacity must be a multiple of the {n} items added at once, got {self.capacity}."
             )
-        data = jax.tree.map(
-            lambda ring, new: jax.lax.dynamic_update_slice_in_dim(
-                ring, new.astype(ring.dtype), self.cursor, 0
-            ),
-            self.data,
-            items,
-        )
+
+        def write(ring: Array, new: Array) -> Array:
+            stored, given = ((x.dtype, (n, *x.shape[1:])) for x in (ring, new))
+            if stored != given:
+                stored, given = (f"{dtype}{list(shape)}" for dtype, shape in (stored, given))
+                raise ValueError(f"items must be {stored}, as those stored, got {given}.")
+            return jax.lax.dynamic_update_slice_in_dim(ring, new, self.cursor, 0)
+
+        data = jax.tree.map(write, self.data, items)
         return Replay(
             data,
             (self.cursor + n) % self.capacity,
@@ -58,6 +60,6 @@ class Replay(eqx.Module, Generic[T]):
         )
 
     def sample(self, key: Key, batch_size: int) -> T:
-        """`batch_size` items, uniform with replacement over those stored."""
+        """`batch_size` items, uniform with replacement over those stored; zeros while nothing is."""
         index = jax.random.randint(key, (batch_size,), 0, jnp.maximum(self.size, 1))
         return jax.tree.map(lambda ring: ring[index], self.data)
