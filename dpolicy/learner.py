@@ -1,7 +1,7 @@
 """A model together with the state of the optimiser that trains it."""
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -34,7 +34,7 @@ def descend(
     loss: Callable[[M], tuple[Float[Array, ""], Metrics]],
     optimiser: optax.GradientTransformation,
     *,
-    learning_rate: Number | Callable[[M], M] | None = None,
+    learning_rate: Number | Callable[[Any], Any] | None = None,
 ) -> tuple[Learner[M], Metrics]:
     """One gradient step: theta <- theta + optimiser(grad loss(theta)).
 

@@ -166,7 +166,7 @@ def dppo(
         key, frozen_key = jax.random.split(key)
         chain = explorer.chain(field, obs, key, early=frozen, last=trained)
         extras = {"chain": chain, "log_prob": likelihood(field, acted(obs, chain[-1], {"chain": chain}), key)}
-        if cloning_coefficient is not None:
+        if frozen is not None and cloning_coefficient is not None:
             extras["frozen"] = explorer.chain(frozen, obs, frozen_key, last=trained)
         return chain[-1], extras
 

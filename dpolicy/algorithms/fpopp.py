@@ -27,6 +27,7 @@ from dpolicy.losses import (
 from dpolicy.matched import explore_matched, matched_ratio
 from dpolicy.proximal import proximal
 from dpolicy.recipe import composed
+from dpolicy.samplers import ode
 
 STARTS = ("zero", "random")
 
@@ -105,6 +106,7 @@ def fpopp(
         embedding="cos_sin",
         clip=None,
     )
+    sampler = ode(steps=sampler_steps)
     pairs = perturb(policy.schedule, times=power_times(time_exponent))
     ratio = matched_ratio(
         flow_matching_log_ratio(
@@ -115,7 +117,7 @@ def fpopp(
             clip=log_ratio_clip,
         )
     )
-    explore = explore_matched(policy.sample, ratio, squash=lambda x: x, noise=action_noise)
+    explore = explore_matched(sampler, ratio, squash=lambda x: x, noise=action_noise)
 
     def propose(
         field: AbstractField, deployed: Deployed, obs: Observation, key: Key, mode: Mode
@@ -124,7 +126,7 @@ def fpopp(
         if mode == "explore":
             return explore(field, obs, key)
         x_1 = jnp.zeros(field.action_size) if mode == "zero" else None
-        return policy.sample(deployed.field, obs, key, start=x_1), {}
+        return sampler(deployed.field, obs, key, start=x_1), {}
 
     def average(
         field: AbstractField, deployed: Deployed, examples: Transition, key: Key
