@@ -227,7 +227,10 @@ def test_a_discrete_schedule_has_no_velocity_below_its_first_level():
         (lambda: ode(solver="tsit5", rtol=-1.0), "rtol must be"),
         (lambda: ode(steps=2, times=[1.0, 0.5]), r"times must hold steps \+ 1 = 3 numbers .* shape \(2,\)"),
         (lambda: ode(steps=2, times=[0.0, 0.5, 1.0]), "times must decrease"),
-        (lambda: ode(steps=2, times=[1.5, 0.5, 0.0]), "times must be a non-empty sequence of finite numbers in"),
+        (
+            lambda: ode(steps=2, times=[1.5, 0.5, 0.0]),
+            "times must be a non-empty sequence of finite numbers in",
+        ),
         (lambda: sde(eta=-0.1), "eta must be a finite number in"),
         (lambda: sde(diffusion="constan"), "Did you mean constant"),
         (lambda: ddpm(variance="fixed"), "variance must be one of beta, posterior"),
