@@ -31,7 +31,9 @@ def figures(monkeypatch):
 
 def write_run(directory, algorithm, env, history):
     directory.mkdir()
-    (directory / "config.json").write_text(json.dumps({"algorithm": algorithm, "env": env}))
+    config = {"algorithm": algorithm, "env": env, "hyperparameters": {}, "program": {}}
+    numbers = {"seeds": history.alive.shape[1], "seed": 0, "steps": 4000}
+    (directory / "config.json").write_text(json.dumps(config | numbers))
     log = MetricsLog(directory)
     for i, step in enumerate(history.step):
         log.append(int(step), history.alive[i], {name: values[i] for name, values in history.metrics.items()})
@@ -100,7 +102,7 @@ def test_mistakes_get_one_sentence(tmp_path):
         learning_curve({}, tmp_path / "c.png")
     with pytest.raises(ValueError, match="is not the directory of a run"):
         learning_curve([tmp_path], tmp_path / "c.png")
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"seeds": 1, "seed": 0, "steps": 1}')
     with pytest.raises(ValueError, match="holds no metrics"):
         learning_curve([tmp_path], tmp_path / "c.png")
 
