@@ -42,6 +42,20 @@ def _check_fits(saved: list[list[Any]], wanted: list[list[Any]], where: Path) ->
         )
 
 
+def check_text(directory: Path) -> None:
+    """Refuse a directory whose name is no text, as the file names of arrays must be.
+
+    Raises:
+        ValueError: if it does not encode as UTF-8.
+    """
+    try:
+        str(Path(directory).absolute()).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"the directory of a run must have a name in UTF-8, got {str(directory)!r}."
+        ) from None
+
+
 class Checkpoints:
     """The newest checkpoints of a run.
 
@@ -58,6 +72,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, keep: int = 2, read_only: bool = False):
         _checks.integer("keep", keep)
+        check_text(directory)
         # Imported here: it takes longer than everything else a short command needs.
         import orbax.checkpoint as ocp
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from dpolicy import _checks
 from dpolicy.data.sources import existing
-from dpolicy.train.checkpoint import Checkpoints
+from dpolicy.train.checkpoint import Checkpoints, check_text
 
 MOST_SEED = 2**32 - 1  # a larger one would be the same key as one of these
 _PACKAGES = ("jax", "jaxlib", "equinox", "optax", "diffrax", "dpolicy")
@@ -149,9 +149,10 @@ def check_place(directory: Path) -> None:
     """Refuse a directory that cannot be made or written.
 
     Raises:
-        ValueError: if it, or what it would be made in, is a file or may not be written.
+        ValueError: if it, or what it would be made in, is a file or may not be written, or its name is no text.
         OSError: as the operating system says, e.g. for a name that is too long.
     """
+    check_text(directory)
     there = next((path for path in (directory, *directory.parents) if path.exists()), Path())
     if not there.is_dir():
         raise ValueError(f"{directory} must be a directory or a new name in one: {there} is a file.")
