@@ -1,6 +1,8 @@
 """The commands, on stand-ins for an algorithm and its training program: the way from words to runs."""
 
+import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import sys
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import dpolicy.algorithms
@@ -213,10 +216,28 @@ def test_interruption_says_how_to_go_on(capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dpolicy.train.loop.train_loop", interrupt)
-    code, _, err = run(capsys, "train", "toy", "--env", "probe/action", "--out", "r")
-    assert code == 130
-    assert err == 'dpolicy train toy: interrupted; "dpolicy train --resume r" goes on.\n'
+    words = (
+        "train",
+        "toy",
+        "--env",
+        "probe/action",
+        "--no-progress",
+        "--out",
+        "the run",
+        "--checkpoint-every",
+        "2",
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("dpolicy.train.loop.train_loop", interrupt)
+        # Nothing has been written, so there is nothing to go on with.
+        assert mistake(capsys, *words, code=130) == "dpolicy train toy: interrupted."
+    with monkeypatch.context() as patch:
+        patch.setattr("dpolicy.plots.learning_curve", interrupt)
+        assert mistake(capsys, *words, code=130) == (
+            "dpolicy train toy: interrupted; \"dpolicy train --resume 'the run' --checkpoint-every 2\" goes on."
+        )
+    monkeypatch.setattr("dpolicy.plots.learning_curve", interrupt)
+    assert mistake(capsys, "plot", "the run", code=130) == "dpolicy: interrupted."
 
 
 def test_errors_that_are_no_mistake_of_the_user_stay_visible(monkeypatch):
@@ -261,7 +282,7 @@ def test_errors_that_are_no_mistake_of_the_user_stay_visible(monkeypatch):
         ),
         (
             "train toy --env probe/action --seed -1",
-            "dpolicy train toy: seed must be an integer of at least 0, got -1.",
+            "dpolicy train toy: seed must be an integer from 0 to 4294967295, got -1.",
         ),
         ("train toy extra --env probe/action", "dpolicy train toy: unexpected 'extra'."),
         ("train --resume nowhere", "dpolicy train --resume: nowhere is not the directory of a run: .*"),
@@ -275,15 +296,142 @@ def test_errors_that_are_no_mistake_of_the_user_stay_visible(monkeypatch):
             "dpolicy plot: the figure's suffix must be one of .png, .pdf, .svg; got '.jpg'.*",
         ),
         ("algorithms x", "dpolicy algorithms: unexpected 'x'."),
+        (
+            "train toy --env probe/action --seed 4294967296",
+            "dpolicy train toy: seed must be an integer from 0 to 4294967295, got 4294967296.",
+        ),
+        (
+            "train toy --env probe/action --steps 2147483640",
+            "dpolicy train toy: steps must be an integer from 1 to 2147483628, got 2147483640.",
+        ),
+        ("train toy --env probe/action --out None", "dpolicy train toy: --out must be a path, got 'None'."),
+        ("train toy --env probe/action --out=", "dpolicy train toy: --out must be a path, got ''."),
+        (
+            "train toy --env probe/action --out file/run",
+            "dpolicy train toy: file/run must be a directory or a new name in one: file is a file.",
+        ),
+        (
+            "train toy --env probe/action --out file",
+            "dpolicy train toy: file must be a directory or a new name in one: file is a file.",
+        ),
+        (
+            f"train toy --env probe/action --out {'x' * 300}",
+            f"dpolicy train toy: File name too long: {'x' * 300}.",
+        ),
+        (
+            "train toy --env probe/acton --help",
+            "dpolicy train toy: env must be .*Did you mean probe/action or .*",
+        ),
+        ("plot --out c.png nowhere", "dpolicy plot: nowhere is not the directory of a run: .*"),
+        ("plot --out c.png", "dpolicy plot: DIRS is missing: .*"),
+        ("evaluate --seed 4 nowhere x", "dpolicy evaluate: unexpected 'x'."),
+        ("--version foo", "dpolicy: unexpected 'foo' after --version."),
+        ("--help nonsense", "dpolicy: unexpected 'nonsense' after --help."),
         ("envs --all", "dpolicy envs: unknown flag --all; .*"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(capsys, tmp_path, words, expected):
+    (tmp_path / "file").touch()
     extra = ["--no-progress"] if words.startswith("train toy") else []
     sentence = mistake(capsys, *words.split(), *extra)
     # ".*" stands for anything; everything else stands for itself.
     assert re.fullmatch(".*".join(map(re.escape, expected.split(".*"))), sentence), sentence
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_resume_is_refused_before_it_says_anything(capsys, tmp_path):
+    assert main(["train", "toy", "--env", "probe/action", "--no-progress", "--out", "r"]) == 0
+    for flag, value, low in (("steps", "-5", 1), ("checkpoint-every", "0", 1)):
+        assert mistake(capsys, "train", "--resume", "r", f"--{flag}={value}") == (
+            f"dpolicy train --resume: {flag.replace('-', '_')} must be an integer of at least {low}, got {value}."
+        )
+    assert mistake(capsys, "train", "--resume", "r", "--steps", "40", "--no-progress") == (
+        "dpolicy train --resume: steps must be at least 60, which the run has taken, got 40."
+    )
+    assert mistake(capsys, "evaluate", "r", "--seed", "4294967296") == (
+        "dpolicy evaluate: seed must be an integer from 0 to 4294967295, got 4294967296."
+    )
+    assert mistake(capsys, "plot", "r", "--metric", "").startswith("dpolicy plot: metric must be one of ")
+    config = (tmp_path / "r" / "config.json").read_text()
+    (tmp_path / "r" / "config.json").write_text(config[:-9])
+    for words in (("train", "--resume", "r"), ("evaluate", "r"), ("plot", "r")):
+        assert mistake(capsys, *words).endswith(": r/config.json is damaged: it is no JSON.")
+
+
+def test_all_seeds_failing_at_once_leave_no_checkpoint_to_speak_of(capsys):
+    code, out, err = run(
+        capsys, "train", "toy", "--env", "probe/action", "--fail", "--out", "s", "--checkpoint-every", "5"
+    )
+    assert code == 1
+    assert err.endswith("seed 0 at step 40 (loss/actor).\n")
+    assert "the other seeds go on" not in out
+
+
+def test_printing_the_settings_of_what_cannot_train_is_refused(capsys, monkeypatch):
+    def broken(algorithm, env, **settings):
+        program = toy_program(algorithm, env)
+
+        def step(state):
+            raise ValueError("the batch must be smaller.")
+
+        return program._replace(step=step)
+
+    broken.__signature__ = inspect.signature(toy_program)
+    monkeypatch.setattr(dpolicy.train, "PROGRAMS", {"off_policy": broken})
+    assert mistake(capsys, "train", "toy", "--env", "probe/action", "--print-config") == (
+        "dpolicy train toy: the batch must be smaller."
+    )
+
+
+def test_a_path_need_not_be_text(capsys, tmp_path):
+    name = os.fsdecode(b"r\xff")
+    assert mistake(capsys, "train", "toy", "--env", "probe/action", "--out", name) == (
+        r"dpolicy train toy: the directory of a run must have a name in UTF-8, got 'r\udcff'."
+    )
+    assert main(["train", "toy", "--env", "probe/action", "--no-progress", "--out", "r"]) == 0
+    (tmp_path / "r").rename(name)
+    assert mistake(capsys, "evaluate", name).endswith(
+        r"must have a name in UTF-8, got 'r\udcff/checkpoints'."
+    )
+    assert main(["plot", name, "--out", name + ".png"]) == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device")
+def test_a_full_disk_is_one_sentence():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "dpolicy.cli", "--version"], stdout=full, stderr=-1, text=True, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (2, "dpolicy: No space left on device.\n")
+
+
+def test_a_data_file_is_part_of_the_run(capsys, monkeypatch, tmp_path):
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    np.savez("d.npz", obs=np.zeros((8, 1)), action=rng.uniform(-1, 1, (8, 1)))
+    small = "--hidden 4 --sampler-steps 2 --batch-size 4 --updates-per-evaluation 2 --evaluation-episodes 2"
+    words = (
+        f"train bc --env bandit/double_well --data d.npz --steps 2 --no-progress --no-report --out r {small}"
+    )
+    assert main(words.split()) == 0
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert config["program"]["data"] == str(tmp_path / "d.npz")
+    assert len(config["data_sha256"]) == 64
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert main(["evaluate", "../r"]) == 0
+    assert main(["train", "--resume", "../r", "--steps", "4", "--no-progress", "--no-report"]) == 0
+    capsys.readouterr()
+    np.savez(tmp_path / "d.npz", obs=np.zeros((9, 1)), action=rng.uniform(-1, 1, (9, 1)))
+    assert mistake(capsys, "train", "--resume", "../r", "--steps", "6", "--no-progress") == (
+        f"dpolicy train --resume: the run in ../r cannot go on: {tmp_path}/d.npz has changed since it was started."
+    )
+    (tmp_path / "d.npz").unlink()
+    for words in (("train", "--resume", "../r"), ("evaluate", "../r")):
+        assert mistake(capsys, *words).endswith("d.npz', which does not exist.")
+    assert main(["plot", "../r"]) == 0
 
 
 def test_a_missing_package_is_one_sentence(capsys, monkeypatch):

@@ -1,6 +1,8 @@
 """Data sets: exact samples, files, and what is refused."""
 
+import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -8,6 +10,8 @@ from dpolicy.algorithms import bc
 from dpolicy.data import exact_samples, load, load_npz
 from dpolicy.envs import MultiGoal, make
 from dpolicy.train import offline
+
+GOOD = {"obs": np.ones((3, 2)), "action": np.ones((3, 1))}
 
 
 def test_exact_samples_have_the_bandits_moments():
@@ -35,9 +39,23 @@ def test_a_file_round_trips(tmp_path):
     [
         ({"obs": np.ones((3, 2))}, "must hold a two-dimensional array 'action'"),
         ({"obs": np.ones(3), "action": np.ones((3, 1))}, "must hold a two-dimensional array 'obs'"),
-        ({"obs": np.ones((2, 2)), "action": np.ones((3, 1))}, "'obs' in .* must be finite and as long"),
+        ({"obs": np.ones((2, 2)), "action": np.ones((3, 1))}, "'obs' in .* must be as long as 'action', of "),
         ({"obs": np.full((3, 2), np.nan), "action": np.ones((3, 1))}, "'obs' in .* must be finite"),
         ({"obs": np.ones((3, 2)), "action": 2 * np.ones((3, 1))}, r"must lie in \[-1, 1\]"),
+        ({"obs": np.full((3, 2), 1e300), "action": np.ones((3, 1))}, "'obs' in .* must be finite in single"),
+        (
+            {"obs": np.ones((3, 2)), "action": 1j * np.ones((3, 1))},
+            "'action' .* real numbers, got complex128",
+        ),
+        ({"obs": np.full((3, 2), "a"), "action": np.ones((3, 1))}, "'obs' .* real numbers, got <U1"),
+        ({"obs": np.ones((0, 2)), "action": np.ones((0, 1))}, "at least one transition, got none"),
+        ({**GOOD, "reward": np.float64(1.0)}, r"'reward' .* of shape \(3,\), got \(\)"),
+        ({**GOOD, "reward": np.ones((3, 1))}, r"'reward' .* of shape \(3,\), got \(3, 1\)"),
+        ({**GOOD, "reward": np.zeros(3, "datetime64[s]")}, "'reward' .* real numbers, got datetime64"),
+        ({**GOOD, "next_obs": np.ones((3, 5))}, r"'next_obs' .* of shape \(3, 2\), got \(3, 5\)"),
+        ({**GOOD, "terminated": np.full(3, 2)}, "'terminated' .* must hold booleans, or 0 and 1"),
+        ({**GOOD, "terminated": np.ones(3), "truncated": np.ones(3)}, "must not be set together"),
+        ({**GOOD, "actions": np.ones((3, 1))}, "arrays among obs, action, .*; got 'actions'"),
     ],
 )
 def test_bad_files(tmp_path, arrays, message):
@@ -52,6 +70,16 @@ def test_no_file_and_no_bandit(tmp_path):
     (tmp_path / "text.npz").write_text("no arrays")
     with pytest.raises(ValueError, match="must be an .npz file of numeric arrays"):
         load_npz(tmp_path / "text.npz")
+    np.savez(tmp_path / "good.npz", **GOOD)
+    data = bytearray((tmp_path / "good.npz").read_bytes())
+    (tmp_path / "cut.npz").write_bytes(data[:-30])
+    data[data.index(b"\x93NUMPY") + 130] ^= 255
+    (tmp_path / "crc.npz").write_bytes(data)
+    (tmp_path / "empty.npz").write_bytes(b"")
+    np.save(tmp_path / "one.npy", np.ones(3))
+    for name in ("cut.npz", "crc.npz", "empty.npz", "one.npy"):
+        with pytest.raises(ValueError, match=f"must be an .npz file of numeric arrays, got .*{name}"):
+            load_npz(tmp_path / name)
     with pytest.raises(ValueError, match="is no bandit"):
         load("exact", MultiGoal(), size=1, temperature=1.0)
 
@@ -61,3 +89,39 @@ def test_sizes_must_be_the_environments():
     with pytest.raises(ValueError, match="dataset must have observations and actions of sizes"):
         offline(bc(), MultiGoal(), dataset=data)
     assert jnp.ndim(data.reward) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: (d.reward, jnp.ones((8, 1))), r"'reward' in dataset .* got \(8, 1\)"),
+        (lambda d: (d.action, 2 * jnp.ones((8, 1))), r"'action' in dataset must lie in \[-1, 1\]"),
+        (lambda d: (d.obs, d.obs[:4]), "'obs' in dataset must be as long as 'action'"),
+        (lambda d: (d.reward, d.reward * jnp.nan), "'reward' in dataset must be finite"),
+        (lambda d: (d.truncated, d.terminated), "must not be set together"),
+    ],
+)
+def test_a_data_set_given_as_arrays_is_checked_alike(change, message):
+    env = make("bandit/double_well")
+    good = exact_samples(env, 8, 0.25)
+    old, new = change(good)
+    bad = jax.tree.map(lambda leaf: new if leaf is old else leaf, good)
+    with pytest.raises(ValueError, match=message):
+        offline(bc(), env, dataset=bad)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data": None}, "data must be the path of an .npz file or 'exact', got None"),
+        ({"data": 5}, "data must be the path of an .npz file or 'exact', got 5"),
+        ({"dataset": 5}, "dataset must be a Transition or None, got int"),
+        ({"data_size": 0}, "data_size must be an integer of at least 1, got 0"),
+        ({"data_temperature": 0}, "data_temperature must be .*, got 0"),
+        ({"data": "good.npz", "data_size": -7}, "data_size must be an integer of at least 1, got -7"),
+    ],
+)
+def test_settings_of_the_data_are_refused_by_their_own_names(monkeypatch, settings, message):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # what a user without the checker sees
+    with pytest.raises(ValueError, match=message):
+        offline(bc(), make("bandit/double_well"), **settings)

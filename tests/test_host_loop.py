@@ -6,6 +6,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from host_program import Toy, arrays
@@ -16,12 +17,19 @@ from dpolicy.train.intervals import bootstrap_interval, interval_text
 from dpolicy.train.loop import AllSeedsFailed, train_loop
 from dpolicy.train.metrics_log import MetricsLog, read_history
 from dpolicy.train.progress import Display, byte_text, clock, main_metric
+from dpolicy.train.run_directory import build, read_config, seed_keys
 
 
 def console(terminal=False):
     return Console(
         file=io.StringIO(), force_terminal=terminal, width=200, markup=False, highlight=False, soft_wrap=True
     )
+
+
+@pytest.fixture
+def unchecked_types(monkeypatch):
+    """What a user without the run-time checker of types sees."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def text(console):
@@ -116,8 +124,18 @@ def test_failed_seeds_are_reported_and_the_others_go_on(tmp_path):
 def test_all_seeds_dead_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     sentence = r"Every seed has become non-finite: seed 0 at step 31 \(.*\); seed 1 at step 31 \(.*\)\."
     for resume in (False, True):
+        out = console()
         with pytest.raises(AllSeedsFailed, match=sentence):
-            train_loop(Toy(doom=2.0), seeds=2, steps=60, directory=tmp_path, progress=False, resume=resume)
+            train_loop(
+                Toy(doom=2.0),
+                seeds=2,
+                steps=60,
+                directory=tmp_path,
+                progress=False,
+                resume=resume,
+                console=out,
+            )
+        assert text(out).count("its last finite state is kept\n") == 2
         assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
 
 
@@ -136,11 +154,64 @@ def test_large_states_are_announced(monkeypatch):
         ({"steps": 10, "seeds": 0}, "seeds must be"),
         ({"steps": 10, "seed": -1}, "seed must be"),
         ({"steps": 10, "checkpoint_every": 0}, "checkpoint_every must be"),
+        # The last chunk would end at 2^31.
+        ({"steps": 2**31 - 8}, "steps must be an integer from 1 to 2147483638, got 2147483640"),
+        ({"steps": 10, "seed": 2**32}, "seed must be an integer from 0 to 4294967295, got 4294967296"),
+        ({"steps": 10, "directory": 5}, "directory must be a path or None, got 5"),
+        ({"steps": 10, "config": [1]}, r"config must map names to JSON values, got \[1\]"),
+        ({"steps": 10, "config": {"a": {1}}}, "config must map names to JSON values, got "),
+        ({"steps": 10, "on_chunk": 5}, "on_chunk must be a function of a Chunk or None, got 5"),
     ],
 )
-def test_arguments_are_checked(arguments, sentence):
+@pytest.mark.usefixtures("unchecked_types")
+def test_arguments_are_checked(tmp_path, monkeypatch, arguments, sentence):
+    monkeypatch.setattr(loop, "_start", lambda job: pytest.fail("too late"))
     with pytest.raises(ValueError, match=sentence):
-        train_loop(Toy(), **arguments)
+        train_loop(Toy(), **{"directory": tmp_path / "run", **arguments})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_program_is_checked(tmp_path):
+    with pytest.raises(ValueError, match="program must have init, step, steps_per_call, got 5"):
+        train_loop(5, steps=10)
+    with pytest.raises(ValueError, match=r"program.steps_per_call must be an integer of at least 1, got 0"):
+        train_loop(Toy(steps_per_call=0), steps=10)
+
+    class Idle(Toy):
+        def step(self, state):
+            return state, Toy.step(self, state)[1]
+
+    with pytest.raises(ValueError, match=r"program\.step must add to the steps of its state: 0 became 0"):
+        train_loop(Idle(), steps=20, progress=False)
+    with pytest.raises(ValueError, match="the configuration must have 'algorithm'"):
+        loop.train_config({}, None)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_numpy_integers_are_integers(tmp_path):
+    numbers = {"steps": np.int64(10), "seeds": np.int32(1), "seed": np.uint32(2**32 - 1)}
+    train_loop(Toy(), directory=tmp_path, progress=False, **numbers)
+    assert read_config(tmp_path) == {"seeds": 1, "seed": 2**32 - 1, "steps": 10}
+    keys = jax.random.key_data(seed_keys(2**32 - 1, 1))
+    assert keys.tolist() != jax.random.key_data(seed_keys(0, 1)).tolist()
+    for seed in (-1, 2**32, 1.5):
+        with pytest.raises(ValueError, match="seed must be an integer from 0 to 4294967295"):
+            seed_keys(seed, 1)
+
+
+def test_a_seed_with_an_evaluation_that_is_not_finite_is_reported_once():
+    class Unsound(Toy):
+        def step(self, state):
+            state, metrics = Toy.step(self, state)
+            bad = jnp.where(state.steps > 10, jnp.nan, metrics["evaluate/return"])
+            return state, {**metrics, "evaluate/return": bad}
+
+    out = console()
+    result = train_loop(Unsound(), seeds=1, steps=40, progress=False, console=out)
+    assert result.history.alive.all()
+    assert text(out) == (
+        "non-finite: evaluate/return of seed 0 at step 20; its state is finite, it goes on\n"
+    )
 
 
 def test_a_run_that_cannot_start_leaves_no_run(tmp_path):
@@ -176,6 +247,81 @@ def test_metrics_log_refuses_what_it_cannot_write(tmp_path):
     assert history.alive.tolist() == [[True, False]]
     with pytest.raises(ValueError, match="is shorter than"):
         MetricsLog(tmp_path, {"metrics.csv": 10_000})
+
+
+_ROWS = [
+    f'{{"step": {step}, "seed": {seed}, "alive": true, "a": 0.5}}'
+    for step in (10, 20, 30)
+    for seed in range(3)
+]
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (["garbage", *_ROWS], "line 1 is no row of metrics"),
+        ([*_ROWS[:4], "", *_ROWS[4:]], "line 5 is no row of metrics"),
+        (["\udcff\udcfe", *_ROWS], "line 1 is no row of metrics"),
+        (["[]", *_ROWS], "line 1 is no row of metrics"),
+        ([row.replace("0.5", '"x"') for row in _ROWS], "line 1 is no row of metrics"),
+        ([row.replace("0.5", "[1]") for row in _ROWS], "line 1 is no row of metrics"),
+        ([row.replace("true", "2") for row in _ROWS], "line 1 is no row of metrics"),
+        ([*_ROWS[:4], _ROWS[4].replace('"a"', '"b"'), *_ROWS[5:]], "line 5 has .*, b; the first has .*, a"),
+        ([*_ROWS[:4], *_ROWS[5:]], "line 5 is of seed 2, where seed 1 is due"),
+        (_ROWS[1:], "line 1 is of seed 1, where seed 0 is due"),
+        ([row for row in _ROWS if '"seed": 2' not in row], "line 3 is of seed 0, where seed 2 is due"),
+        ([*_ROWS[:4], _ROWS[7], *_ROWS[5:]], "line 5 is of step 30, its chunk of step 20"),
+    ],
+)
+def test_damaged_metrics_are_one_sentence(tmp_path, rows, sentence):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(row + "\n" for row in rows), errors="surrogateescape")
+    with pytest.raises(ValueError, match=rf"metrics\.jsonl is damaged: {sentence}"):
+        read_history(tmp_path, seeds=3)
+
+
+def test_a_table_that_is_not_the_rows_is_refused(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.append(1, np.array([True]), {"a": np.array([0.1])})
+    sizes = log.offsets()
+    (tmp_path / "metrics.csv").write_text("step,seed,alive,a\n1,0,1,0.2\n")
+    with pytest.raises(
+        ValueError, match=r"metrics\.csv is damaged: it does not hold the rows of metrics.jsonl"
+    ):
+        MetricsLog(tmp_path, sizes, seeds=1)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b'{"steps": 10', "it is no JSON"),
+        (b"\xff\x00", "it is no JSON"),
+        (b"null", "the configuration must be an object of names and values, got None"),
+        (b"[]", r"the configuration must be an object of names and values, got \[\]"),
+        (b'{"seeds": 1, "seed": 0}', "the configuration must have 'steps', got seeds, seed"),
+        (b'{"seeds": 1, "seed": 0, "steps": "x"}', "steps must be an integer of at least 1, got 'x'"),
+        (b'{"seeds": 0, "seed": 0, "steps": 1}', "seeds must be an integer of at least 1, got 0"),
+        (
+            b'{"algorithm": "bc", "hyperparameters": {}, "program": {}, "seeds": 1, "seed": 0, "steps": 1}',
+            "the configuration must have 'env'",
+        ),
+        (
+            b'{"algorithm": "bc", "env": "multigoal", "hyperparameters": 5, "program": {}}',
+            "the configuration must have 'seeds'|hyperparameters must be an object",
+        ),
+    ],
+)
+def test_a_damaged_configuration_is_one_sentence(tmp_path, content, sentence):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"config\.json is damaged: ({sentence})"):
+        read_config(tmp_path)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_build_needs_a_configuration():
+    for config in ({}, None):
+        with pytest.raises(ValueError, match="the configuration must"):
+            build(config)
 
 
 def test_bootstrap_interval():

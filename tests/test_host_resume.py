@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,3 +110,76 @@ def test_a_run_that_cannot_start_leaves_no_directory(tmp_path):
     with pytest.raises(ValueError, match="steps must exceed the 50"):
         train_loop(Toy(warmup=50), directory=tmp_path / "run", steps=20, progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def contents(directory):
+    return {
+        str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
+def refused(directory, sentence, **changes):
+    """A resume that is refused with a sentence and has written nothing."""
+    before = contents(directory)
+    with pytest.raises(ValueError, match=sentence):
+        train_loop(
+            Toy(), directory=directory, config=CONFIG, resume=True, progress=False, **SETTINGS | changes
+        )
+    assert contents(directory) == before
+
+
+@pytest.fixture
+def copy(tmp_path, uninterrupted):
+    return Path(shutil.copytree(uninterrupted[0], tmp_path / "copy"))
+
+
+def test_a_run_that_lost_its_checkpoints_is_not_started_over(copy):
+    shutil.rmtree(copy / "checkpoints")
+    refused(copy, "has metrics of 6 chunks but no checkpoint to go on from", checkpoint_every=100)
+    assert not (copy / "checkpoints").exists()
+    (copy / "checkpoints").mkdir()
+    refused(copy, "has metrics of 6 chunks but no checkpoint to go on from", checkpoint_every=5)
+
+
+def test_a_run_without_a_checkpoint_yet_says_that_it_starts_over(copy, uninterrupted, capsys):
+    shutil.rmtree(copy / "checkpoints")
+    (copy / "checkpoints").mkdir()
+    rows = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (copy / "metrics.jsonl").write_text("".join(rows[:6]))
+    again = train_loop(
+        Toy(),
+        directory=copy,
+        config=CONFIG,
+        resume=True,
+        progress=False,
+        checkpoint_every=2,
+        **SETTINGS,
+    )
+    assert "no checkpoint yet" in capsys.readouterr().out
+    same_bits(again.state, uninterrupted[1].state)
+
+
+def test_steps_that_the_run_has_taken_are_not_untaken(copy):
+    refused(copy, "steps must be at least 60, which the run has taken, got 30", steps=30)
+
+
+def test_a_refused_resume_has_written_nothing(copy):
+    rows = (copy / "metrics.jsonl").read_bytes()
+    (copy / "metrics.jsonl").write_bytes(b"\xff" + rows[1:])
+    refused(copy, "metrics.jsonl is damaged: line 1 is no row of metrics")
+    (copy / "metrics.jsonl").write_bytes(rows[:-5])
+    refused(copy, "metrics.jsonl is shorter than")
+
+
+def test_a_damaged_checkpoint_is_one_sentence(copy, uninterrupted):
+    newest = copy / "checkpoints" / "6"
+    for part in ("state", "about"):
+        shutil.rmtree(newest / part)
+        refused(copy, r"checkpoint 6 in .*checkpoints is damaged; remove it to go on from 5\.")
+    shutil.rmtree(newest)
+    again = train_loop(Toy(), directory=copy, config=CONFIG, resume=True, progress=False, **SETTINGS)
+    same_bits(again.state, uninterrupted[1].state)
+    shutil.rmtree(copy / "checkpoints" / "5")
+    for path in (newest / "about").iterdir():
+        path.write_bytes(b"")
+    refused(copy, "checkpoint 6 in .*checkpoints is damaged; there is no older one to go on from")

@@ -7,6 +7,7 @@ import pytest
 from dpolicy import plots
 from dpolicy.plots import curve, curves, labels, learning_curve, line_style
 from dpolicy.plots.style import SUFFIXES, step_unit
+from dpolicy.train.intervals import bootstrap_interval
 from dpolicy.train.metrics_log import History, MetricsLog
 
 
@@ -31,7 +32,9 @@ def figures(monkeypatch):
 
 def write_run(directory, algorithm, env, history):
     directory.mkdir()
-    (directory / "config.json").write_text(json.dumps({"algorithm": algorithm, "env": env}))
+    config = {"algorithm": algorithm, "env": env, "hyperparameters": {}, "program": {}}
+    numbers = {"seeds": history.alive.shape[1], "seed": 0, "steps": 4000}
+    (directory / "config.json").write_text(json.dumps(config | numbers))
     log = MetricsLog(directory)
     for i, step in enumerate(history.step):
         log.append(int(step), history.alive[i], {name: values[i] for name, values in history.metrics.items()})
@@ -86,6 +89,8 @@ def test_runs_side_by_side(tmp_path, figures):
     two = write_run(tmp_path / "2", "sdac", "multigoal/multigoal", history(shift=5.0))
     other = write_run(tmp_path / "3", "fpo", "bandit/rings", history())
     learning_curve([one, two, other], tmp_path / "c.svg", metric="loss/actor")
+    learning_curve(one, tmp_path / "one.svg")
+    assert figures[1].axes[0].get_title() == "multigoal/multigoal"
     left, right = figures[0].axes
     assert (left.get_title(), right.get_title()) == ("multigoal/multigoal", "bandit/rings")
     legend = [text.get_text() for text in left.get_legend().get_texts()]
@@ -98,9 +103,14 @@ def test_mistakes_get_one_sentence(tmp_path):
         learning_curve(history(), tmp_path / "c.jpg")
     with pytest.raises(ValueError, match="at least one run"):
         learning_curve({}, tmp_path / "c.png")
+    for empty in (history(chunks=0), history()._replace(metrics={})):
+        with pytest.raises(ValueError, match="needs runs with chunks and metrics; this one has none"):
+            learning_curve(empty, tmp_path / "c.png")
+    with pytest.raises(ValueError, match="seed must be an integer of at least 0, got -1"):
+        bootstrap_interval(np.ones(3), seed=-1)
     with pytest.raises(ValueError, match="is not the directory of a run"):
         learning_curve([tmp_path], tmp_path / "c.png")
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"seeds": 1, "seed": 0, "steps": 1}')
     with pytest.raises(ValueError, match="holds no metrics"):
         learning_curve([tmp_path], tmp_path / "c.png")
 
@@ -114,5 +124,6 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path, suffix):
 def test_style():
     assert len({line_style(i) for i in range(28)}) == 28
     assert labels(["a", "b", "a"]) == ["a (1)", "b", "a (2)"]
+    assert labels(["a", "a", "a (1)"]) == ["a (2)", "a (3)", "a (1)"]
     assert step_unit(5e6) == (1e6, "million steps")
     assert step_unit(1999.0) == (1.0, "steps")

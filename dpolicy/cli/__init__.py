@@ -1,11 +1,13 @@
 """The command line. Each command imports what it needs when it runs, so that `dpolicy --help` is quick."""
 
+import contextlib
 import difflib
 import os
 import sys
 from collections.abc import Sequence
 
 from dpolicy.cli._usage import UsageError as UsageError
+from dpolicy.cli._usage import os_sentence, unicode_sentence
 
 _HELP = """\
 dpolicy: reinforcement learning with diffusion and flow policies
@@ -57,6 +59,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         error says which), 130 if interrupted.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    with contextlib.suppress(AttributeError, ValueError):
+        # A path need not be text that standard output can show.
+        sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        try:
+            return _dispatch(args)
+        finally:
+            sys.stdout.flush()
+    except UsageError as error:
+        where = "dpolicy" if error.prog is None else error.prog
+        print(f"{where}: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.code
+    except BrokenPipeError:
+        # The reader, e.g. `head`, has seen enough.
+        _give_up_output()
+        return 0
+    except OSError as error:
+        print(f"dpolicy: {os_sentence(error)}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            _give_up_output()
+        return 2
+    except UnicodeEncodeError as error:
+        print(f"dpolicy: {unicode_sentence(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dpolicy: interrupted.", file=sys.stderr)
+        return 130
+
+
+def _give_up_output() -> None:
+    # What Python still buffers must go nowhere, or it fails at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _dispatch(args: list[str]) -> int:
+    if args[1:] and args[0] in ("--help", "-h", "help", "--version"):
+        raise UsageError(f"unexpected {args[1]!r} after {args[0]}.")
     if not args or args[0] in ("--help", "-h", "help"):
         print(_HELP, end="")
         return 0
@@ -65,13 +104,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"dpolicy {version('dpolicy')}")
         return 0
-    try:
-        return _command(args[0], args[1:])
-    except UsageError as error:
-        where = "dpolicy" if error.prog is None else error.prog
-        print(f"{where}: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.code
-    except BrokenPipeError:
-        # The reader, e.g. `head`, has seen enough. What Python still buffers must go nowhere, or it fails at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return _command(args[0], args[1:])

@@ -164,6 +164,8 @@ def _checked(flag: Flag, words: list[str], prog: str) -> list[str]:
         raise wrong(f"{name} must be {describe(flag.type)}, got nothing.")
     if len(words) > 1 and not _takes_many(flag.type):
         raise wrong(f"{name} takes one value, got {given!r}.")
+    if Path in (flag.type, *typing.get_args(flag.type)) and given in ("", "None"):
+        raise wrong(f"{name} must be a path, got {given!r}.")
     if int in (flag.type, *typing.get_args(flag.type)):
         words = [_integer_word(word) for word in words]
     choices = (
@@ -201,11 +203,7 @@ def _normalised(flags: Sequence[Flag], args: Sequence[str], prog: str) -> tuple[
     places = [flag for flag in flags if flag.positional]
     words, given = [], set()
     start = next((i for i, word in enumerate(args) if _is_flag(word)), len(args))
-    if start > len(places) and not any(_takes_many(flag.type) for flag in places):
-        raise UsageError(f"unexpected {args[len(places)]!r}.", prog=prog)
-    if start < len(places):
-        raise UsageError(f"{places[start].dashed} is missing: {places[start].help}", prog=prog)
-    words += args[:start]
+    placed = list(args[:start])
     i = start
     while i < len(args):
         name, equals, value = args[i].partition("=")
@@ -218,10 +216,20 @@ def _normalised(flags: Sequence[Flag], args: Sequence[str], prog: str) -> tuple[
             hint = f"did you mean {' or '.join(near)}?" if near else "--help lists them all."
             raise UsageError(f"unknown flag {name}; {hint}", prog=prog)
         flag = by_word[name]
+        if places and not equals and not flag.switch and not _takes_many(flag.type):
+            # What follows its one value is given by place.
+            values, rest = values[:1], values[1:]
+            placed += rest
         if flag.name in given:
             raise UsageError(f"{flag.dashed} was given twice.", prog=prog)
         given.add(flag.name)
         words += [name, *_checked(flag, values, prog)]
+    if len(placed) > len(places) and not any(_takes_many(flag.type) for flag in places):
+        raise UsageError(f"unexpected {placed[len(places)]!r}.", prog=prog)
+    if len(placed) < len(places):
+        missing = places[len(placed)]
+        raise UsageError(f"{missing.dashed} is missing: {missing.help}", prog=prog)
+    words = placed + words
     for flag in flags:
         if flag.default is REQUIRED and not flag.positional and flag.name not in given:
             raise UsageError(f"{flag.dashed} is missing: {flag.help}", prog=prog)

@@ -29,7 +29,7 @@ def _raised_by_library(error: BaseException) -> bool:
 
 @contextmanager
 def explained(prog: str, *, any_origin: bool = False) -> Iterator[None]:
-    """Turn a `ValueError` of the library, or a missing package, into a `UsageError`.
+    """Turn a `ValueError` of the library, a missing package or a refusing file system into a `UsageError`.
 
     Args:
         prog: The command it happens in.
@@ -37,9 +37,26 @@ def explained(prog: str, *, any_origin: bool = False) -> Iterator[None]:
     """
     try:
         yield
+    except UnicodeEncodeError as error:
+        raise UsageError(unicode_sentence(error), prog=prog) from error
     except ValueError as error:
         if not any_origin and not _raised_by_library(error):
             raise
         raise UsageError(str(error), prog=prog) from error
     except ImportError as error:
         raise UsageError(str(error), prog=prog) from error
+    except BrokenPipeError:
+        raise  # not a mistake
+    except OSError as error:
+        raise UsageError(os_sentence(error), prog=prog) from error
+
+
+def os_sentence(error: OSError) -> str:
+    """What the operating system refused, and for which file."""
+    what = error.strerror or str(error)
+    return f"{what}: {error.filename}." if error.filename is not None else f"{what}."
+
+
+def unicode_sentence(error: UnicodeEncodeError) -> str:
+    """Which text, of a path mostly, has no encoding."""
+    return f"paths must be valid text in {error.encoding}, got {error.object!r}."

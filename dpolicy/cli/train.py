@@ -1,6 +1,7 @@
 """`dpolicy train`: from words to a resolved configuration, and on to the host loop."""
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -108,6 +109,7 @@ def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
     from dpolicy.presets import presets_for
     from dpolicy.presets import resolve as defaults
     from dpolicy.train import PROGRAMS
+    from dpolicy.train.run_directory import MOST_SEED
 
     prog = f"{_PROG} {name}"
     with explained(_PROG):
@@ -135,8 +137,9 @@ def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
         description += f"\n\nThe defaults shown are for {env_name}, from {config['source']}."
     values, _ = parse(groups, args, prog=prog, description=description)
     with explained(prog):
-        for flag, low in (("seeds", 1), ("seed", 0), ("steps", 1), ("checkpoint_every", 1)):
-            _checks.integer(flag, values[flag], low)
+        for flag in ("seeds", "steps", "checkpoint_every"):
+            _checks.integer(flag, values[flag])
+        _checks.integer("seed", values["seed"], 0, MOST_SEED)
     config["hyperparameters"] |= {parameter: values[flag.name] for parameter, flag in recipe.items()}
     config["program"] |= {parameter: values[flag.name] for parameter, flag in program.items()}
     config |= {key: values[key] for key in ("seeds", "seed", "steps")}
@@ -145,14 +148,14 @@ def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
 
 def _full_name(env_name: str) -> str:
     """The name as "family/task", for a family with one task that was named alone."""
-    from dpolicy.envs import FAMILIES
+    from dpolicy.envs import FAMILIES, make, names
 
     family = FAMILIES.get(env_name)
-    return (
-        f"{env_name}/{next(iter(family.tasks))}"
-        if family is not None and len(family.tasks) == 1
-        else env_name
-    )
+    if family is not None and len(family.tasks) == 1:
+        return f"{env_name}/{next(iter(family.tasks))}"
+    if env_name not in names():
+        make(env_name)  # says which there are
+    return env_name
 
 
 def _new_directory(algorithm: str, env: str) -> Path:
@@ -171,7 +174,7 @@ def _built(config: Mapping[str, Any], prog: str) -> tuple[Any, Any, Any]:
 
     with explained(prog, any_origin=True):
         algorithm, env, program = build(config)
-        jax.eval_shape(program.init, jax.random.key(0))
+        jax.eval_shape(program.step, jax.eval_shape(program.init, jax.random.key(0)))
     return algorithm, env, program
 
 
@@ -190,17 +193,23 @@ def _train(
     progress = run["progress"]
     from dpolicy.plots import learning_curve
     from dpolicy.reports import report_for
-    from dpolicy.train.loop import AllSeedsFailed, train_config
-    from dpolicy.train.run_directory import holds_run
+    from dpolicy.train.loop import AllSeedsFailed, check_arguments, train_config
+    from dpolicy.train.run_directory import check_place, holds_run, pinned
 
-    built = _built(config, prog)
     with explained(prog):
+        check_place(directory)
+        config = pinned(config)
         holds_run(directory, config, resume=resume)
+    built = _built(config, prog)
+    numbers = {name: config[name] for name in ("seeds", "seed", "steps")}
+    with explained(prog):
+        check_arguments(built[2], **numbers, checkpoint_every=run["checkpoint_every"])
     if progress:
         seeds = f"{config['seeds']} seed{'s' * (config['seeds'] > 1)}"
         print(f"{config['algorithm']} on {config['env']}, {seeds}, in {directory}")
         if config.get("source"):
             print(f"settings from {config['source']}")
+    place = shlex.quote(str(directory))
     try:
         with explained(prog):
             trained, history = train_config(
@@ -211,18 +220,21 @@ def _train(
                 resume=resume,
                 checkpoint_every=run["checkpoint_every"],
             )
+            learning_curve(history, directory / "learning_curve.png")
+            report = report_for(config["env"]) if run["report"] else None
+            if report is not None:
+                report(trained, directory, progress=progress)
     except AllSeedsFailed as error:
-        raise UsageError(f"{error} The last good checkpoint is in {directory}.", prog=prog, code=1) from error
+        good = any(path.name.isdigit() for path in (directory / "checkpoints").glob("*"))
+        where = f" The last good checkpoint is in {directory}." if good else ""
+        raise UsageError(f"{error}{where}", prog=prog, code=1) from error
     except KeyboardInterrupt:
-        raise UsageError(
-            f'interrupted; "dpolicy train --resume {directory}" goes on.', prog=prog, code=130
-        ) from None
-    learning_curve(history, directory / "learning_curve.png")
-    report = report_for(config["env"]) if run["report"] else None
-    if report is not None:
-        report(trained, directory, progress=progress)
+        every = run["checkpoint_every"]
+        rarely = f" --checkpoint-every {every}" if every > 1 else ""
+        hint = f'; "dpolicy train --resume {place}{rarely}" goes on' * (directory / "config.json").exists()
+        raise UsageError(f"interrupted{hint}.", prog=prog, code=130) from None
     if progress:
-        print(f"next: dpolicy plot {directory}\n      dpolicy evaluate {directory}")
+        print(f"next: dpolicy plot {place}\n      dpolicy evaluate {place}")
     return 0
 
 
@@ -254,6 +266,9 @@ def _resume(args: list[str]) -> int:
         )
     if values["steps"] is not None:
         config["steps"] = values["steps"]
+    with explained(prog):
+        for name, value in (("steps", config["steps"]), ("checkpoint_every", values["checkpoint_every"])):
+            _checks.integer(name, value)
     return _train(config, directory, values, prog=prog, resume=True)
 
 

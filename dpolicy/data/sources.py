@@ -1,5 +1,6 @@
 """Where data sets come from: a file of arrays, or the exact distribution of a bandit."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,71 @@ def exact_samples(env: Bandit, size: int, temperature: Number, *, seed: int = 0)
     return Transition(zeros, action, jax.vmap(env.energy)(action), zeros, yes, ~yes)
 
 
+def existing(data: str | Path) -> Path:
+    """The path of a data file.
+
+    Raises:
+        ValueError: if there is no such file.
+    """
+    path = Path(data)
+    if not path.is_file():
+        raise ValueError(f"data must be an .npz file or 'exact', got {str(data)!r}, which does not exist.")
+    return path
+
+
+def _numbers(name: str, values: Any, where: str) -> np.ndarray:
+    """Real, finite numbers in single precision, or booleans where flags belong."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "buif" and str(array.dtype) != "bfloat16":
+        raise ValueError(f"{name!r} in {where} must hold real numbers, got {array.dtype}.")
+    if name in ("terminated", "truncated"):
+        if not np.isin(array, (0, 1)).all():
+            raise ValueError(f"{name!r} in {where} must hold booleans, or 0 and 1.")
+        return array.astype(bool)
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name!r} in {where} must be finite in single precision.")
+    return array
+
+
+def checked(arrays: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
+    """The arrays of a data set: `obs` [n, o], `action` [n, a] and, where given, the others of `load_npz`.
+
+    Args:
+        arrays: By name.
+        where: What they are in, for messages.
+
+    Raises:
+        ValueError: if an array is missing, unknown, misshapen, empty, not finite or out of range.
+    """
+    for name in arrays:
+        if name not in (*_REQUIRED, *_OPTIONAL):
+            listing = ", ".join((*_REQUIRED, *_OPTIONAL))
+            raise ValueError(f"{where} must hold arrays among {listing}; got {name!r}.")
+    for name in _REQUIRED:
+        if name not in arrays or np.ndim(arrays[name]) != 2:
+            raise ValueError(f"{where} must hold a two-dimensional array {name!r}.")
+    found = {name: _numbers(name, values, where) for name, values in arrays.items()}
+    size = len(found["action"])
+    if size == 0:
+        raise ValueError(f"{where} must hold at least one transition, got none.")
+    shapes = {"obs": (size, *found["obs"].shape[1:]), "next_obs": (size, *found["obs"].shape[1:])}
+    for name, array in found.items():
+        shape = shapes.get(name, found["action"].shape if name == "action" else (size,))
+        if array.shape != shape:
+            raise ValueError(
+                f"{name!r} in {where} must be as long as 'action', of shape {shape}, got {array.shape}."
+            )
+    if np.abs(found["action"]).max(initial=0.0) > 1 + 1e-6:
+        raise ValueError(
+            f"'action' in {where} must lie in [-1, 1]: map it from the environment's own bounds first."
+        )
+    if (found.get("terminated", False) & found.get("truncated", np.zeros(size, bool))).any():
+        raise ValueError(f"'terminated' and 'truncated' in {where} must not be set together.")
+    return found
+
+
 def load_npz(path: str | Path) -> Transition:
     """A data set from an .npz file.
 
@@ -36,27 +102,16 @@ def load_npz(path: str | Path) -> Transition:
     Raises:
         ValueError: if the file is missing, is no such file, or its arrays are misshapen, not finite or out of range.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"data must be an .npz file or 'exact', got {str(path)!r}, which does not exist.")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays: dict[str, Any] = {
-                name: file[name] for name in (*_REQUIRED, *_OPTIONAL) if name in file.files
-            }
-    except (ValueError, OSError, AttributeError):
-        raise ValueError(f"data must be an .npz file of numeric arrays, got {str(path)!r}.") from None
-    for name in _REQUIRED:
-        if name not in arrays or arrays[name].ndim != 2:
-            raise ValueError(f"{path} must hold a two-dimensional array {name!r}.")
+    path = existing(path)
+    with open(path, "rb") as file:
+        try:
+            stored = np.load(file, allow_pickle=False)
+            arrays = {name: stored[name] for name in stored.files}
+        # numpy raises what its parsers do: of a zip file, of a header, of a shape that is too large, ...
+        except Exception:
+            raise ValueError(f"data must be an .npz file of numeric arrays, got {str(path)!r}.") from None
+    arrays = checked(arrays, str(path))
     size = len(arrays["action"])
-    for name, array in arrays.items():
-        if len(array) != size or not np.isfinite(array).all():
-            raise ValueError(f"{name!r} in {path} must be finite and as long as 'action' ({size}).")
-    if np.abs(arrays["action"]).max(initial=0.0) > 1 + 1e-6:
-        raise ValueError(
-            f"'action' in {path} must lie in [-1, 1]: map it from the environment's own bounds first."
-        )
     zeros, no = np.zeros(size), np.zeros(size, bool)
     return Transition(
         jnp.asarray(arrays["obs"], float),
@@ -74,6 +129,8 @@ def load(data: str, env: Environment, *, size: int, temperature: Number) -> Tran
     Raises:
         ValueError: for "exact" in an environment that is no bandit, and as `load_npz` does.
     """
+    if not isinstance(data, str):
+        raise ValueError(f"data must be the path of an .npz file or 'exact', got {data!r}.")
     if data != "exact":
         return load_npz(data)
     if not isinstance(env, Bandit):

@@ -49,7 +49,7 @@ def curve(history: History, metric: str, *, level: float = 0.95) -> Curve:
 
 
 def learning_curve(
-    runs: History | Mapping[str, History] | Sequence[Path | str],
+    runs: History | Mapping[str, History] | Sequence[Path | str] | Path | str,
     path: Path | str,
     *,
     metric: str | None = None,
@@ -58,8 +58,8 @@ def learning_curve(
     """Draw learning curves: one line per run, its interval shaded; one panel per environment.
 
     Args:
-        runs: A history, histories by label, or the directories of runs (labelled with their algorithm, and drawn in
-            the panel of their environment).
+        runs: A history, histories by label, or the directory of a run or those of several (labelled with their
+            algorithm, and drawn in the panel of their environment).
         path: The figure to write: .png, .pdf or .svg.
         metric: What to draw; by default the evaluation return, or the training return where there is none.
         level: Coverage of the intervals.
@@ -68,7 +68,8 @@ def learning_curve(
         The path written.
 
     Raises:
-        ValueError: for another suffix, no run, a directory without metrics, or a metric that a run did not measure.
+        ValueError: for another suffix, no run, a run without chunks or metrics, or a metric that a run did not
+            measure.
     """
     path = check_path(path)
     panels = _panels(runs)
@@ -76,11 +77,17 @@ def learning_curve(
         raise ValueError("learning_curve needs at least one run.")
     figure, axes = new_figure(1, len(panels))
     for panel, (title, histories) in zip(axes[0], panels.items(), strict=True):
-        last = max((history.step[-1] for _, history in histories), default=1)
+        last = max((history.step.max(initial=1) for _, history in histories), default=1)
         size, unit = step_unit(float(last))
         names = labels([name for name, _ in histories])
         for i, (name, (_, history)) in enumerate(zip(names, histories, strict=True)):
-            chosen = metric or main_metric(history.metrics) or next(iter(history.metrics))
+            if not len(history.step) or not history.metrics:
+                raise ValueError(
+                    f"learning_curve needs runs with chunks and metrics; {name or 'this one'} has none."
+                )
+            chosen = metric
+            if chosen is None:
+                chosen = main_metric(history.metrics) or next(iter(history.metrics))
             line = curve(history, chosen, level=level)
             colour, dash = line_style(i)
             panel.plot(
@@ -101,7 +108,7 @@ def _label(name: str, line: Curve) -> str:
 
 
 def _panels(
-    runs: History | Mapping[str, History] | Sequence[Path | str],
+    runs: History | Mapping[str, History] | Sequence[Path | str] | Path | str,
 ) -> dict[str, list[tuple[str, History]]]:
     """Panel title -> labelled histories."""
     if isinstance(runs, History):
@@ -109,8 +116,10 @@ def _panels(
     if isinstance(runs, Mapping):
         return {"": list(runs.items())} if runs else {}
     panels: dict[str, list[tuple[str, History]]] = {}
-    for directory in map(Path, runs):
+    for directory in map(Path, [runs] if isinstance(runs, (str, Path)) else runs):
         config = read_config(directory)
         name = str(config.get("algorithm", directory.name))
-        panels.setdefault(str(config.get("env", "")), []).append((name, read_history(directory)))
+        panels.setdefault(str(config.get("env", "")), []).append(
+            (name, read_history(directory, seeds=config["seeds"]))
+        )
     return panels

@@ -53,14 +53,14 @@ def tidy(axes: Any) -> None:
 
 def labels(names: Sequence[str]) -> list[str]:
     """The names with a number behind those that repeat, so that a legend has no two equal entries."""
-    seen: dict[str, int] = {}
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
     count: dict[str, int] = {}
-    out = []
+    out: list[str] = []
     for name in names:
-        count[name] = count.get(name, 0) + 1
-        out.append(f"{name} ({count[name]})" if seen[name] > 1 else name)
+        label = name
+        while label in out or names.count(label) > 1 or (label != name and label in names):
+            count[name] = count.get(name, 0) + 1
+            label = f"{name} ({count[name]})"
+        out.append(label)
     return out
 
 

@@ -42,6 +42,20 @@ def _check_fits(saved: list[list[Any]], wanted: list[list[Any]], where: Path) ->
         )
 
 
+def check_text(directory: Path) -> None:
+    """Refuse a directory whose name is no text, as the file names of arrays must be.
+
+    Raises:
+        ValueError: if it does not encode as UTF-8.
+    """
+    try:
+        str(Path(directory).absolute()).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"the directory of a run must have a name in UTF-8, got {str(directory)!r}."
+        ) from None
+
+
 class Checkpoints:
     """The newest checkpoints of a run.
 
@@ -58,6 +72,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, keep: int = 2, read_only: bool = False):
         _checks.integer("keep", keep)
+        check_text(directory)
         # Imported here: it takes longer than everything else a short command needs.
         import orbax.checkpoint as ocp
 
@@ -104,14 +119,34 @@ class Checkpoints:
             like: The state's structure, with a `jax.ShapeDtypeStruct` at every leaf.
 
         Raises:
-            ValueError: if there is no checkpoint, or it is of a program with another state.
+            ValueError: if there is no checkpoint, or it is damaged or of a program with another state.
         """
         number = self.latest()
         if number is None:
             raise ValueError(f"{self._directory} holds no checkpoint.")
+        try:
+            about = self._about(number)
+        except Exception as error:
+            raise self._damaged(number, error) from error
+        _check_fits(about["leaves"], _described(like), self._directory)
+        try:
+            return self._state(number, like, about["generators"]), about["host"]
+        except Exception as error:
+            raise self._damaged(number, error) from error
+
+    def _about(self, number: int) -> dict[str, Any]:
         args = self._ocp.args
         about = self._manager.restore(number, args=args.Composite(about=args.JsonRestore()))["about"]
-        _check_fits(about["leaves"], _described(like), self._directory)
+        host = about["host"]
+        if len(about["generators"]) != len(about["leaves"]) or not isinstance(host, dict):
+            raise ValueError("its description is not as it was written")
+        for path, shape, dtype in about["leaves"]:
+            if not (isinstance(path, str) and isinstance(shape, list) and isinstance(dtype, str)):
+                raise ValueError("its description is not as it was written")
+        return about
+
+    def _state(self, number: int, like: PyTree, generators: list[str | None]) -> PyTree:
+        args = self._ocp.args
         wanted, structure = jax.tree.flatten(like)
         stored = {i for i, leaf in enumerate(wanted) if leaf.size}
         as_numpy = {str(i): self._ocp.RestoreArgs(restore_type=np.ndarray) for i in stored}
@@ -120,14 +155,24 @@ class Checkpoints:
         )["state"]
 
         def leaf(i: int) -> jax.Array:
-            generator = about["generators"][i]
             if i not in stored:
                 return jnp.zeros(wanted[i].shape, wanted[i].dtype)
             # A copy: the array will be donated, and must not share its memory with numpy.
             array = jnp.array(arrays[str(i)], copy=True)
-            return array if generator is None else jax.random.wrap_key_data(array, impl=generator)
+            array = array if generators[i] is None else jax.random.wrap_key_data(array, impl=generators[i])
+            if (array.shape, array.dtype) != (wanted[i].shape, wanted[i].dtype):
+                raise ValueError(f"array {i} is not as it was written")
+            return array
 
-        return structure.unflatten([leaf(i) for i in range(len(wanted))]), about["host"]
+        return structure.unflatten([leaf(i) for i in range(len(wanted))])
+
+    def _damaged(self, number: int, error: Exception) -> Exception:
+        # Removing a checkpoint is no cure for a file that may not be read or for too little memory.
+        if isinstance(error, (PermissionError, MemoryError)):
+            return error
+        older = [step for step in self._manager.all_steps() if step < number]
+        cure = f"remove it to go on from {max(older)}" if older else "there is no older one to go on from"
+        return ValueError(f"checkpoint {number} in {self._directory} is damaged; {cure}.")
 
     def close(self) -> None:
         """Let go of the files."""

@@ -36,10 +36,12 @@ def bootstrap_interval(
         with fewer than two.
 
     Raises:
-        ValueError: if `level` is not strictly between 0 and 1, `resamples` is below 1 or `values` is a scalar.
+        ValueError: if `level` is not strictly between 0 and 1, `resamples` is below 1, `seed` is negative or
+            `values` is a scalar.
     """
     _checks.in_range("level", level, 0.0, 1.0, open_low=True, open_high=True)
     _checks.integer("resamples", resamples)
+    _checks.integer("seed", seed, 0)
     data = np.asarray(values, dtype=np.float64)
     if data.ndim == 0:
         raise ValueError(f"values must have a last axis of seeds, got the scalar {values!r}.")

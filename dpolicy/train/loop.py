@@ -1,6 +1,6 @@
 """The host loop: the one place that compiles, prints, logs, checkpoints, stops and resumes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,14 +13,20 @@ from rich.console import Console
 from dpolicy import _checks
 from dpolicy.train.checkpoint import Checkpoints
 from dpolicy.train.intervals import interval_text
-from dpolicy.train.metrics_log import History, MetricsLog
+from dpolicy.train.metrics_log import History, MetricsLog, chunks_written
 from dpolicy.train.progress import Display, Stopwatch, byte_text, clock, main_metric
 from dpolicy.train.run_directory import (
+    MOST_SEED,
     Run,
+    as_json,
     build,
+    check_config,
+    check_place,
     holds_run,
     log_event,
     only_process,
+    pinned,
+    read_config,
     seed_keys,
     write_start,
 )
@@ -112,7 +118,10 @@ def _start(job: _Job) -> _Start:
         )
     checkpoints = None
     if job.resumed and job.directory is not None:
-        checkpoints = Checkpoints(job.directory / "checkpoints")
+        if (job.directory / "checkpoints").exists():
+            checkpoints = Checkpoints(job.directory / "checkpoints")
+        if checkpoints is None or checkpoints.latest() is None:
+            _check_starts_over(job, job.directory, lost=checkpoints is None)
     restoring = checkpoints is not None and checkpoints.latest() is not None
     compiled_step, *compiled_init = _compiled([step] if restoring else [step, init])
     seconds = watch.lap()
@@ -126,15 +135,31 @@ def _start(job: _Job) -> _Start:
         raise ValueError(
             f"steps must exceed the {step_now} that are taken before learning starts, got {job.steps}."
         )
-    if host["chunk"]:
+    log = MetricsLog(job.directory, host["offsets"], seeds=job.keys.shape[0])
+    if host["chunk"] and job.directory is not None:
+        # As many as it was started with are right though its whole chunks took it a little further.
+        if job.steps < step_now and job.steps != read_config(job.directory)["steps"]:
+            raise ValueError(f"steps must be at least {step_now}, which the run has taken, got {job.steps}.")
         job.display.note(f"resumed at step {step_now:,}")
     if job.directory is not None:
         checkpoints = checkpoints or Checkpoints(job.directory / "checkpoints")
         write_start(job.directory, job.config, resumed=job.resumed)
+    log.cut()
     log_event(job.directory, "compile", seconds=round(seconds, 3))
     failures = [_Failure(*failure) for failure in host["failures"]]
-    log = MetricsLog(job.directory, host["offsets"])
     return _Start(compiled_step, state, log, checkpoints, host["chunk"], failures, seconds)
+
+
+def _check_starts_over(job: _Job, directory: Path, *, lost: bool) -> None:
+    """Refuse to start over, for want of a checkpoint, a run that must have had one."""
+    chunks = chunks_written(directory, job.keys.shape[0])
+    # A chunk's rows are written before its checkpoint, so a kill between the two leaves one chunk more.
+    if chunks > (0 if lost else job.checkpoint_every):
+        raise ValueError(
+            f"{directory} has metrics of {chunks} chunk{'s' * (chunks > 1)} but no checkpoint to go on from; a run "
+            "stopped before its first checkpoint needs the checkpoint_every that it was started with."
+        )
+    job.display.say(f"no checkpoint yet: {directory} starts over")
 
 
 def _new_failures(
@@ -154,8 +179,31 @@ def _new_failures(
     return failures
 
 
+def _unsound(metrics: dict[str, np.ndarray], alive: np.ndarray) -> dict[int, str]:
+    """Seeds that are alive but whose evaluation is not finite, each with the first metric that says so."""
+    names = sorted((name for name in metrics if name.startswith("evaluate/")), reverse=True)
+    return {int(i): name for name in names for i in np.flatnonzero(alive & ~np.isfinite(metrics[name]))}
+
+
 def _text(failures: list[_Failure]) -> str:
     return "; ".join(str(failure) for failure in failures)
+
+
+def check_arguments(program: Any, *, seeds: int, seed: int, steps: int, checkpoint_every: int) -> None:
+    """Refuse what `train_loop` cannot run, before anything is compiled.
+
+    Raises:
+        ValueError: for something that is no program, or a number out of its range.
+    """
+    parts = ("init", "step", "steps_per_call")
+    if not all(hasattr(program, part) for part in parts):
+        raise ValueError(f"program must have {', '.join(parts)}, got {program!r}.")
+    _checks.integer("program.steps_per_call", program.steps_per_call)
+    for name, value in (("seeds", seeds), ("steps", steps), ("checkpoint_every", checkpoint_every)):
+        _checks.integer(name, value)
+    _checks.integer("seed", seed, 0, MOST_SEED)
+    # Steps are counted in 32 bits, to the end of the last chunk.
+    _checks.integer("steps", steps, 1, 2**31 - int(program.steps_per_call))
 
 
 def train_loop(
@@ -199,17 +247,24 @@ def train_loop(
         The last state and the history, from the first chunk on even if the run was resumed.
 
     Raises:
-        ValueError: for an argument out of its range, a directory that holds another run or in which another process
-            trains, or a program whose `step` changes the shape of the state.
+        ValueError: for an argument out of its range, a directory that holds another run, is damaged or in which
+            another process trains, or a program whose `step` changes the shape of the state or takes no steps.
         AllSeedsFailed: if no seed is finite any more. The newest checkpoint is then from before the last one failed.
     """
-    for name, value, low in (("seeds", seeds, 1), ("seed", seed, 0), ("steps", steps, 1)):
-        _checks.integer(name, value, low)
-    _checks.integer("checkpoint_every", checkpoint_every)
+    check_arguments(program, seeds=seeds, seed=seed, steps=steps, checkpoint_every=checkpoint_every)
+    if directory is not None and not isinstance(directory, (str, Path)):
+        raise ValueError(f"directory must be a path or None, got {directory!r}.")
+    if config is not None and not isinstance(config, Mapping):
+        raise ValueError(f"config must map names to JSON values, got {config!r}.")
+    if on_chunk is not None and not callable(on_chunk):
+        raise ValueError(f"on_chunk must be a function of a Chunk or None, got {on_chunk!r}.")
     if resume and directory is None:
         raise ValueError("resume needs the directory of a run.")
     directory = None if directory is None else Path(directory)
-    full = {**(config or {}), "seeds": seeds, "seed": seed, "steps": steps}
+    seeds, seed, steps = int(seeds), int(seed), int(steps)
+    full = as_json({**(config or {}), "seeds": seeds, "seed": seed, "steps": steps})
+    if directory is not None:
+        check_place(directory)
     with only_process(directory), Display(total=steps, enabled=progress, console=console) as display:
         resumed = directory is not None and holds_run(directory, full, resume=resume)
         keys = seed_keys(seed, seeds)
@@ -248,6 +303,8 @@ def train_config(
         ValueError: as `build` and `train_loop`.
         AllSeedsFailed: as `train_loop`.
     """
+    check_config(config, named=True, run=True)
+    config = pinned(config)
     algorithm, env, program = built or build(config)
     result = train_loop(
         program,
@@ -268,6 +325,7 @@ def _run(job: _Job, start: _Start) -> Result:
     display, directory = job.display, job.directory
     step, alive = int(np.max(state.steps)), np.array(state.alive)
     watch, seconds = Stopwatch(), 0.0
+    unsound: set[int] = set()
     while step < job.steps:
         watch.lap()
         state, device_metrics = jax.block_until_ready(compiled_step(state))
@@ -277,12 +335,21 @@ def _run(job: _Job, start: _Start) -> Result:
         metrics = {name: np.asarray(values) for name, values in device_metrics.items()}
         before, was_alive = step, alive
         step, alive = int(np.max(state.steps)), np.array(state.alive)
+        if step <= before:
+            raise ValueError(f"program.step must add to the steps of its state: {before} became {step}.")
         new = _new_failures(state, alive, was_alive, metrics, log.last())
         failures += new
         log.append(step, alive, metrics)
         for failure in new:
-            display.say(f"non-finite: {failure}; its last finite state is kept, the other seeds go on")
+            others = ", the other seeds go on" * bool(alive.any())
+            display.say(f"non-finite: {failure}; its last finite state is kept{others}")
             log_event(directory, "failed seed", **failure._asdict())
+        for i, name in _unsound(metrics, alive).items():
+            if i not in unsound:
+                unsound.add(i)
+                display.say(
+                    f"non-finite: {name} of seed {i} at step {step:,}; its state is finite, it goes on"
+                )
         if job.on_chunk is not None:
             job.on_chunk(Chunk(step, state, metrics, alive))
         if not alive.any():

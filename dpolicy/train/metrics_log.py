@@ -50,32 +50,49 @@ def _from_json(value: Any) -> float:
 class MetricsLog:
     """Appends to `metrics.csv` and `metrics.jsonl` of a directory and keeps the history in memory.
 
-    A checkpoint stores `offsets()`, the sizes of the files; `MetricsLog(directory, offsets)` cuts off whatever was
-    written after it, so that a resumed run leaves the files of an uninterrupted one.
+    A checkpoint stores `offsets()`, the sizes of the files; `MetricsLog(directory, offsets)` goes on from there, and
+    `cut()` cuts off whatever was written after it, so that a resumed run leaves the files of an uninterrupted one.
 
     Args:
         directory: Where the files are; None keeps the history in memory only.
         offsets: File sizes to go back to; None starts over.
+        seeds: How many rows a chunk has; None believes the first one.
 
     Raises:
-        ValueError: if a file is missing or shorter than its offset.
+        ValueError: if a file is missing, shorter than its offset, or damaged; nothing has been written then.
     """
 
-    def __init__(self, directory: Path | None, offsets: Mapping[str, int] | None = None):
+    def __init__(
+        self,
+        directory: Path | None,
+        offsets: Mapping[str, int] | None = None,
+        *,
+        seeds: int | None = None,
+    ):
         self._directory = directory
         self._names: list[str] | None = None
         self._rows: list[list[dict[str, Any]]] = []
         if directory is None:
             return
-        for name in _FILES:
-            path, size = directory / name, (offsets or {}).get(name, 0)
+        self._sizes = {name: (offsets or {}).get(name, 0) for name in _FILES}
+        for name, size in self._sizes.items():
+            path = directory / name
             if size > (path.stat().st_size if path.exists() else 0):
                 raise ValueError(f"{path} is shorter than the {size} bytes its checkpoint knows of.")
-            with open(path, "ab") as file:
-                file.truncate(size)
-        self._rows = _read_rows(directory)
+        table, lines = (directory / name for name in _FILES)
+        self._rows = _read_rows(lines, seeds, self._sizes[lines.name])
         if self._rows:
             self._names = [name for name in self._rows[0][0] if name not in _RESERVED]
+            rows = [row for chunk in self._rows for row in chunk]
+            if table.read_bytes()[: self._sizes[table.name]] != _csv_text(rows, header=True).encode():
+                raise ValueError(f"{table} is damaged: it does not hold the rows of {lines.name}.")
+
+    def cut(self) -> None:
+        """Cut the files back to the offsets; creates them if need be. To be called before the first `append`."""
+        if self._directory is not None:
+            for name, size in self._sizes.items():
+                with open(self._directory / name, "ab") as file:
+                    file.truncate(size)
 
     def append(self, step: int, alive: np.ndarray, metrics: Mapping[str, Any]) -> None:
         """Write one row per seed, and make sure it is on disk.
@@ -104,18 +121,11 @@ class MetricsLog:
             for seed in range(len(alive))
         ]
         if self._directory is not None:
-            text = io.StringIO()
-            writer = csv.writer(text, lineterminator="\n")
-            if not self._rows:
-                writer.writerow([*_RESERVED, *names])
-            writer.writerows(
-                [int(value) if value is True or value is False else value for value in row.values()]
-                for row in rows
-            )
+            table = _csv_text(rows, header=not self._rows)
             lines = [
                 json.dumps({name: _to_json(value) for name, value in row.items()}) + "\n" for row in rows
             ]
-            for name, data in zip(_FILES, (text.getvalue(), "".join(lines)), strict=True):
+            for name, data in zip(_FILES, (table, "".join(lines)), strict=True):
                 with open(self._directory / name, "ab") as file:
                     file.write(data.encode())
                     file.flush()
@@ -138,19 +148,57 @@ class MetricsLog:
         return _history(self._rows)
 
 
-def _read_rows(directory: Path) -> list[list[dict[str, Any]]]:
-    """The rows of `metrics.jsonl`, grouped by chunk; a last line that a kill cut short is left out."""
+def _csv_text(rows: list[dict[str, Any]], *, header: bool) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if header:
+        writer.writerow(rows[0])
+    for row in rows:
+        writer.writerow([int(value) if isinstance(value, bool) else value for value in row.values()])
+    return text.getvalue()
+
+
+def _row(line: bytes) -> dict[str, Any]:
+    """A line as `append` was given it, with nan and infinity where JSON has none; ValueError if it is no row."""
+    row = json.loads(line.decode())
+    if not isinstance(row, dict) or tuple(row)[:3] != _RESERVED:
+        raise ValueError
+    if type(row["step"]) is not int or type(row["seed"]) is not int or type(row["alive"]) is not bool:
+        raise ValueError
+    return {
+        name: _from_json(value) if value is None or isinstance(value, str) else value
+        for name, value in row.items()
+    }
+
+
+def _read_rows(path: Path, seeds: int | None = None, size: int | None = None) -> list[list[dict[str, Any]]]:
+    """The rows of the first `size` bytes of `metrics.jsonl`, grouped by chunk.
+
+    A last line that a kill cut short and a last chunk that lacks seeds are left out.
+
+    Raises:
+        ValueError: if anything else is not as it was written.
+    """
     chunks: list[list[dict[str, Any]]] = []
-    path = directory / "metrics.jsonl"
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            if not line.endswith("\n"):
-                break
-            row = json.loads(line)
-            if row["seed"] == 0:
-                chunks.append([])
-            chunks[-1].append(row)
-    if chunks and len(chunks[-1]) < len(chunks[0]):
+    data = path.read_bytes()[:size] if path.exists() else b""
+    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+        wrong = f"{path} is damaged: line {number}"
+        try:
+            row = _row(line)
+            np.array([float(value) for value in row.values()])
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            raise ValueError(f"{wrong} is no row of metrics.") from None
+        count = len(chunks[0]) if seeds is None and len(chunks) > 1 else seeds
+        if not chunks or len(chunks[-1]) == count or (count is None and row["seed"] == 0):
+            chunks.append([])
+        if row["seed"] != len(chunks[-1]):
+            raise ValueError(f"{wrong} is of seed {row['seed']}, where seed {len(chunks[-1])} is due.")
+        if chunks[-1] and row["step"] != chunks[-1][0]["step"]:
+            raise ValueError(f"{wrong} is of step {row['step']}, its chunk of step {chunks[-1][0]['step']}.")
+        chunks[-1].append(row)
+        if list(row) != list(chunks[0][0]):
+            raise ValueError(f"{wrong} has {', '.join(row)}; the first has {', '.join(chunks[0][0])}.")
+    if chunks and len(chunks[-1]) < (seeds or len(chunks[0])):
         chunks.pop()
     return chunks
 
@@ -164,20 +212,32 @@ def _history(chunks: list[list[dict[str, Any]]]) -> History:
             len(chunks), seeds
         ),
         metrics={
-            name: np.array([[_from_json(row[name]) for row in chunk] for chunk in chunks], dtype=np.float64)
+            name: np.array([[row[name] for row in chunk] for chunk in chunks], dtype=np.float64)
             for name in names
         },
     )
 
 
-def read_history(directory: Path) -> History:
-    """The metrics of a run directory.
+def chunks_written(directory: Path, seeds: int) -> int:
+    """How many whole chunks a run directory has metrics of.
 
     Raises:
-        ValueError: if there are none yet.
+        ValueError: if they are damaged.
     """
-    path = Path(directory) / "metrics.jsonl"
-    chunks = _read_rows(Path(directory)) if path.exists() else []
+    return len(_read_rows(directory / _FILES[1], seeds))
+
+
+def read_history(directory: Path, *, seeds: int | None = None) -> History:
+    """The metrics of a run directory.
+
+    Args:
+        directory: Of the run.
+        seeds: How many seeds it has, where that is known; else as many as its first chunk.
+
+    Raises:
+        ValueError: if there are none yet, or they are damaged.
+    """
+    chunks = _read_rows(Path(directory) / _FILES[1], seeds)
     if not chunks:
         raise ValueError(f"{directory} holds no metrics: it is no run, or its first chunk has not ended yet.")
     return _history(chunks)

@@ -4,12 +4,14 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from dpolicy import _checks
 from dpolicy._types import Key, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.data import load
+from dpolicy.data.sources import checked
 from dpolicy.envs import Environment
 from dpolicy.train.evaluate import evaluation
 from dpolicy.train.normalise import Normaliser
@@ -51,7 +53,16 @@ def offline(
     _checks.integer("batch_size", batch_size)
     _checks.integer("updates_per_evaluation", updates_per_evaluation)
     _checks.integer("evaluation_episodes", evaluation_episodes)
-    given = load(data, env, size=data_size, temperature=data_temperature) if dataset is None else dataset
+    _checks.integer("data_size", data_size)
+    _checks.positive("data_temperature", data_temperature)
+    if dataset is None:
+        given = load(data, env, size=data_size, temperature=data_temperature)
+    elif isinstance(dataset, Transition):
+        given = dataset
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(dataset)):
+            checked({name: value for name, value in vars(dataset).items() if name != "extras"}, "dataset")
+    else:
+        raise ValueError(f"dataset must be a Transition or None, got {type(dataset).__name__}.")
     sizes = given.obs.shape[-1], given.action.shape[-1]
     if sizes != (env.spec.obs_size, env.spec.action_size):
         raise ValueError(

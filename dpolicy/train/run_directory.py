@@ -8,6 +8,7 @@ checkpoints/    the last two checkpoints
 """
 
 import contextlib
+import hashlib
 import importlib.util
 import inspect
 import json
@@ -23,8 +24,10 @@ import jax
 import numpy as np
 
 from dpolicy import _checks
-from dpolicy.train.checkpoint import Checkpoints
+from dpolicy.data.sources import existing
+from dpolicy.train.checkpoint import Checkpoints, check_text
 
+MOST_SEED = 2**32 - 1  # a larger one would be the same key as one of these
 _PACKAGES = ("jax", "jaxlib", "equinox", "optax", "diffrax", "dpolicy")
 
 
@@ -66,21 +69,95 @@ def _write_json(path: Path, value: Any) -> None:
     os.replace(beside, path)
 
 
-def _as_json(value: Any) -> Any:
-    """What a round trip through a file gives back (tuples as lists)."""
-    return json.loads(json.dumps(value))
+def as_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a round trip through a file gives back (tuples as lists).
+
+    Raises:
+        ValueError: for values that JSON does not have.
+    """
+    try:
+        return json.loads(json.dumps(dict(config)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"config must map names to JSON values, got {config!r} ({error}).") from None
+
+
+def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with its data file, if it has one, by absolute path and with a digest of its content.
+
+    Raises:
+        ValueError: if the file is missing.
+    """
+    data = config["program"].get("data", "exact")
+    if not isinstance(data, str) or data == "exact":
+        return dict(config)
+    path = existing(data).absolute()
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {**config, "program": {**config["program"], "data": str(path)}, "data_sha256": digest}
 
 
 def read_config(directory: Path) -> dict[str, Any]:
     """The resolved configuration of a run.
 
     Raises:
-        ValueError: if the directory holds no run.
+        ValueError: if the directory holds no run, or its config.json is damaged.
     """
     path = Path(directory) / "config.json"
     if not path.is_file():
         raise ValueError(f"{directory} is not the directory of a run: it has no config.json.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    wrong = f"{path} is damaged: "
+    try:
+        config = json.loads(path.read_bytes().decode())
+    except (ValueError, RecursionError):
+        raise ValueError(f"{wrong}it is no JSON.") from None
+    try:
+        check_config(config, named=isinstance(config, dict) and "algorithm" in config, run=True)
+    except ValueError as error:
+        raise ValueError(f"{wrong}{error}") from None
+    return config
+
+
+def check_config(config: Any, *, named: bool, run: bool) -> None:
+    """Refuse what is no configuration.
+
+    Args:
+        config: The configuration.
+        named: Whether it must say what to train, as `build` needs it.
+        run: Whether it must say for how long and with which seeds, as `train_loop` writes it.
+
+    Raises:
+        ValueError: if something is missing or of another type.
+    """
+    if not isinstance(config, Mapping):
+        raise ValueError(f"the configuration must be an object of names and values, got {config!r}.")
+    kinds = {"algorithm": str, "env": str, "hyperparameters": Mapping, "program": Mapping} if named else {}
+    least = {"seeds": 1, "seed": 0, "steps": 1} if run else {}
+    for name in (*kinds, *least):
+        if name not in config:
+            raise ValueError(
+                f"the configuration must have {name!r}, got {', '.join(map(str, config)) or 'nothing'}."
+            )
+    for name, kind in kinds.items():
+        if not isinstance(config[name], kind):
+            words = "a name" if kind is str else "an object of names and values"
+            raise ValueError(f"{name} must be {words}, got {config[name]!r}.")
+    for name, low in least.items():
+        _checks.integer(name, config[name], low, MOST_SEED if name == "seed" else None)
+
+
+def check_place(directory: Path) -> None:
+    """Refuse a directory that cannot be made or written.
+
+    Raises:
+        ValueError: if it, or what it would be made in, is a file or may not be written, or its name is no text.
+        OSError: as the operating system says, e.g. for a name that is too long.
+    """
+    check_text(directory)
+    there = next((path for path in (directory, *directory.parents) if path.exists()), Path())
+    if not there.is_dir():
+        raise ValueError(f"{directory} must be a directory or a new name in one: {there} is a file.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{directory} must be a directory that may be written: {there} may not.")
 
 
 def holds_run(directory: Path, config: Mapping[str, Any], *, resume: bool) -> bool:
@@ -102,7 +179,11 @@ def holds_run(directory: Path, config: Mapping[str, Any], *, resume: bool) -> bo
         return False
     if not resume:
         raise ValueError(f"{directory} already holds a run: resume it or choose another directory.")
-    wanted, found = _as_json(dict(config)), read_config(directory)
+    wanted, found = as_json(config), read_config(directory)
+    old, new = found.get("data_sha256"), wanted.get("data_sha256")
+    if old is not None and new is not None and old != new:
+        data = wanted["program"]["data"]
+        raise ValueError(f"the run in {directory} cannot go on: {data} has changed since it was started.")
     for name in sorted({*found, *wanted} - {"steps"}):
         if found.get(name) != wanted.get(name):
             raise ValueError(
@@ -148,7 +229,7 @@ def write_start(directory: Path, config: Mapping[str, Any], *, resumed: bool) ->
     if not resumed:
         _write_json(directory / "versions.json", versions())
     # The configuration comes last: a directory that has one is a run.
-    _write_json(directory / "config.json", _as_json(dict(config)))
+    _write_json(directory / "config.json", as_json(config))
     log_event(directory, "resume" if resumed else "start", versions=versions())
 
 
@@ -161,7 +242,13 @@ def log_event(directory: Path | None, event: str, **values: Any) -> None:
 
 
 def seed_keys(seed: int, seeds: int) -> jax.Array:
-    """One key per seed: fold_in(key(seed), i), which does not depend on how many seeds there are."""
+    """One key per seed: fold_in(key(seed), i), which does not depend on how many seeds there are.
+
+    Raises:
+        ValueError: for a seed that is no integer from 0 to 2^32 - 1.
+    """
+    _checks.integer("seed", seed, 0, MOST_SEED)
+    seed = int(seed)
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jax.numpy.arange(seeds))
 
 
@@ -177,12 +264,14 @@ def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
         config: With `algorithm` and `env` (names), `hyperparameters` of the recipe and `program` settings.
 
     Raises:
-        ValueError: for an unknown name, a setting that is none, or a value out of its range.
+        ValueError: for a configuration that lacks one of these, an unknown name, a setting that is none, or a value
+            out of its range.
     """
     from dpolicy import envs
     from dpolicy.algorithms import ALGORITHMS
     from dpolicy.train import PROGRAMS
 
+    check_config(config, named=True, run=False)
     _checks.one_of("algorithm", config["algorithm"], ALGORITHMS)
     entry = ALGORITHMS[config["algorithm"]]
     hyperparameters, settings = (
@@ -255,7 +344,7 @@ def evaluate_run(run: Run, *, episodes: int = 10, mode: str = "evaluate", seed: 
     from dpolicy.train.evaluate import policy_of
 
     _checks.integer("episodes", episodes)
-    _checks.integer("seed", seed, 0)
+    _checks.integer("seed", seed, 0, MOST_SEED)
     _checks.one_of("mode", mode, run.algorithm.modes)
 
     def one(state: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
