@@ -148,8 +148,6 @@ def test_pretrained():
         algorithm.init(KEY, Spec("task", 2, 1, 5))
     with pytest.raises(ValueError, match="cloning_coefficient needs a pretrained field, got 0.1"):
         dppo(cloning_coefficient=0.1)
-    with pytest.raises(ValueError, match="pretrained must be a field or None, got 'runs/bc'"):
-        dppo(pretrained="runs/bc")
 
 
 def test_bad_arguments():
