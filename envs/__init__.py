@@ -23,3 +23,8 @@ from dpolicy.envs.vector import Step as Step
 from dpolicy.envs.vector import Vector as Vector
 from dpolicy.envs.vector import VectorState as VectorState
 from dpolicy.envs.vector import evaluate_episodes as evaluate_episodes
+from dpolicy.envs.wrappers import ActionChunk as ActionChunk
+from dpolicy.envs.wrappers import ActionRepeat as ActionRepeat
+from dpolicy.envs.wrappers import FrameStack as FrameStack
+from dpolicy.envs.wrappers import TimeLimit as TimeLimit
+from dpolicy.envs.wrappers import unwrapped as unwrapped
