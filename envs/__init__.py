@@ -12,6 +12,7 @@ from dpolicy.envs.energies import rings as rings
 from dpolicy.envs.energies import two_moons as two_moons
 from dpolicy.envs.gymnax_envs import Gymnax as Gymnax
 from dpolicy.envs.multigoal import MultiGoal as MultiGoal
+from dpolicy.envs.playground_envs import Playground as Playground
 from dpolicy.envs.probes import Probe as Probe
 from dpolicy.envs.protocol import Environment as Environment
 from dpolicy.envs.protocol import Spec as Spec

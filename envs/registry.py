@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from dpolicy import _checks
-from dpolicy.envs import brax_envs, energies, gymnax_envs, probes
+from dpolicy.envs import brax_envs, energies, gymnax_envs, playground_envs, probes
 from dpolicy.envs.multigoal import MultiGoal
 from dpolicy.envs.protocol import Environment, Spec
 from dpolicy.envs.wrappers import ActionChunk, ActionRepeat, FrameStack, TimeLimit
@@ -55,6 +55,12 @@ FAMILIES: dict[str, Family] = {
     "probe": Family("known values, one thing to get right each", _INCLUDED, probes.TASKS, probes.Probe),
     "gymnax": Family("classic control", _INCLUDED, gymnax_envs.TASKS, gymnax_envs.build),
     "brax": Family("rigid-body locomotion", 'pip install "dpolicy[brax]"', brax_envs.TASKS, brax_envs.build),
+    "playground": Family(
+        "MuJoCo Playground: control suite; with the MuJoCo Menagerie locomotion and manipulation",
+        'pip install "dpolicy[playground]"',
+        playground_envs.TASKS,
+        playground_envs.build,
+    ),
 }
 
 
@@ -118,12 +124,12 @@ def make(
         name: One of `names()`.
         action_chunk: Actions that the policy decides at once; see `ActionChunk`.
         action_repeat: How often each action is executed; see `ActionRepeat`. None is the task's own: 1, but for the
-            tasks that their package itself repeats.
+            tasks that their package itself repeats (`playground/PendulumSwingup`: 4).
         frame_stack: Observations that the policy sees at once; see `FrameStack`.
         time_limit: Steps OF THE RESULT after which an episode is truncated; by default the task's own limit, which
             the repeat and the chunk then must divide.
         options: Passed to the environment's constructor: coefficients of `multigoal`, shape of a bandit, parameters
-            of a gymnax task, `backend` of a brax task.
+            of a gymnax task, `backend` of a brax task, `impl` and `observation` of a playground task.
 
     Raises:
         ValueError: for an unknown name (near matches are suggested) or option, or counts that do not fit.
