@@ -211,16 +211,24 @@ def defaults(function: Any) -> dict[str, Any]:
     }
 
 
-def resolve(algorithm: str, env: str, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def resolve(
+    algorithm: str,
+    env: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    env_options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """The whole configuration of a run: defaults, then the preset, then `overrides`.
 
     Args:
         algorithm: Name in `dpolicy.algorithms.ALGORITHMS`.
         env: "family/task".
         overrides: Hyperparameters of the recipe, settings of the program, and `steps`.
+        env_options: What `dpolicy.envs.make` is told beside the name, e.g. `action_chunk`.
 
     Returns:
-        `algorithm`, `env`, `steps`, `hyperparameters`, `program` and the preset's `source` (or None).
+        `algorithm`, `env`, `steps`, `hyperparameters`, `program`, the preset's `source` (or None), and `env_options`
+        where there are any.
 
     Raises:
         ValueError: for an override that neither the recipe nor the program knows.
@@ -239,7 +247,7 @@ def resolve(algorithm: str, env: str, overrides: Mapping[str, Any] | None = None
     for name, value in settings.items():
         _checks.one_of("setting", name, [*hyperparameters, *program])
         (hyperparameters if name in hyperparameters else program)[name] = value
-    return {
+    config = {
         "algorithm": algorithm,
         "env": env,
         "steps": steps,
@@ -247,3 +255,5 @@ def resolve(algorithm: str, env: str, overrides: Mapping[str, Any] | None = None
         "program": program,
         "source": source,
     }
+    # Left out where empty: a run goes on only with the very configuration that it was started with.
+    return {**config, "env_options": dict(env_options)} if env_options else config
