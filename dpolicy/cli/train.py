@@ -51,7 +51,7 @@ def _run_flags(steps: int) -> list[Flag]:
 
 
 # What `dpolicy.envs.make` calls them. Only what differs from these defaults enters the configuration.
-_ENV_FLAGS = [
+ENV_FLAGS = [
     Flag("action_chunk", int, 1, "Actions that the policy decides at once, executed in a row.", "N"),
     Flag(
         "action_repeat",
@@ -69,7 +69,12 @@ _ENV_FLAGS = [
         "N",
     ),
 ]
-_RESERVED = {flag.name for flag in [*_run_flags(0), *_ENV_FLAGS]} | {"resume", "help", "version"}
+_RESERVED = {flag.name for flag in [*_run_flags(0), *ENV_FLAGS]} | {"resume", "help", "version"}
+
+
+def env_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `ENV_FLAGS` that are not their defaults."""
+    return {flag.name: values[flag.name] for flag in ENV_FLAGS if values[flag.name] != flag.default}
 
 
 def _prefixed(flags: list[Flag], prefix: str) -> dict[str, Flag]:
@@ -137,7 +142,7 @@ def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
     mine = {flag.name for flag in recipe.values()}
     groups = {
         "run": run,
-        "environment": _ENV_FLAGS,
+        "environment": ENV_FLAGS,
         f"{name} hyperparameters": list(recipe.values()),
         f"{entry.family} training": [flag for flag in program.values() if flag.name not in mine],
     }
@@ -151,7 +156,7 @@ def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
     config["hyperparameters"] |= {parameter: values[flag.name] for parameter, flag in recipe.items()}
     config["program"] |= {parameter: values[flag.name] for parameter, flag in program.items()}
     config |= {key: values[key] for key in ("seeds", "seed", "steps")}
-    wrapped = {flag.name: values[flag.name] for flag in _ENV_FLAGS if values[flag.name] != flag.default}
+    wrapped = env_options(values)
     if wrapped:
         config["env_options"] = wrapped
     return config, {flag.name: values[flag.name] for flag in run}
