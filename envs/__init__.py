@@ -2,6 +2,8 @@
 
 from dpolicy.envs.bandits import Bandit as Bandit
 from dpolicy.envs.brax_envs import Brax as Brax
+from dpolicy.envs.check import Checked as Checked
+from dpolicy.envs.check import check as check
 from dpolicy.envs.energies import checkerboard as checkerboard
 from dpolicy.envs.energies import double_well as double_well
 from dpolicy.envs.energies import eight_gaussians as eight_gaussians
@@ -12,6 +14,7 @@ from dpolicy.envs.energies import rings as rings
 from dpolicy.envs.energies import two_moons as two_moons
 from dpolicy.envs.gymnax_envs import Gymnax as Gymnax
 from dpolicy.envs.multigoal import MultiGoal as MultiGoal
+from dpolicy.envs.playground_envs import Playground as Playground
 from dpolicy.envs.probes import Probe as Probe
 from dpolicy.envs.protocol import Environment as Environment
 from dpolicy.envs.protocol import Spec as Spec
@@ -23,3 +26,8 @@ from dpolicy.envs.vector import Step as Step
 from dpolicy.envs.vector import Vector as Vector
 from dpolicy.envs.vector import VectorState as VectorState
 from dpolicy.envs.vector import evaluate_episodes as evaluate_episodes
+from dpolicy.envs.wrappers import ActionChunk as ActionChunk
+from dpolicy.envs.wrappers import ActionRepeat as ActionRepeat
+from dpolicy.envs.wrappers import FrameStack as FrameStack
+from dpolicy.envs.wrappers import TimeLimit as TimeLimit
+from dpolicy.envs.wrappers import unwrapped as unwrapped

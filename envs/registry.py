@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from dpolicy import _checks
-from dpolicy.envs import brax_envs, energies, gymnax_envs, probes
+from dpolicy.envs import brax_envs, energies, gymnax_envs, playground_envs, probes
 from dpolicy.envs.multigoal import MultiGoal
 from dpolicy.envs.protocol import Environment, Spec
+from dpolicy.envs.wrappers import ActionChunk, ActionRepeat, FrameStack, TimeLimit
 
 
 class Family(NamedTuple):
@@ -31,8 +32,14 @@ def _bandit(task: str, **options: Any) -> Environment:
     return energies.ENERGIES[task](**options)
 
 
-def _multigoal(task: str, **options: Any) -> Environment:
-    return MultiGoal(**options)
+def _multigoal(task: str, *, time_limit: int | None = None, **options: Any) -> Environment:
+    if time_limit is None:
+        return MultiGoal(**options)
+    if "horizon" in options:
+        raise ValueError(
+            f"multigoal takes a horizon or a time_limit, got {options['horizon']!r} and {time_limit!r}."
+        )
+    return MultiGoal(**options, horizon=time_limit)
 
 
 _INCLUDED = "included"
@@ -48,6 +55,12 @@ FAMILIES: dict[str, Family] = {
     "probe": Family("known values, one thing to get right each", _INCLUDED, probes.TASKS, probes.Probe),
     "gymnax": Family("classic control", _INCLUDED, gymnax_envs.TASKS, gymnax_envs.build),
     "brax": Family("rigid-body locomotion", 'pip install "dpolicy[brax]"', brax_envs.TASKS, brax_envs.build),
+    "playground": Family(
+        "MuJoCo Playground: control suite; with the MuJoCo Menagerie locomotion and manipulation",
+        'pip install "dpolicy[playground]"',
+        playground_envs.TASKS,
+        playground_envs.build,
+    ),
 }
 
 
@@ -71,6 +84,10 @@ def _unknown(name: str) -> ValueError:
     )
 
 
+def _takes(function: Callable[..., Any], option: str) -> bool:
+    return option in inspect.signature(function).parameters
+
+
 def _check_options(name: str, function: Callable[..., Any], options: Mapping[str, Any], given: int) -> None:
     parameters = list(inspect.signature(function).parameters.values())[given:]
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
@@ -78,22 +95,44 @@ def _check_options(name: str, function: Callable[..., Any], options: Mapping[str
     allowed = [parameter.name for parameter in parameters]
     for option in options:
         if option not in allowed:
-            near = difflib.get_close_matches(option, allowed, n=1)
+            near = difflib.get_close_matches(option, [*allowed, *WRAPPERS], n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             listing = ", ".join(allowed) or "no options"
             raise ValueError(f"{name} takes {listing}; got {option!r}.{hint}")
 
 
-def make(name: str, **options: Any) -> Environment:
-    """The environment called "family/task" (a family with a single task may be named alone).
+# The arguments of `make` that every environment takes: what a run's configuration stores beside its name.
+WRAPPERS = ("action_chunk", "action_repeat", "frame_stack", "time_limit")
+
+
+def make(
+    name: str,
+    *,
+    action_chunk: int = 1,
+    action_repeat: int | None = None,
+    frame_stack: int = 1,
+    time_limit: int | None = None,
+    **options: Any,
+) -> Environment:
+    """The environment called "family/task" (a family with a single task may be named alone), wrapped where asked.
+
+    Wrappers go on in this order: the repeat inside, then the stack, then the chunk. So a stack holds every
+    observation between two repeated actions, also those within a chunk that the policy did not act on. All of them
+    change what a step is: `spec.time_limit` of the result, and any discount, count its own steps.
 
     Args:
         name: One of `names()`.
-        options: Passed to the environment's constructor: coefficients of `multigoal`, shape of a bandit,
-            `time_limit` and parameters of a gymnax task, `backend` and `time_limit` of a brax task.
+        action_chunk: Actions that the policy decides at once; see `ActionChunk`.
+        action_repeat: How often each action is executed; see `ActionRepeat`. None is the task's own: 1, but for the
+            tasks that their package itself repeats (`playground/PendulumSwingup`: 4).
+        frame_stack: Observations that the policy sees at once; see `FrameStack`.
+        time_limit: Steps OF THE RESULT after which an episode is truncated; by default the task's own limit, which
+            the repeat and the chunk then must divide.
+        options: Passed to the environment's constructor: coefficients of `multigoal`, shape of a bandit, parameters
+            of a gymnax task, `backend` of a brax task, `impl` and `observation` of a playground task.
 
     Raises:
-        ValueError: for an unknown name (near matches are suggested) or option.
+        ValueError: for an unknown name (near matches are suggested) or option, or counts that do not fit.
         ImportError: where the package it comes from is missing; says which extra to install.
     """
     _checks.instance("env", name, str, 'a name "family/task"')
@@ -104,10 +143,30 @@ def make(name: str, **options: Any) -> Environment:
     if entry is None or task not in entry.tasks:
         raise _unknown(name)
     name = f"{family}/{task}"
+    for setting, value in (("action_chunk", action_chunk), ("frame_stack", frame_stack)):
+        _checks.integer(setting, value)
+    for setting, value in (("action_repeat", action_repeat), ("time_limit", time_limit)):
+        if value is not None:
+            _checks.integer(setting, value)
     if family == "multigoal":
         _check_options(name, MultiGoal, options, 0)
     elif family == "bandit":
         _check_options(name, energies.ENERGIES[task], options, 0)
     else:
         _check_options(name, entry.build, options, 1)
-    return entry.build(task, **options)
+    if action_repeat is not None and _takes(entry.build, "action_repeat"):
+        options["action_repeat"] = action_repeat
+        action_repeat = None
+    # Counted in the steps of the result, a limit fits whatever the repeat and the chunk are.
+    inner_limit = None if time_limit is None else time_limit * action_chunk * (action_repeat or 1)
+    if inner_limit is not None and _takes(entry.build, "time_limit"):
+        options["time_limit"] = inner_limit
+        inner_limit = None
+    env = entry.build(task, **options)
+    if inner_limit is not None:
+        env = TimeLimit(env, inner_limit)
+    if action_repeat is not None and action_repeat > 1:
+        env = ActionRepeat(env, action_repeat)
+    if frame_stack > 1:
+        env = FrameStack(env, frame_stack)
+    return ActionChunk(env, action_chunk) if action_chunk > 1 else env

@@ -12,7 +12,7 @@ import pytest
 
 from dpolicy.envs import FAMILIES, Brax, Gymnax, Vector, make, names
 
-LIGHT = [name for name in names() if not name.startswith("brax/")]
+LIGHT = [name for name in names() if not name.startswith(("brax/", "playground/"))]
 
 
 @pytest.mark.parametrize("name", LIGHT)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpolicy.envs import MultiGoal
+from dpolicy.envs import MultiGoal, make
 from dpolicy.reports.figures import first_actions, trajectories
 from dpolicy.reports.multigoal import as_json, blocks, measure, rollouts, table
 
@@ -79,3 +79,19 @@ def test_tables_and_pictures(measured, tmp_path):
     for draw in (trajectories, first_actions):
         path = draw(measured, ENV, tmp_path / f"{draw.__name__}.png")
         assert path.stat().st_size > 10_000
+
+
+def test_a_wrapped_plane_is_measured_by_the_executed_actions_and_the_newest_frames(getkey):
+    env = make("multigoal", action_repeat=2, frame_stack=2, action_chunk=2, time_limit=5)
+    # Chunks of two actions, east and then north.
+    chunk = lambda obs, key: jnp.array([1.0, 0.0, 0.0, 0.25])
+    found = jax.jit(lambda key: rollouts(env, chunk, jnp.array([-6.0, 0.0]), key, 2))(getkey())
+    np.testing.assert_array_equal(found.actions, [[1.0, 0.0]] * 2)
+    # Four moves a step until the goal in the west, at (-5, 0), which the first of them reaches.
+    np.testing.assert_array_equal(found.paths[0, :2], [[-6.0, 0.0], [-5.0, 0.0]])
+    np.testing.assert_array_equal(found.goals, [0.0, 1.0, 0.0, 0.0])
+    start = jax.jit(lambda key: rollouts(env, chunk, jnp.zeros(2), key, 2))(getkey())
+    np.testing.assert_array_equal(start.paths[0, :3], [[0.0, 0.0], [2.0, 0.5], [4.0, 1.0]])
+    assert start.paths.shape == (2, env.spec.time_limit + 1, 2)
+    with pytest.raises(ValueError, match="env must be Multi-Goal, wrapped or not, got probe/action"):
+        rollouts(make("probe/action"), chunk, jnp.zeros(2), getkey(), 2)

@@ -21,6 +21,7 @@ usage: dpolicy COMMAND ...
   algorithms                          the algorithms and what each is
   taxonomy                            which blocks each algorithm is made of
   envs                                the environments, their sizes and what they need
+  check-env FAMILY/TASK               whether an environment (of your own, too) keeps what it promises
 
 "dpolicy COMMAND --help" explains a command, "dpolicy train ALGORITHM --help" every hyperparameter with its default.
 "dpolicy --version" prints the version.
@@ -40,8 +41,10 @@ def _command(name: str, args: list[str]) -> int:
         from dpolicy.cli.catalogue import taxonomy as run
     elif name == "envs":
         from dpolicy.cli.catalogue import envs as run
+    elif name == "check-env":
+        from dpolicy.cli.check_env import check_env as run
     else:
-        commands = ("train", "evaluate", "plot", "algorithms", "taxonomy", "envs")
+        commands = ("train", "evaluate", "plot", "algorithms", "taxonomy", "envs", "check-env")
         near = difflib.get_close_matches(name, commands, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UsageError(f"the command must be one of {', '.join(commands)}; got {name!r}.{hint}")
@@ -55,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after `dpolicy`; those of this process by default.
 
     Returns:
-        The exit code: 0, or 1 if every seed of a run failed, 2 for a mistake in the words (one sentence on standard
-        error says which), 130 if interrupted.
+        The exit code: 0, or 1 if every seed of a run failed or a checked environment is broken, 2 for a mistake in the
+        words (one sentence on standard error says which), 130 if interrupted.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     with contextlib.suppress(AttributeError, ValueError):

@@ -25,7 +25,7 @@ def evaluate(args: list[str]) -> int:
     values, _ = parse({"evaluation": flags}, args, prog=prog, description=description)
 
     from dpolicy.train.intervals import interval_text
-    from dpolicy.train.run_directory import evaluate_run, load_run
+    from dpolicy.train.run_directory import env_title, evaluate_run, load_run
 
     with explained(prog):
         run = load_run(values["dir"])
@@ -44,7 +44,7 @@ def evaluate(args: list[str]) -> int:
     print(table(("seed", "mean return", "std over episodes", "mean length", ""), rows))
     means = result.returns.mean(axis=1)[[step < 0 for step in failed]]
     print(
-        f"\n{run.algorithm_name} on {run.config['env']}, mode {values['mode']}: return {interval_text(means)} "
+        f"\n{run.algorithm_name} on {env_title(run.config)}, mode {values['mode']}: return {interval_text(means)} "
         f"({len(means)} seed{'s' * (len(means) > 1)} x {values['episodes']} episodes"
         f"{', 95 % interval over seeds' if len(means) > 1 else ''})"
     )

@@ -23,6 +23,7 @@ strongest, the algorithm's own defaults, the preset for this environment, and wh
   dpolicy train sdac --env multigoal --seeds 4          4 seeds, the preset's settings
   dpolicy train sdac --env multigoal --temperature 0.1  one hyperparameter changed
   dpolicy train sdac --env multigoal --print-config     show all settings, train nothing
+  dpolicy train ppo --env gymnax/Pendulum-v1 --action-chunk 4 --frame-stack 2      decide on 4 actions at once
   dpolicy train --resume runs/sdac-multigoal-0          go on where the last checkpoint is
 
 "dpolicy train ALGORITHM --help" lists every setting of an algorithm; with --env, the preset's values are shown.
@@ -58,7 +59,31 @@ def _run_flags(steps: int, presets: tuple[str, ...] = ()) -> list[Flag]:
     ]
 
 
-_RESERVED = {flag.name for flag in _run_flags(0)} | {"resume", "help", "version"}
+# What `dpolicy.envs.make` calls them. Only what differs from these defaults enters the configuration.
+ENV_FLAGS = [
+    Flag("action_chunk", int, 1, "Actions that the policy decides at once, executed in a row.", "N"),
+    Flag(
+        "action_repeat",
+        int | None,
+        None,
+        "How often each action is executed; by default as the task itself says (mostly once).",
+        "N",
+    ),
+    Flag("frame_stack", int, 1, "Observations that the policy sees at once, the newest last.", "N"),
+    Flag(
+        "time_limit",
+        int | None,
+        None,
+        "Steps after which an episode is cut, each a whole chunk of repeated actions; by default the task's own.",
+        "N",
+    ),
+]
+_RESERVED = {flag.name for flag in [*_run_flags(0), *ENV_FLAGS]} | {"resume", "help", "version"}
+
+
+def env_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `ENV_FLAGS` that are not their defaults."""
+    return {flag.name: values[flag.name] for flag in ENV_FLAGS if values[flag.name] != flag.default}
 
 
 def _prefixed(flags: list[Flag], prefix: str) -> dict[str, Flag]:
@@ -129,6 +154,7 @@ def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
     mine = {flag.name for flag in recipe.values()}
     groups = {
         "run": run,
+        "environment": ENV_FLAGS,
         f"{name} hyperparameters": list(recipe.values()),
         f"{entry.family} training": [flag for flag in program.values() if flag.name not in mine],
     }
@@ -143,6 +169,9 @@ def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
     config["hyperparameters"] |= {parameter: values[flag.name] for parameter, flag in recipe.items()}
     config["program"] |= {parameter: values[flag.name] for parameter, flag in program.items()}
     config |= {key: values[key] for key in ("seeds", "seed", "steps")}
+    wrapped = env_options(values)
+    if wrapped:
+        config["env_options"] = wrapped
     return config, {flag.name: values[flag.name] for flag in run}
 
 
@@ -194,7 +223,7 @@ def _train(
     from dpolicy.plots import learning_curve
     from dpolicy.reports import report_for
     from dpolicy.train.loop import AllSeedsFailed, check_arguments, train_config
-    from dpolicy.train.run_directory import check_place, holds_run, pinned
+    from dpolicy.train.run_directory import check_place, env_title, holds_run, pinned
 
     with explained(prog):
         check_place(directory)
@@ -206,7 +235,7 @@ def _train(
         check_arguments(built[2], **numbers, checkpoint_every=run["checkpoint_every"])
     if progress:
         seeds = f"{config['seeds']} seed{'s' * (config['seeds'] > 1)}"
-        print(f"{config['algorithm']} on {config['env']}, {seeds}, in {directory}")
+        print(f"{config['algorithm']} on {env_title(config)}, {seeds}, in {directory}")
         if config.get("source"):
             print(f"settings from {config['source']}")
     place = shlex.quote(str(directory))

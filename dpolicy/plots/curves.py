@@ -11,7 +11,7 @@ from dpolicy.plots.style import band, check_path, labels, line_style, new_figure
 from dpolicy.train.intervals import bootstrap_interval
 from dpolicy.train.metrics_log import History, read_history
 from dpolicy.train.progress import main_metric
-from dpolicy.train.run_directory import read_config
+from dpolicy.train.run_directory import env_title, read_config
 
 
 class Curve(NamedTuple):
@@ -59,7 +59,7 @@ def learning_curve(
 
     Args:
         runs: A history, histories by label, or the directory of a run or those of several (labelled with their
-            algorithm, and drawn in the panel of their environment).
+            algorithm, and drawn in the panel of their environment, as it was wrapped).
         path: The figure to write: .png, .pdf or .svg.
         metric: What to draw; by default the evaluation return, or the training return where there is none.
         level: Coverage of the intervals.
@@ -119,7 +119,7 @@ def _panels(
     for directory in map(Path, [runs] if isinstance(runs, (str, Path)) else runs):
         config = read_config(directory)
         name = str(config.get("algorithm", directory.name))
-        panels.setdefault(str(config.get("env", "")), []).append(
+        panels.setdefault(env_title(config), []).append(
             (name, read_history(directory, seeds=config["seeds"]))
         )
     return panels

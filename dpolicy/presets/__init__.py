@@ -58,7 +58,12 @@ def defaults(function: Any) -> dict[str, Any]:
 
 
 def resolve(
-    algorithm: str, env: str, overrides: Mapping[str, Any] | None = None, *, choose: str | None = None
+    algorithm: str,
+    env: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    choose: str | None = None,
+    env_options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole configuration of a run: defaults, then the preset, then `overrides`.
 
@@ -67,9 +72,11 @@ def resolve(
         env: "family/task".
         overrides: Hyperparameters of the recipe, settings of the program, and `steps`.
         choose: Name of the preset; see `preset`.
+        env_options: What `dpolicy.envs.make` is told beside the name, e.g. `action_chunk`.
 
     Returns:
-        `algorithm`, `env`, `steps`, `hyperparameters`, `program` and the preset's `source` (or None).
+        `algorithm`, `env`, `steps`, `hyperparameters`, `program`, the preset's `source` (or None), and `env_options`
+        where there are any.
 
     Raises:
         ValueError: for an override that neither the recipe nor the program knows, or an unknown preset.
@@ -87,7 +94,7 @@ def resolve(
     for name, value in settings.items():
         _checks.one_of("setting", name, [*hyperparameters, *program])
         (hyperparameters if name in hyperparameters else program)[name] = value
-    return {
+    config = {
         "algorithm": algorithm,
         "env": env,
         "steps": steps,
@@ -95,3 +102,5 @@ def resolve(
         "program": program,
         "source": source,
     }
+    # Left out where empty: a run goes on only with the very configuration that it was started with.
+    return {**config, "env_options": dict(env_options)} if env_options else config

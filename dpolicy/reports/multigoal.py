@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from dpolicy._types import Action, Key, Observation
-from dpolicy.envs import MultiGoal
+from dpolicy.envs import Environment, MultiGoal, unwrapped
 from dpolicy.reports.modes import Modes, find_modes
 from dpolicy.train.intervals import interval_text
 
@@ -23,7 +24,7 @@ class Rollouts(NamedTuple):
         returns: Undiscounted return of each episode, `[n]`.
         goals: Share of the episodes that ended in each goal, `[goals]`; what is missing from 1 ended in none.
         actions: The first action of each, as the environment executed it, `[n, 2]`.
-        paths: Positions, constant after the episode's end, `[n, horizon + 1, 2]`.
+        paths: Positions after each of the policy's steps, constant after the episode's end, `[n, horizon + 1, 2]`.
     """
 
     returns: Array
@@ -32,11 +33,28 @@ class Rollouts(NamedTuple):
     paths: Array
 
 
-def rollouts(env: MultiGoal, policy: Policy, start: Float[Array, " 2"], key: Key, episodes: int) -> Rollouts:
+def plane_of(env: Environment) -> MultiGoal:
+    """The Multi-Goal plane inside an environment's wrappers.
+
+    Raises:
+        ValueError: where there is another environment.
+    """
+    plane = unwrapped(env)
+    if not isinstance(plane, MultiGoal):
+        raise ValueError(f"env must be Multi-Goal, wrapped or not, got {env.spec.name}.")
+    return plane
+
+
+def rollouts(
+    env: Environment, policy: Policy, start: Float[Array, " 2"], key: Key, episodes: int
+) -> Rollouts:
     """Run `episodes` episodes of `policy` from exactly `start` until a goal or the horizon."""
+    plane = plane_of(env)
+    env = eqx.tree_at(unwrapped, env, plane.starting_at(start))
 
     def episode(key: Key) -> tuple[Any, ...]:
-        state, obs = env.reset_at(start)
+        # From a single start; the key decides nothing.
+        state, obs = env.reset(key)
 
         def one(carry: Any, key: Key) -> tuple[Any, Any]:
             state, obs, total, running = carry
@@ -46,14 +64,14 @@ def rollouts(env: MultiGoal, policy: Policy, start: Float[Array, " 2"], key: Key
             keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(running, a, b), new, old)
             state, obs = keep((new_state, new_obs), (state, obs))
             total = total + jnp.where(running, reward, 0.0)
-            return (state, obs, total, running & ~terminated), (jnp.clip(action, -1, 1), obs)
+            return (state, obs, total, running & ~terminated), (jnp.clip(action[:2], -1, 1), obs[-2:])
 
         carry = (state, obs, jnp.zeros(()), jnp.asarray(True))
         (_, obs, total, running), (actions, path) = jax.lax.scan(
             one, carry, jax.random.split(key, env.spec.time_limit)
         )
-        distance = jnp.linalg.norm(obs[None] - env.goals, axis=-1)
-        reached = ~running & (jnp.arange(len(env.goals)) == jnp.argmin(distance))
+        distance = jnp.linalg.norm(obs[None, -2:] - plane.goals, axis=-1)
+        reached = ~running & (jnp.arange(len(plane.goals)) == jnp.argmin(distance))
         return total, reached, actions[0], jnp.concatenate([start[None], path])
 
     returns, reached, actions, paths = jax.vmap(episode)(jax.random.split(key, episodes))
@@ -82,7 +100,7 @@ class Measured(NamedTuple):
 
 def measure(
     label: str,
-    env: MultiGoal,
+    env: Environment,
     states: Any,
     policy_of: Callable[[Any], Policy],
     *,
@@ -94,7 +112,8 @@ def measure(
 
     Args:
         label: Name of the row.
-        env: The environment they were trained on.
+        env: The environment they were trained on: Multi-Goal, wrapped or not. Of a chunk the first action is
+            measured, of a stack the newest frame.
         states: Training states with a leading axis of seeds.
         policy_of: Turns one seed's state into `(obs, key) -> action`.
         seed: Of the rollouts.
@@ -102,12 +121,12 @@ def measure(
         alive: Which seeds to report; all unless given.
     """
 
+    saddles = plane_of(env).saddle_points
+
     def all_saddles(state: Any, key: Key) -> Rollouts:
         policy = policy_of(state)
-        keys = jax.random.split(key, len(env.saddle_points))
-        return jax.vmap(lambda start, key: rollouts(env, policy, start, key, episodes))(
-            env.saddle_points, keys
-        )
+        keys = jax.random.split(key, len(saddles))
+        return jax.vmap(lambda start, key: rollouts(env, policy, start, key, episodes))(saddles, keys)
 
     seeds = jax.tree.leaves(states)[0].shape[0]
     keys = jax.random.split(jax.random.key(seed), seeds)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from dpolicy.presets import resolve
 from dpolicy.reports.figures import first_actions, trajectories
-from dpolicy.reports.multigoal import Measured, as_json, blocks, measure, table
+from dpolicy.reports.multigoal import Measured, as_json, blocks, measure, plane_of, table
 from dpolicy.train import Run, policy_of, train_config
 from dpolicy.train.run_directory import read_config
 
@@ -34,7 +34,7 @@ def _measure(name: str, run: Any, env: Any) -> list[Measured]:
 
 def _reference(name: str, run: Run, directory: Path, progress: bool) -> Run:
     """Train a reference with its preset, the run's seeds and environment, or take the one trained before."""
-    config = resolve(name, run.config["env"])
+    config = resolve(name, run.config["env"], env_options=run.config.get("env_options"))
     config |= {"seeds": run.config["seeds"], "seed": run.config["seed"]}
     place = directory / "references" / name
     if place.is_dir() and (place / "config.json").exists():
@@ -59,16 +59,16 @@ def report(run: Run, directory: Path, *, progress: bool = True) -> list[Measured
     `first_actions.png` into `directory`, and the references' own runs into `directory/references`.
     """
     console = Console()
-    rows = _measure(run.algorithm_name, run, run.env)
+    rows, plane = _measure(run.algorithm_name, run, run.env), plane_of(run.env)
     for name in ("ppo", "sdac"):
         if name != run.algorithm_name:
             if progress:
                 console.print(f"Reference: {name}")
             rows += _measure(name, _reference(name, run, directory, progress), run.env)
-    text = table(rows, run.env)
+    text = table(rows, plane)
     (directory / "multigoal.md").write_text(text, encoding="utf-8")
     (directory / "multigoal.json").write_text(json.dumps(as_json(rows), indent=1) + "\n", encoding="utf-8")
-    trajectories(rows, run.env, directory / "trajectories.png")
-    first_actions(rows, run.env, directory / "first_actions.png")
-    _print(rows, run.env, console)
+    trajectories(rows, plane, directory / "trajectories.png")
+    first_actions(rows, plane, directory / "first_actions.png")
+    _print(rows, plane, console)
     return rows

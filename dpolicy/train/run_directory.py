@@ -257,11 +257,18 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
+def env_title(config: Mapping[str, Any]) -> str:
+    """The environment of a configuration in words: its name and what it was made with ("" where there is none)."""
+    options = config.get("env_options") or {}
+    return " ".join([str(config.get("env", "")), *(f"{name}={value}" for name, value in options.items())])
+
+
 def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     """Algorithm, environment and training program of a resolved configuration.
 
     Args:
-        config: With `algorithm` and `env` (names), `hyperparameters` of the recipe and `program` settings.
+        config: With `algorithm` and `env` (names), `hyperparameters` of the recipe and `program` settings; and
+            `env_options`, further arguments of `dpolicy.envs.make`, where there are any.
 
     Raises:
         ValueError: for a configuration that lacks one of these, an unknown name, a setting that is none, or a value
@@ -292,7 +299,7 @@ def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
                 f"{config['algorithm']} learns from a {parameter.name} that has no name to be given by: call "
                 f"dpolicy.train.{entry.family} from Python."
             )
-    env = envs.make(config["env"])
+    env = envs.make(config["env"], **config.get("env_options", {}))
     algorithm = entry.recipe(**hyperparameters)
     return algorithm, env, make_program(algorithm, env, **settings)
 

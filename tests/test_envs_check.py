@@ -1,0 +1,359 @@
+"""The checks: sound environments pass all of them, and each check finds the environment that is broken in its way."""
+
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from chains import adapted
+
+from dpolicy.envs import (
+    ActionChunk,
+    ActionRepeat,
+    Environment,
+    FrameStack,
+    MultiGoal,
+    TimeLimit,
+    Vector,
+    check,
+    make,
+)
+from dpolicy.envs._check_episodes import Violation, episode_checks, record
+from dpolicy.envs.protocol import Spec, clip_action
+
+EPISODES = ["finite numbers", "flags", "time limit", "clocks", "starts", "terminal observations"]
+CHECKS = [
+    *("specification", "reset", "step", "state", "purity", "jit", "vmap", "determinism", "actions"),
+    *EPISODES,
+]
+LIMIT = 6
+
+
+class Walk(Environment):
+    """Walks by its action from a random place, and terminates beyond 2. Tests break one promise of it each."""
+
+    spec: Spec = Spec("test/walk", 2, 1, LIMIT)
+    start: float = 1.0
+
+    def reset(self, key):
+        place = self.start * jax.random.uniform(key, (2,))
+        return place, place
+
+    def step(self, state, action, key):
+        moved = state + clip_action(action)
+        return moved, moved, -jnp.sum(clip_action(action) ** 2), jnp.abs(moved[0]) > 2
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        make("bandit/linear"),
+        MultiGoal(horizon=5),
+        adapted(3)["playground"],
+        ActionChunk(ActionRepeat(FrameStack(TimeLimit(Walk(), 8), 2), 2), 2),
+    ],
+    ids=lambda env: env.spec.name,
+)
+def test_a_sound_environment_passes(env):
+    found = check(env)
+    assert found.violation is None
+    assert [name for name, _ in found.passed] == CHECKS
+    assert found.env == env.spec.name
+    assert all(seen for _, seen in found.passed)
+
+
+class ResetRaises(Walk):
+    def reset(self, key):
+        raise RuntimeError("no such file.\n\nmore")
+
+
+class ResetReturnsObs(Walk):
+    def reset(self, key):
+        return jnp.zeros(2), jnp.zeros(2), {}
+
+
+class LongObs(Walk):
+    def reset(self, key):
+        return jnp.zeros(2), jnp.zeros(3)
+
+
+class IntegerObs(Walk):
+    def reset(self, key):
+        return jnp.zeros(2), jnp.zeros(2, int)
+
+
+class FiveValues(Walk):
+    def step(self, state, action, key):
+        return *super().step(state, action, key), jnp.asarray(False)
+
+
+class VectorReward(Walk):
+    def step(self, state, action, key):
+        state, obs, _, terminated = super().step(state, action, key)
+        return state, obs, action, terminated
+
+
+class FloatFlag(Walk):
+    def step(self, state, action, key):
+        state, obs, reward, terminated = super().step(state, action, key)
+        return state, obs, reward, terminated.astype(float)
+
+
+class LongerObs(Walk):
+    def step(self, state, action, key):
+        state, obs, reward, terminated = super().step(state, action, key)
+        return state, jnp.append(obs, 0.0), reward, terminated
+
+
+class WrongActionSize(Walk):
+    spec: Spec = Spec("test/walk", 2, 3, LIMIT)
+
+
+class GrowingState(Walk):
+    def reset(self, key):
+        return {"place": jnp.zeros(2)}, jnp.zeros(2)
+
+    def step(self, state, action, key):
+        new = {"place": state["place"], "time": jnp.zeros((), int)}
+        return new, state["place"], jnp.zeros(()), jnp.asarray(False)
+
+
+class ChangingType(Walk):
+    def step(self, state, action, key):
+        state, obs, reward, terminated = super().step(state, action, key)
+        return state.astype(jnp.float16), obs, reward, terminated
+
+
+class PythonNoise(Walk):
+    def reset(self, key):
+        place = jnp.full(2, np.random.default_rng().uniform())
+        return place, place
+
+
+class LooksAtTheCompiler(Walk):
+    def step(self, state, action, key):
+        state, obs, reward, terminated = super().step(state, action, key)
+        return state, obs, reward + isinstance(action, jax.core.Tracer), terminated
+
+
+class OnlyOne(Walk):
+    def step(self, state, action, key):
+        state, obs, reward, terminated = super().step(state, action, key)
+        same = lambda x: np.asarray(x)
+        return state, obs, jax.pure_callback(same, reward, reward), terminated
+
+
+class OtherTogether(Walk):
+    def step(self, state, action, key):
+        @jax.custom_batching.custom_vmap
+        def paid(x):
+            return x
+
+        @paid.def_vmap
+        def batched(size, mapped, x):
+            return x + 1.0, True
+
+        state, obs, reward, terminated = super().step(state, action, key)
+        return state, obs, paid(reward), terminated
+
+
+class HostNoise(Walk):
+    """Its wind comes from the host, whatever the key; the noise is too small for a comparison with a tolerance."""
+
+    def step(self, state, action, key):
+        state, obs, reward, terminated = super().step(state, action, key)
+        wind = lambda x: (x + 1e-5 * np.random.default_rng().normal(size=x.shape)).astype(x.dtype)
+        noisy = jax.pure_callback(wind, reward, reward, vmap_method="expand_dims")
+        return state, obs, noisy, terminated
+
+
+class ChargesForTheRawAction(Walk):
+    def step(self, state, action, key):
+        state, obs, _, terminated = super().step(state, action, key)
+        return state, obs, -jnp.sum(action**2), terminated
+
+
+class MovesByTheRawAction(Walk):
+    def step(self, state, action, key):
+        moved = state + action
+        return moved, jnp.zeros(2), jnp.zeros(()), jnp.asarray(False)
+
+
+class ShowsTheRawAction(Walk):
+    def step(self, state, action, key):
+        state, _, reward, terminated = super().step(state, action, key)
+        return state, jnp.append(action, 0.0), reward, terminated
+
+
+class Diverges(Walk):
+    def step(self, state, action, key):
+        state, obs, reward, terminated = super().step(state, action, key)
+        return state, obs, jnp.where(terminated, jnp.inf, reward), terminated
+
+
+class ResetsItself(Walk):
+    """As batched simulators do: the step that ends an episode already shows the next one."""
+
+    def step(self, state, action, key):
+        state, _, reward, terminated = super().step(state, action, key)
+        fresh, _ = self.reset(key)
+        state = jnp.where(terminated, fresh, state)
+        return state, state, reward, terminated
+
+
+class ResetsItselfToOneStart(ResetsItself):
+    start: float = 0.0
+
+
+@pytest.mark.parametrize(
+    ("env", "name", "sentence"),
+    [
+        (
+            object(),
+            "specification",
+            "object: env must be a dpolicy.envs.Environment with a Spec, got object.",
+        ),
+        (ResetRaises(), "reset", "test/walk: reset raises RuntimeError: no such file."),
+        (ResetReturnsObs(), "reset", "reset must return (state, obs), got a tuple."),
+        (LongObs(), "reset", "the observation of reset must be float32[2], got float32[3]."),
+        (IntegerObs(), "reset", "the observation of reset must be float32[2], got int32[2]."),
+        (FiveValues(), "step", "got a tuple of 5; a time limit belongs into spec.time_limit."),
+        (VectorReward(), "step", "the reward must be float32[], got float32[1]."),
+        (FloatFlag(), "step", "terminated must be bool[], got float32[]."),
+        (LongerObs(), "step", "the observation of step must be float32[2], got float32[3]."),
+        (WrongActionSize(), "step", "step raises "),
+        (GrowingState(), "state", "state['time'] is missing after reset and int32[] after step."),
+        (ChangingType(), "state", "state is float32[2] after reset and float16[2] after step."),
+        (PythonNoise(), "purity", "reset must be a pure function of its arguments"),
+        (LooksAtTheCompiler(), "jit", "without jit, reward of the same transition is "),
+        (OnlyOne(), "vmap", "under vmap, reset or step raises "),
+        (OtherTogether(), "vmap", "under vmap, reward of the same transition is "),
+        (HostNoise(), "determinism", "called twice, its results differ[2]."),
+        (ChargesForTheRawAction(), "actions", "must act as the clipped ones, but the reward"),
+        (MovesByTheRawAction(), "actions", "must act as the clipped ones, but the state"),
+        (ShowsTheRawAction(), "actions", "must act as the clipped ones, but the observation"),
+        (Diverges(), "finite numbers", "a random policy finds a reward of inf."),
+        (
+            ResetsItself(),
+            "terminal observations",
+            "another episode, drawn by the key: leave resets to Vector.",
+        ),
+        (ResetsItselfToOneStart(), "terminal observations", "another episode, always the same: leave resets"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Environment) else None,
+)
+def test_what_is_broken_is_named_and_nothing_else(env, name, sentence):
+    found = check(env, steps=40)
+    assert sentence in (found.violation or "")
+    assert [name for name, _ in found.passed] == CHECKS[: CHECKS.index(name)]
+
+
+@pytest.fixture
+def recorded():
+    """Sound episodes."""
+    return record(Vector(Walk(), 4, resets="pool", pool_size=3), jax.random.key(0), 40)
+
+
+class Batch(Vector):
+    """A batch like the library's own; tests break one promise of it each."""
+
+    def altered(self, before, state, step):
+        return state, step
+
+    def step(self, state, actions, key):
+        new, step = super().step(state, actions, key)
+        return self.altered(state, new, step)
+
+
+def put(tree, **changes):
+    return eqx.tree_at(lambda t: [getattr(t, name) for name in changes], tree, list(changes.values()))
+
+
+class BothFlags(Batch):
+    def altered(self, before, state, step):
+        at_limit = before.steps + 1 >= LIMIT
+        return state, put(step, terminated=step.terminated | at_limit, truncated=step.truncated | at_limit)
+
+
+class CutEarly(Batch):
+    def altered(self, before, state, step):
+        return state, put(step, truncated=(before.steps + 1 >= LIMIT - 1) & ~step.terminated)
+
+
+class NeverCut(Batch):
+    def altered(self, before, state, step):
+        state = put(state, steps=jnp.where(step.done, 0, before.steps + 1))
+        return state, put(step, truncated=jnp.zeros(self.num, bool))
+
+
+class ClockGoesOn(Batch):
+    def altered(self, before, state, step):
+        return put(state, lengths=before.lengths + 1), put(step, episode_length=before.lengths + 1)
+
+
+class ReturnGoesOn(Batch):
+    def altered(self, before, state, step):
+        return put(state, returns=before.returns + step.reward), step
+
+
+class GoesOnFromTheEnd(Batch):
+    def altered(self, before, state, step):
+        return put(state, obs=step.next_obs), step
+
+
+class JumpsOnTheWay(Batch):
+    def altered(self, before, state, step):
+        return put(state, obs=jnp.where(step.done[:, None], state.obs, state.obs + 1.0)), step
+
+
+class ShowsTheNextStart(Batch):
+    def altered(self, before, state, step):
+        return state, put(step, next_obs=state.obs)
+
+
+@pytest.mark.parametrize(
+    ("batch", "name", "sentence"),
+    [
+        (BothFlags, "flags", "terminated and truncated must never be set together"),
+        (
+            CutEarly,
+            "time limit",
+            f"must be truncated at its time limit of {LIMIT} steps exactly, but one was after 5.",
+        ),
+        (NeverCut, "time limit", f"an episode must end at its time limit of {LIMIT} steps, but one goes on."),
+        (ClockGoesOn, "clocks", "episode_length must count the steps since the last start"),
+        (ReturnGoesOn, "clocks", "episode_return must be the sum of the rewards since the last start"),
+        (GoesOnFromTheEnd, "starts", "the observation after an end must be the first of a fresh start"),
+        (JumpsOnTheWay, "starts", "a step must start from where the last one led"),
+        (ShowsTheNextStart, "terminal observations", "next_obs must be from before the reset."),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_broken_batch_is_named(batch, name, sentence):
+    recorded = record(batch(Walk(), 4, resets="pool", pool_size=3), jax.random.key(0), 40)
+    checks, before = episode_checks(Walk(), recorded), EPISODES[: EPISODES.index(name)]
+    assert [next(checks)[0] for _ in before] == before
+    with pytest.raises(Violation, match=re.escape(sentence)):
+        next(checks)
+
+
+def test_another_batching_is_checked_on_request():
+    found = check(Walk(), steps=20, vectorise=lambda env, num: BothFlags(env, num))
+    assert "terminated and truncated must never be set together" in (found.violation or "")
+    assert [name for name, _ in found.passed] == CHECKS[: CHECKS.index("flags")]
+
+
+def test_a_limit_of_the_environments_own_is_remarked_on(recorded):
+    """Whether a task is over at its limit only its author knows: it is no violation, but it is said."""
+    step = recorded.step
+    assert "episodes were cut after exactly 6 steps" in dict(episode_checks(Walk(), recorded))["time limit"]
+    at_limit = step.episode_length == LIMIT
+    told = put(step, terminated=step.terminated | at_limit, truncated=np.zeros_like(at_limit))
+    assert "TERMINATES there" in dict(episode_checks(Walk(), recorded._replace(step=told)))["time limit"]
+
+
+def test_steps_are_checked():
+    with pytest.raises(ValueError, match="steps must be an integer of at least 1, got 0"):
+        check(Walk(), steps=0)
