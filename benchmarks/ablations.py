@@ -22,7 +22,7 @@ from dpolicy.train.intervals import interval_text
 
 
 class Ablation(NamedTuple):
-    """One question: an algorithm, and the settings that are changed under each label."""
+    """One question: an algorithm, and the settings (or the algorithm) that are changed under each label."""
 
     question: str
     algorithm: str
@@ -30,6 +30,11 @@ class Ablation(NamedTuple):
 
 
 ABLATIONS = {
+    "methods": Ablation(
+        "The six on-policy methods, each with its preset",
+        "ppo",
+        {name: {"algorithm": name} for name in ("ppo", "fpo", "fpopp", "dppo", "genpo", "dp_cppo")},
+    ),
     "fpo_draws": Ablation(
         "Pairs (t, eps) per action (FPO, table 1)", "fpo", {f"{n} draws": {"draws": n} for n in (1, 4, 8)}
     ),
@@ -96,7 +101,7 @@ def ablate(
     lines = [
         f"# {ablation.question}",
         "",
-        f"Command: `{command}`; {ablation.algorithm}, {seeds} seeds, mean and 95 % bootstrap interval.",
+        f"Command: `{command}`; {seeds} seeds, mean and 95 % bootstrap interval.",
         "",
         f"| {' | '.join(head)} |",
         "|" + "---|" * len(head),
@@ -104,7 +109,9 @@ def ablate(
     print("\n".join(lines), flush=True)
     directories = []
     for label, values in ablation.variants.items():
-        config = resolve(ablation.algorithm, env_name, values | changes) | {"seeds": seeds, "seed": 0}
+        values = dict(values)
+        algorithm = values.pop("algorithm", ablation.algorithm)
+        config = resolve(algorithm, env_name, values | changes) | {"seeds": seeds, "seed": 0}
         directory = runs / name / f"{env_name.replace('/', '-')}, {label}"
         run, history = train_config(config, directory, resume=True, checkpoint_every=1_000, progress=False)
         directories.append(directory)

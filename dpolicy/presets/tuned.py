@@ -16,6 +16,9 @@ _MULTIGOAL_ON_POLICY = {
     "entropy_coefficient": 0.02,
 }
 
+_METHODS = "benchmarks/results/ablations/methods-multigoal-multigoal.md"
+_MULTIGOAL_FIELD = {k: v for k, v in _MULTIGOAL_ON_POLICY.items() if k != "entropy_coefficient"}
+
 _LEARNING = "benchmarks/results/learning/learning.md"
 
 # Pendulum: rewards to a tenth, a short horizon (0.95), as its episodes of 200 steps have no end to plan for.
@@ -104,6 +107,22 @@ TUNED: dict[str, list[tuple[str, Preset]]] = {
     ],
     "fpo": [
         (
+            "multigoal/*",
+            Preset(
+                _MULTIGOAL_FIELD
+                | {
+                    "learning_rate": 5e-4,
+                    "epochs": 5,
+                    "minibatches": 4,
+                    "max_grad_norm": 1.0,
+                    "discount": 0.99,
+                    "gae_dialect": "exact",
+                    "value_coefficient": 1.0,
+                },
+                _METHODS,
+            ),
+        ),
+        (
             "gymnax/Pendulum-v1",
             Preset(
                 {
@@ -117,7 +136,7 @@ TUNED: dict[str, list[tuple[str, Preset]]] = {
                 },
                 _LEARNING,
             ),
-        )
+        ),
     ],
     "sac": [
         ("gymnax/Pendulum-v1", Preset(_PENDULUM_OFF_POLICY, _LEARNING)),
@@ -171,6 +190,30 @@ TUNED: dict[str, list[tuple[str, Preset]]] = {
             ),
         ),
         ("gymnax/Pendulum-v1", Preset({**_PENDULUM_DIFFUSION, "samples": 32}, _LEARNING)),
+    ],
+    "genpo": [
+        (
+            "multigoal/*",
+            Preset(
+                _MULTIGOAL_FIELD | {"learning_rate": 1e-3, "value_clip": None, "activation": "elu"}, _METHODS
+            ),
+        )
+    ],
+    "dppo": [
+        (
+            "multigoal/*",
+            Preset(_MULTIGOAL_FIELD | {"learning_rate": 3e-4, "epochs": 5, "sampler_steps": 8}, _METHODS),
+        )
+    ],
+    "fpopp": [
+        (
+            "multigoal/*",
+            Preset(
+                _MULTIGOAL_FIELD
+                | {"learning_rate": 5e-4, "epochs": 5, "draws": 8, "sampler_steps": 16, "ema_after": 20},
+                _METHODS,
+            ),
+        )
     ],
     "qsm": [("gymnax/Pendulum-v1", Preset(_PENDULUM_DIFFUSION, _LEARNING))],
 }
