@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
+from dpolicy.envs._warp_data import SharedData, without_shared
 from dpolicy.envs.adapt import foreign, like, require, strong
 from dpolicy.envs.protocol import Environment, Spec, clip_action
 from dpolicy.envs.wrappers import ActionRepeat
@@ -136,6 +137,7 @@ class Playground(Environment):
     spec: Spec
     env: Any = eqx.field(static=True)
     observation: str = eqx.field(static=True)
+    shared: SharedData = eqx.field(static=True)
 
     def __init__(
         self,
@@ -156,6 +158,7 @@ class Playground(Environment):
         self.spec = Spec(name, chosen.shape[0], int(env.action_size), time_limit)
         self.env = env
         self.observation = observation
+        self.shared = SharedData(env)
 
     def _seen(self, state: Any) -> Observation:
         obs = state.obs[self.observation] if isinstance(state.obs, Mapping) else state.obs
@@ -165,7 +168,7 @@ class Playground(Environment):
         """The start of an episode: `(state, obs)`."""
         with foreign():
             # Its tasks were written for keys without a type of their own.
-            state = strong(self.env.reset(jax.random.key_data(key)))
+            state = strong(without_shared(self.env.reset(jax.random.key_data(key))))
         return state, self._seen(state)
 
     def step(self, state: Any, action: Action, key: Key) -> tuple[Any, Observation, Scalar, Bool[Array, ""]]:
@@ -173,7 +176,8 @@ class Playground(Environment):
         # A copy, since its tasks write into the dictionaries of the state that they are given.
         copy = jax.tree.map(lambda leaf: leaf, state)
         with foreign():
-            new = like(self.env.step(copy, clip_action(action)), state)
+            stepped = self.env.step(self.shared.restored(copy), clip_action(action))
+            new = like(without_shared(stepped), state)
         terminated = new.done > 0
         obs, reward = self._seen(new), jnp.asarray(new.reward, float)
         obs = jnp.where(terminated & ~jnp.isfinite(obs), self._seen(state), obs)

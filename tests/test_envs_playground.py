@@ -1,8 +1,11 @@
 """The adapter of MuJoCo Playground, on a stand-in with its interface and, where it is installed, on the package."""
 
+import dataclasses
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -256,3 +259,78 @@ def test_cartpole_runs_to_its_time_limit_and_starts_anew(getkey):
     assert (speed[2] > speed[0] + 0.1).all()
     assert (speed[3] < speed[2]).all()
     assert np.abs(np.asarray(last.pool[1])[:, 0]).max() <= 0.1
+
+
+def test_a_batch_of_warps_states_has_rows_of_its_own(getkey):
+    """Warp's contacts are one array for the whole batch; a state that carried them could not be reset by rows."""
+    pytest.importorskip("mujoco_playground")
+    vector = Vector(make("playground/HopperHop", impl="warp"), 3, resets="pool", pool_size=2)
+    state = jax.eval_shape(vector.init, getkey())
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(state.env)} == {3}
+    actions = jax.ShapeDtypeStruct((3, 4), float)
+    after, _ = jax.eval_shape(vector.step, state, actions, getkey())
+    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert shapes(after) == shapes(state)
+
+
+class DataWarp(NamedTuple):
+    """What the data of warp look like: named fields, some of them shared by the batch."""
+
+    own: Any
+    contact: Any
+
+    @classmethod
+    def fields(cls):
+        return [SimpleNamespace(name=name) for name in cls._fields]
+
+
+class Replaced(eqx.Module):
+    def replace(self, **changes):
+        return dataclasses.replace(self, **changes)
+
+
+class Data(Replaced):
+    _impl: Any
+
+
+class WarpState(Replaced):
+    data: Any
+    obs: Any
+    reward: Any
+    done: Any
+
+
+def test_what_is_shared_by_the_batch_is_put_back_for_the_step(package, monkeypatch, getkey):
+    blank = DataWarp(None, jnp.arange(5))
+    types = ModuleType("mujoco.mjx.warp.types")
+    types.DATA_NON_VMAP, types.DataWarp = {"contact", "of another version"}, DataWarp
+    monkeypatch.setitem(sys.modules, "mujoco.mjx.warp.types", types)
+    asked = []
+
+    def make_data(model, impl, **sizes):
+        asked.append((model, impl, sizes))
+        return Data(blank)
+
+    package.inner.make_data = make_data
+
+    class Warp:
+        action_size = 1
+        mj_model = "a model"
+        mjx_model = SimpleNamespace(impl=SimpleNamespace(value="warp"))
+        _config: ClassVar = {"naconmax": 5, "ctrl_dt": 0.1}
+
+        def reset(self, rng):
+            data = Data(DataWarp(jnp.zeros(2), jnp.full(5, -1)))
+            return WarpState(data, jnp.zeros(2), jnp.zeros(()), jnp.zeros(()))
+
+        def step(self, state, action):
+            found = state.data._impl
+            own = found.own + found.contact.sum()
+            return WarpState(Data(DataWarp(own, found.contact * 0)), own, action[0], jnp.zeros(()))
+
+    vector = Vector(Playground(Warp()), 3, resets="pool", pool_size=2)
+    state = vector.init(getkey())
+    for expected in (10.0, 20.0):
+        state, step = jax.jit(vector.step)(state, jnp.zeros((3, 1)), getkey())
+        np.testing.assert_array_equal(step.next_obs, np.full((3, 2), expected))
+    assert asked == [("a model", "warp", {"naconmax": 5})]
