@@ -195,15 +195,20 @@ def _new_directory(algorithm: str, env: str) -> Path:
     return directory
 
 
-def _built(config: Mapping[str, Any], prog: str) -> tuple[Any, Any, Any]:
-    """Algorithm, environment and program; traced once, as some settings are only looked at when models are made."""
+def _built(config: Mapping[str, Any], prog: str, *, step: bool = False) -> tuple[Any, Any, Any]:
+    """Algorithm, environment and program; traced once, as some settings are only looked at when models are made.
+
+    With `step` a step of training is traced as well, which training itself does at once.
+    """
     import jax
 
     from dpolicy.train.run_directory import build
 
     with explained(prog, any_origin=True):
         algorithm, env, program = build(config)
-        jax.eval_shape(program.step, jax.eval_shape(program.init, jax.random.key(0)))
+        state = jax.eval_shape(program.init, jax.random.key(0))
+        if step:
+            jax.eval_shape(program.step, state)
     return algorithm, env, program
 
 
@@ -314,7 +319,7 @@ def train(args: list[str]) -> int:
     config, run = resolve(name, rest)
     prog = f"{_PROG} {name}"
     if run["print_config"]:
-        _built(config, prog)
+        _built(config, prog, step=True)
         json.dump(config, sys.stdout, indent=2)
         print()
         return 0

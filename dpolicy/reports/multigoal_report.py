@@ -1,6 +1,7 @@
 """Runs the Multi-Goal report: measures a finished run beside its references, prints the table, draws the figures."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,17 @@ def report(run: Run, directory: Path, *, progress: bool = True) -> list[Measured
     `first_actions.png` into `directory`, and the references' own runs into `directory/references`.
     """
     console = Console()
-    rows, plane = _measure(run.algorithm_name, run, run.env), plane_of(run.env)
-    for name in ("ppo", "sdac"):
-        if name != run.algorithm_name:
-            if progress:
-                console.print(f"Reference: {name}")
-            rows += _measure(name, _reference(name, run, directory, progress), run.env)
+    plane = plane_of(run.env)
+    # What has been trained is measured while the next reference compiles and trains.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        measured = [pool.submit(_measure, run.algorithm_name, run, run.env)]
+        for name in ("ppo", "sdac"):
+            if name != run.algorithm_name:
+                if progress:
+                    console.print(f"Reference: {name}")
+                trained = _reference(name, run, directory, progress)
+                measured.append(pool.submit(_measure, name, trained, run.env))
+    rows = [row for future in measured for row in future.result()]
     text = table(rows, plane)
     (directory / "multigoal.md").write_text(text, encoding="utf-8")
     (directory / "multigoal.json").write_text(json.dumps(as_json(rows), indent=1) + "\n", encoding="utf-8")
