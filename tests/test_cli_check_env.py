@@ -53,8 +53,7 @@ def run(capsys, *words):
     ("words", "name"),
     [
         (["probe/constant", "--frame-stack", "2"], "probe/constant frame_stack=2"),
-        (["folder/still_file.py:env", "--steps", "5"], "mine/still"),
-        (["still_module:Still", "--seed", "1"], "mine/still"),
+        (["folder/still_file.py:Still", "--steps", "5", "--seed", "1"], "mine/still"),
     ],
 )
 def test_a_sound_environment_is_a_table_and_exit_code_0(capsys, words, name):
