@@ -88,7 +88,7 @@ def test_a_resolved_configuration_builds_its_wrapped_environment():
             "--action-chunk 2",
             "ActionChunk needs a size that divides the time limit of probe/action, 1, got 2: ",
         ),
-        ("--frame-stak 2", "unknown flag --frame-stak; did you mean --frame-stack?"),
+        ("--frame-stak 2", "unknown flag --frame-stak; did you mean --frame-stack"),
         ("--time-limit 0", "time_limit must be an integer of at least 1, got 0."),
     ],
 )
