@@ -56,6 +56,7 @@ class ValueNetwork(eqx.Module):
         initialisation: str = "orthogonal",
         final_scale: float | int = 1.0,
         layer_norm: bool = False,
+        residual: bool = False,
         key: Key,
     ):
         self.mlp = MLP(
@@ -66,6 +67,7 @@ class ValueNetwork(eqx.Module):
             initialisation=initialisation,
             final_scale=final_scale,
             layer_norm=layer_norm,
+            residual=residual,
             key=key,
         )
 

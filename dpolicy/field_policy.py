@@ -12,7 +12,7 @@ from dpolicy._types import Action, Critic, Key, Observation
 from dpolicy.embeddings import EMBEDDINGS, AbstractEmbedding
 from dpolicy.fields import AbstractField, Field
 from dpolicy.losses.match import refuse_infinite_scores
-from dpolicy.networks import check_network
+from dpolicy.networks import check_network, check_residual
 from dpolicy.recipe import tunable
 from dpolicy.samplers import best_of, ddim, ddpm, ode, sde
 from dpolicy.schedules import (
@@ -84,6 +84,7 @@ class FieldPolicy(NamedTuple):
     "activation",
     "embedding",
     "initialisation",
+    "residual",
     "output_scale",
 )
 def field_policy(
@@ -96,6 +97,7 @@ def field_policy(
     activation: str = "mish",
     embedding: str | Callable[[Key], AbstractEmbedding] = "fourier_mlp",
     initialisation: str = "orthogonal",
+    residual: bool = False,
     clip: float | None = 1.0,
     output_scale: float = 1.0,
 ) -> FieldPolicy:
@@ -110,6 +112,7 @@ def field_policy(
         activation: Activation of the field's network.
         embedding: Of time: fourier_mlp, fourier, random_fourier, sinusoidal, cos_sin or raw.
         initialisation: Of the field's weights; see `dpolicy.networks`.
+        residual: Whether pairs of hidden layers have a shortcut; their widths must be equal, and odd in number.
         clip: Bound of the predicted action at every sampler step, None for none.
         output_scale: Factor on the output of the field's network.
 
@@ -122,6 +125,7 @@ def field_policy(
     _checks.one_of("prediction", prediction, ("noise", "score", "velocity", "data"))
     _checks.integer("sampler_steps", sampler_steps)
     check_network(activation, initialisation, hidden=hidden)
+    check_residual(residual, hidden=hidden)
     if not callable(embedding):
         _checks.one_of("embedding", embedding, EMBEDDINGS)
     constant("output_scale", output_scale)
@@ -138,6 +142,7 @@ def field_policy(
             activation=activation,
             embedding=embedding,
             initialisation=initialisation,
+            residual=residual,
             output_scale=output_scale,
             key=key,
         )

@@ -166,6 +166,7 @@ class Field(AbstractField):
         initialisation: str = "orthogonal",
         final_scale: float | int = 1.0,
         layer_norm: bool = False,
+        residual: bool = False,
         output_scale: float | int = 1.0,
         key: Key,
     ):
@@ -195,6 +196,7 @@ class Field(AbstractField):
             initialisation=initialisation,
             final_scale=final_scale,
             layer_norm=layer_norm,
+            residual=residual,
             key=mlp_key,
         )
         self.schedule, self.prediction, self.action_size = schedule, prediction, action_size

@@ -88,6 +88,16 @@ def check_network(activation: Any, initialisation: Any, **widths: Any) -> None:
     _checks.one_of("initialisation", initialisation, INITIALISATIONS)
 
 
+def check_residual(residual: Any, **widths: Any) -> None:
+    """Raise `ValueError` for `residual=True` with `widths` (under their own names) that leave no shortcut."""
+    _checks.boolean("residual", residual)
+    for name, value in widths.items():
+        if residual and (len(value) < 3 or len(value) % 2 == 0 or len(set(value)) > 1):
+            raise ValueError(
+                f"{name} must be 3, 5, 7, ... equal widths for a residual network, got {value!r}."
+            )
+
+
 class Linear(eqx.Module):
     """y = sum_i W_i x_i + b. The weight is stored split by input part.
 
@@ -154,14 +164,17 @@ class MLP(eqx.Module):
         final_scale: Multiplies the last layer's initial parameters; at 0 the output starts at 0.
         layer_norm: Normalise before each activation.
         final_activation: Apply the activation to the output too.
+        residual: One linear layer, then pairs of layers with a shortcut around them, x + W2 act(W1 act(x)), then the
+            linear output (DPPO's fine-tuned networks); `hidden` must be an odd number of equal widths, 3 or more.
 
-    Raises `ValueError` for sizes that are no positive ints and for unknown names.
+    Raises `ValueError` for sizes that are no positive ints, for unknown names, and for widths that leave no shortcut.
     """
 
     layers: tuple[Linear, ...]
     norms: tuple[LayerNorm, ...]
     activation: str = eqx.field(static=True)
     final_activation: bool = eqx.field(static=True)
+    residual: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -174,6 +187,7 @@ class MLP(eqx.Module):
         final_scale: float | int = 1.0,
         layer_norm: bool = False,
         final_activation: bool = False,
+        residual: bool = False,
         key: Key,
     ):
         for size in in_sizes:
@@ -183,18 +197,31 @@ class MLP(eqx.Module):
         _checks.non_negative("final_scale", final_scale)
         _checks.boolean("layer_norm", layer_norm)
         _checks.boolean("final_activation", final_activation)
+        check_residual(residual, hidden=hidden)
         scales = [1.0] * len(hidden) + [final_scale]
         self.layers = _initial_layers(tuple(in_sizes), [*hidden, out_size], scales, initialisation, key)
         self.norms = tuple(LayerNorm(width) for width in hidden) if layer_norm else ()
         self.activation = activation
         self.final_activation = final_activation
+        self.residual = residual
 
     def __call__(self, *parts: Float[Array, " _"]) -> Float[Array, " out"]:
         activate = ACTIVATIONS[self.activation]
+        if self.residual:
+            return self._with_shortcuts(activate, *parts)
         for i, layer in enumerate(self.layers[:-1]):
             x = layer(*parts)
             parts = (activate(self.norms[i](x) if self.norms else x),)
         out = self.layers[-1](*parts)
+        return activate(out) if self.final_activation else out
+
+    def _with_shortcuts(self, activate: Callable[[Array], Array], *parts: Array) -> Array:
+        norms = self.norms or (lambda x: x,) * (len(self.layers) - 1)
+        x = self.layers[0](*parts)
+        for i in range(1, len(self.layers) - 1, 2):
+            inner = self.layers[i](activate(norms[i - 1](x)))
+            x = x + self.layers[i + 1](activate(norms[i](inner)))
+        out = self.layers[-1](x)
         return activate(out) if self.final_activation else out
 
 

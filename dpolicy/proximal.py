@@ -25,7 +25,7 @@ from dpolicy.losses import (
     on,
     standardise,
 )
-from dpolicy.networks import check_network
+from dpolicy.networks import ACTIVATIONS, check_network, check_residual
 from dpolicy.recipe import tunable
 
 # Draws the action for the environment, `(policy, extra, obs, key, mode) -> (action, extras)`; under "explore" the
@@ -69,17 +69,18 @@ def over_minibatches(
     epochs: int,
     count: int,
     name: str = "minibatches",
+    of: str = "samples",
 ) -> tuple[Any, Metrics]:
     """Scan `body(carry, (minibatch, key))` over `epochs` shuffles of `examples` in `count` parts.
 
     Metrics are averaged; those that end in `_min` or `_max` keep the extreme.
 
     Raises:
-        ValueError: if `count`, called `name`, does not divide the number of examples.
+        ValueError: if `count`, called `name`, does not divide the number of examples, which are called `of`.
     """
     size = jax.tree.leaves(examples)[0].shape[0]
     if size % count:
-        raise ValueError(f"{name} must divide the {size} samples of an iteration, got {count}.")
+        raise ValueError(f"{name} must divide the {size} {of} of an iteration, got {count}.")
 
     def one(carry: Any, inputs: Any) -> tuple[Any, Metrics]:
         index, key = inputs
@@ -103,6 +104,7 @@ def over_minibatches(
     "discount",
     "trace",
     "gae_dialect",
+    "recompute_advantages",
     "normalise_advantages",
     "advantage_clip",
     "value_coefficient",
@@ -112,6 +114,8 @@ def over_minibatches(
     "critic_warmup",
     "max_grad_norm",
     "value_hidden",
+    "value_activation",
+    "value_residual",
     "activation",
     "initialisation",
 )
@@ -127,6 +131,8 @@ def proximal(
     afterwards: Afterwards = lambda policy, extra, examples, key: (extra, {}),
     modes: tuple[str, ...] = ("explore", "evaluate"),
     value_hidden: tuple[int, ...] = (256, 256),
+    value_activation: str | None = None,
+    value_residual: bool = False,
     activation: str = "elu",
     initialisation: str = "torch",
     learning_rate: Number = 1e-3,
@@ -137,6 +143,7 @@ def proximal(
     discount: Number = 0.99,
     trace: Number = 0.95,
     gae_dialect: str = "exact",
+    recompute_advantages: bool = False,
     normalise_advantages: str = "rollout",
     advantage_clip: Number | None = None,
     value_coefficient: Number = 1.0,
@@ -169,6 +176,8 @@ def proximal(
         afterwards: Runs once per iteration after the epochs; see `Afterwards`.
         modes: Acting modes that `propose` knows.
         value_hidden: Widths of the value network.
+        value_activation: Its activation; None for that of the other networks.
+        value_residual: Whether its pairs of hidden layers have a shortcut; the widths must be equal, and odd in number.
         activation: Activation of the networks.
         initialisation: Of the weights: torch (RSL-RL's), orthogonal, lecun_normal, lecun_uniform, he_normal or
             xavier_uniform.
@@ -181,6 +190,8 @@ def proximal(
         trace: Trace lambda of generalised advantage estimation.
         gae_dialect: exact, rsl, brax or leaky: how advantages treat time limits; under brax truncated steps do not
             enter the value loss either.
+        recompute_advantages: Compute advantages and returns anew for every minibatch, with the value network as it
+            then is (Brax); minibatches are then of whole environments, and their count must divide that of those.
         normalise_advantages: Standardise advantages over the rollout, over each minibatch, or none.
         advantage_clip: Bound of the advantages after that; None for none.
         value_coefficient: Weight of the value loss.
@@ -194,11 +205,20 @@ def proximal(
         ValueError: for a value out of its range, or a target KL without a KL.
     """
     check_network(activation, initialisation, value_hidden=value_hidden)
+    check_residual(value_residual, value_hidden=value_hidden)
+    if value_activation is not None:
+        _checks.one_of("value_activation", value_activation, ACTIVATIONS)
     _checks.positive("learning_rate", learning_rate)
     _checks.fraction("discount", discount)
     _checks.fraction("trace", trace)
     _checks.one_of("gae_dialect", gae_dialect, GAE_DIALECTS)
     _checks.non_negative("value_coefficient", value_coefficient)
+    _checks.boolean("recompute_advantages", recompute_advantages)
+    if recompute_advantages and normalise_advantages == "rollout":
+        raise ValueError(
+            "normalise_advantages must be minibatch or none where advantages are recomputed for every minibatch, got "
+            "'rollout'."
+        )
     _checks.integer("epochs", epochs)
     _checks.integer("minibatches", minibatches)
     _checks.integer("critic_warmup", critic_warmup, 0)
@@ -236,8 +256,9 @@ def proximal(
         value = ValueNetwork(
             spec.obs_size,
             hidden=value_hidden,
-            activation=activation,
+            activation=activation if value_activation is None else value_activation,
             initialisation=initialisation,
+            residual=value_residual,
             key=value_key,
         )
         return Proximal(
@@ -253,14 +274,25 @@ def proximal(
         action, extras = propose(model.policy, state.extra, obs, key, mode)
         return action, {**extras, "value": model.value(obs)} if mode == "explore" else extras
 
-    def targets(model: PolicyValue, batch: Transition) -> tuple[Array, Array]:
+    def labelled(model: PolicyValue, values: Array, batch: Transition) -> Transition:
+        """The rollout as one axis of examples, [time * environment], with advantages and returns."""
         next_values = jax.vmap(jax.vmap(model.value))(batch.next_obs)
-        inputs = (batch.reward, batch.extras["value"], next_values, batch.terminated, batch.truncated)
+        inputs = (batch.reward, values, next_values, batch.terminated, batch.truncated)
 
         def along_time(*columns: Array) -> tuple[Array, Array]:
             return gae(*columns, discount=discount, trace=trace, dialect=gae_dialect)
 
-        return jax.vmap(along_time, in_axes=1, out_axes=1)(*inputs)
+        advantages, returns = jax.vmap(along_time, in_axes=1, out_axes=1)(*inputs)
+        if normalise_advantages == "rollout":
+            advantages = standardise(advantages)
+        extras = {**batch.extras, "advantage": advantages, "return": returns}
+        batch = eqx.tree_at(lambda b: b.extras, batch, extras)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+
+    def relabelled(model: PolicyValue, minibatch: Transition) -> Transition:
+        """The same of some environments, [environment, time], with the values of now."""
+        batch = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), minibatch)
+        return labelled(model, jax.vmap(jax.vmap(model.value))(batch.obs), batch)
 
     def shaped(advantage: Float[Array, " b"]) -> Float[Array, " b"]:
         advantage = standardise(advantage) if normalise_advantages == "minibatch" else advantage
@@ -268,20 +300,16 @@ def proximal(
 
     def update(state: Proximal, batch: Transition, key: Key) -> tuple[Proximal, Metrics]:
         epochs_key, afterwards_key = jax.random.split(key)
-        advantages, returns = targets(state.learner.model, batch)
-        if normalise_advantages == "rollout":
-            advantages = standardise(advantages)
-        extras = {**batch.extras, "advantage": advantages, "return": returns}
-        examples = jax.tree.map(
-            lambda leaf: leaf.reshape(-1, *leaf.shape[2:]),
-            eqx.tree_at(lambda b: b.extras, batch, extras),
-        )
+        examples = labelled(state.learner.model, batch.extras["value"], batch)
+        columns = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), batch)
 
         warm = state.iterations >= critic_warmup
 
         def body(carry: Any, inputs: tuple[Transition, Key]) -> tuple[Any, Metrics]:
             current, rate, going = carry
             minibatch, key = inputs
+            if recompute_advantages:
+                minibatch = relabelled(current.model, minibatch)
             minibatch = eqx.tree_at(lambda b: b.extras["advantage"], minibatch, replace_fn=shaped)
             measured = {}
             if kl is not None and not (target_kl is None and stop_kl is None):
@@ -310,7 +338,13 @@ def proximal(
 
         carry = (state.learner, state.learning_rate, jnp.asarray(True))
         (trained, rate, _), metrics = over_minibatches(
-            body, carry, examples, epochs_key, epochs=epochs, count=minibatches
+            body,
+            carry,
+            columns if recompute_advantages else examples,
+            epochs_key,
+            epochs=epochs,
+            count=minibatches,
+            of="environments" if recompute_advantages else "samples",
         )
         extra, more = afterwards(trained.model.policy, state.extra, examples, afterwards_key)
         metrics = {
@@ -318,7 +352,7 @@ def proximal(
             **more,
             "learning_rate": rate,
             "log_prob": jnp.mean(batch.extras["log_prob"]),
-            "explained_variance": explained_variance(batch.extras["value"], returns),
+            "explained_variance": explained_variance(examples.extras["value"], examples.extras["return"]),
         }
         return Proximal(trained, rate, extra, state.iterations + 1), metrics
 

@@ -1,3 +1,4 @@
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -121,6 +122,25 @@ def test_value_network(getkey):
     np.testing.assert_array_equal(gradient.mlp.layers[-1].bias, [1.0])
 
 
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_residual_network(layer_norm, x64, getkey):
+    mlp = MLP(
+        (2, 3), 2, hidden=(4,) * 5, activation="mish", residual=True, layer_norm=layer_norm, key=getkey()
+    )
+    x, obs = jax.random.normal(getkey(), (2,)), jax.random.normal(getkey(), (3,))
+    norms = mlp.norms if layer_norm else [lambda x: x] * 5
+    first, *hidden, last = mlp.layers
+    h = first(x, obs)
+    h = h + hidden[1](mish(norms[1](hidden[0](mish(norms[0](h))))))
+    h = h + hidden[3](mish(norms[3](hidden[2](mish(norms[2](h))))))
+    np.testing.assert_allclose(mlp(x, obs), last(h), rtol=1e-12)
+    # With its inner layers at zero nothing is left but the two linear maps.
+    zero = eqx.tree_at(
+        lambda m: m.layers[1:-1], mlp, replace_fn=lambda layer: jax.tree.map(jnp.zeros_like, layer)
+    )
+    np.testing.assert_allclose(zero(x, obs), last(first(x, obs)), rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -129,6 +149,10 @@ def test_value_network(getkey):
         ({"hidden": (4, -1)}, "hidden must be an integer of at least 1, got -1"),
         ({"out_size": 0}, "out_size must be an integer of at least 1, got 0"),
         ({"final_scale": -1.0}, "final_scale must be"),
+        ({"residual": True}, r"hidden must be 3, 5, 7, ... equal widths for a residual network, got \(4,\)"),
+        ({"residual": True, "hidden": (4,) * 4}, r"equal widths for a residual network, got \(4, 4, 4, 4\)"),
+        ({"residual": True, "hidden": (4, 4, 5)}, r"equal widths for a residual network, got \(4, 4, 5\)"),
+        ({"residual": 1}, "residual must be"),
     ],
 )
 def test_bad_arguments(options, message, getkey):

@@ -19,7 +19,7 @@ from dpolicy.losses import grid_times, perturb, power_times
 from dpolicy.losses.match import start
 from dpolicy.samplers import coupled, ddpm
 from dpolicy.schedules import RectifiedFlow
-from dpolicy.train import on_policy
+from dpolicy.train import RewardScale, on_policy
 
 SPEC = MultiGoal().spec
 DISCOUNT, TRACE = 0.9, 0.8
@@ -184,6 +184,82 @@ def test_minibatches_must_divide_the_rollout(getkey):
         after_one_update(MAKE["ppo"](epochs=1, minibatches=3), getkey(), lambda batch: batch)
 
 
+def test_recomputed_advantages_are_those_of_the_value_network_as_it_is(x64, getkey):
+    """Two passes in one update are two updates, the second on values of the network that the first left behind."""
+    settings = {"normalise_advantages": "minibatch", "minibatches": 1, "value_clip": None}
+    twice = jax.jit(MAKE["ppo"](**settings, epochs=2, recompute_advantages=True).update)
+    once = MAKE["ppo"](**settings, epochs=1)
+    update, keys = jax.jit(once.update), jax.random.split(getkey(), 4)
+    state = once.init(keys[0], SPEC)
+
+    def valued(state, batch):
+        value = jax.vmap(jax.vmap(state.learner.model.value))(batch.obs)
+        return eqx.tree_at(lambda b: b.extras["value"], batch, value)
+
+    batch = valued(state, rollout(once, state, keys[1]))
+    together, _ = twice(state, batch, keys[2])
+    one, _ = update(state, batch, keys[2])
+    apart, _ = update(one, valued(one, batch), keys[3])
+    stale, _ = update(one, batch, keys[3])
+    for left, right in zip(jax.tree.leaves(together.learner), jax.tree.leaves(apart.learner), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-8, atol=1e-12)
+    pairs = zip(jax.tree.leaves(together.learner), jax.tree.leaves(stale.learner), strict=True)
+    assert max(float(jnp.max(jnp.abs(a - b))) for a, b in pairs) > 1e-5
+
+
+def test_recomputing_needs_whole_environments(getkey):
+    settings = {"normalise_advantages": "none", "recompute_advantages": True, "epochs": 1}
+    with pytest.raises(ValueError, match="minibatches must divide the 4 environments of an iteration, got 5"):
+        after_one_update(MAKE["ppo"](**settings, minibatches=5), getkey(), lambda batch: batch)
+    with pytest.raises(ValueError, match="normalise_advantages must be minibatch or none .* got 'rollout'"):
+        MAKE["ppo"](recompute_advantages=True)
+
+
+def test_change_of_the_prediction_as_the_measure_of_a_step(x64, getkey):
+    algorithm = MAKE["fpopp"](kl_measure="prediction", stop_kl=1.0, epochs=2, minibatches=1)
+    keys = jax.random.split(getkey(), 3)
+    state = algorithm.init(keys[0], SPEC)
+    batch = rollout(algorithm, state, keys[1])
+    _, metrics = jax.jit(algorithm.update)(state, batch, keys[2])
+    first, _ = jax.jit(MAKE["fpopp"](**ONCE).update)(state, batch, keys[2])
+
+    def change(example):
+        x0, pairs = example.extras["unsquashed"], perturb(RectifiedFlow(), draws=2, times=power_times(1.0))
+        match = pairs(example, start(example), example.extras["key"])
+        total = 0.0
+        for eps, t in zip(match.target.noise, match.t, strict=True):
+            x = (1 - t) * x0 + t * eps
+            old, now = (s.learner.model.policy(x, t, example.obs) for s in (state, first))
+            total += jnp.mean(((1 - t) * (now - old)) ** 2) / 2  # eps_hat = x + (1 - t) v
+        return total
+
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+    expected = float(jnp.mean(jax.vmap(change)(flat)))
+    assert expected > 0
+    np.testing.assert_allclose(
+        metrics["kl"], expected / 2, rtol=1e-6
+    )  # mean over two passes, the first of which is 0
+    with pytest.raises(ValueError, match="kl_measure must be one of ratio, prediction; got 'k1'"):
+        MAKE["fpopp"](kl_measure="k1")
+
+
+def test_running_reward_scale(x64, getkey):
+    rewards = np.array(3 + 2 * jax.random.normal(getkey(), (60, 3)))
+    rewards[59, 1] = 1e4
+    done = np.asarray(jax.random.bernoulli(getkey(), 0.3, (60, 3)))
+    state, scaled, seen, running = RewardScale.start(3), [], [], np.zeros(3)
+    for begin, end in ((0, 25), (25, 60)):
+        state, part = state.update(jnp.asarray(rewards[begin:end]), jnp.asarray(done[begin:end]), 0.9)
+        for reward, last in zip(rewards[begin:end], done[begin:end], strict=True):
+            running = reward + 0.9 * running
+            seen.append(running)
+            running = np.where(last, 0.0, running)
+        np.testing.assert_allclose(part, np.clip(rewards[begin:end] / np.std(seen), -10, 10), rtol=1e-6)
+        scaled.append(part)
+    np.testing.assert_allclose(state.returns, running, rtol=1e-12)
+    assert np.abs(np.concatenate(scaled)[:-1]).max() < np.concatenate(scaled)[59, 1] == 10
+
+
 @cache
 def program(name):
     """(init, step) of 32 environment steps a call, with observation statistics; for ppo over several seeds."""
@@ -225,7 +301,8 @@ def test_first_ratio_of_every_update_is_one(name, getkey):
         assert max(float(jnp.max(jnp.abs(a - b))) for a, b in pairs) > 5e-3
 
 
-def test_what_the_update_is_given(getkey):
+@pytest.mark.parametrize("reward_discount", [None, 0.9])
+def test_what_the_update_is_given(reward_discount, getkey):
     """Both observations under the statistics of the rollout, and the true successor at a time limit."""
     time, envs = 8, 4
     zeros, no = jnp.zeros((time, envs, 2)), jnp.zeros((time, envs), bool)
@@ -243,6 +320,7 @@ def test_what_the_update_is_given(getkey):
         iterations_per_evaluation=1,
         evaluation_episodes=2,
         reward_scale=0.5,
+        reward_discount=reward_discount,
     )
     init, step = jax.jit(run.init), jax.jit(run.step)
     before, _ = step(init(getkey()))
@@ -258,7 +336,11 @@ def test_what_the_update_is_given(getkey):
     scale = jnp.maximum(jnp.sqrt(statistics.second / statistics.count), 1e-2)
     positions = batch.obs * scale[None, None] + statistics.mean[None, None]
     rewards = jax.vmap(jax.vmap(MultiGoal().reward))(positions, zeros)
-    np.testing.assert_allclose(batch.reward, 0.5 * rewards, rtol=1e-4, atol=1e-4)
+    expected = 0.5 * rewards
+    if reward_discount is not None:
+        _, expected = before.rewards.update(expected, batch.done, reward_discount)
+        assert state.rewards.statistics.count == 2 * time * envs
+    np.testing.assert_allclose(batch.reward, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(metrics["train/reward"], np.mean(rewards), rtol=1e-4)
     np.testing.assert_allclose(
         state.normaliser.mean, (statistics.mean + positions.mean((0, 1))) / 2, rtol=1e-4, atol=1e-4

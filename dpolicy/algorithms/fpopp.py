@@ -19,17 +19,20 @@ from dpolicy.losses import (
     clipped,
     flow_matching_log_ratio,
     matching,
+    noise_predictions,
     perturb,
     power_times,
     predicted_entropy,
+    prediction_change,
     sampled_kl,
 )
 from dpolicy.matched import explore_matched, matched_ratio
-from dpolicy.proximal import proximal
+from dpolicy.proximal import acted, proximal
 from dpolicy.recipe import composed
 from dpolicy.samplers import ode
 
 STARTS = ("zero", "random")
+MEASURES = ("ratio", "prediction")
 
 
 class Deployed(eqx.Module):
@@ -63,6 +66,7 @@ def fpopp(
     loss_clip: Number | None = 20.0,
     log_ratio_clip: Number | None = 10.0,
     entropy_coefficient: Number | None = None,
+    kl_measure: str = "ratio",
     action_noise: Number | None = 0.02,
     start: str = "zero",
     ema_decay: Number = 0.95,
@@ -86,6 +90,8 @@ def fpopp(
         log_ratio_clip: Upper bound of each log-ratio, its gradient kept; None for none.
         entropy_coefficient: Weight of the nearest-neighbour entropy of the actions predicted from `draws` pairs;
             None for none.
+        kl_measure: What `target_kl` and `stop_kl` bound: ratio, the k3 estimate from the ratios, or prediction, the
+            mean squared change of the predicted noise (with a target of 1e-4).
         action_noise: Standard deviation of Gaussian noise on x_0 while exploring; None for none.
         start: Of evaluation: zero or random.
         ema_decay: Decay of the averaged weights, per iteration.
@@ -94,6 +100,7 @@ def fpopp(
     """
     _checks.positive("clip", clip)
     _checks.one_of("start", start, STARTS)
+    _checks.one_of("kl_measure", kl_measure, MEASURES)
     _checks.fraction("ema_decay", ema_decay)
     _checks.integer("ema_after", ema_after, 0)
     if action_noise is not None:
@@ -117,6 +124,8 @@ def fpopp(
             clip=log_ratio_clip,
         )
     )
+    several = perturb(policy.schedule, draws=draws, times=power_times(time_exponent))
+    predictions = noise_predictions(several)
     explore = explore_matched(sampler, ratio, squash=lambda x: x, noise=action_noise)
 
     def propose(
@@ -124,7 +133,10 @@ def fpopp(
     ) -> tuple[Action, dict[str, Any]]:
         mode = start if mode == "evaluate" else mode
         if mode == "explore":
-            return explore(field, obs, key)
+            action, extras = explore(field, obs, key)
+            if kl_measure == "prediction":
+                extras["predictions"] = predictions(field, acted(obs, action, extras), key)
+            return action, extras
         x_1 = jnp.zeros(field.action_size) if mode == "zero" else None
         return sampler(deployed.field, obs, key, start=x_1), {}
 
@@ -140,14 +152,13 @@ def fpopp(
     terms: dict[str, Any] = {"ppo": (1.0, surrogate_loss)}
     if entropy_coefficient is not None:
         _checks.non_negative("entropy_coefficient", entropy_coefficient)
-        several = perturb(policy.schedule, draws=draws, times=power_times(time_exponent))
         terms["entropy"] = (-entropy_coefficient, predicted_entropy(several))
     return train(
         name="fpopp",
         make_policy=policy.make,
         propose=propose,
         policy_loss=add(**terms),
-        kl=sampled_kl(ratio),
+        kl=sampled_kl(ratio) if kl_measure == "ratio" else prediction_change(several),
         make_extra=lambda key, spec: Deployed(policy.make(key, spec), jnp.zeros((), jnp.int32)),
         afterwards=average,
         modes=("explore", "evaluate", *STARTS),

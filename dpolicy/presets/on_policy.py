@@ -169,6 +169,8 @@ def _fpo_playground() -> Table:
         "iterations_per_evaluation": 6,
         "evaluation_episodes": 128,
         "gae_dialect": "brax",
+        "recompute_advantages": True,
+        "normalise_advantages": "minibatch",
     }
     networks = {"hidden": (32, 32, 32, 32), "value_hidden": (256, 256, 256, 256, 256), "activation": "silu"}
     baseline: dict[str, Any] = {
@@ -195,6 +197,61 @@ def _fpo_playground() -> Table:
             (pattern, Preset(brax, "MuJoCo Playground, dm_control_suite_params", "playground"))
         )
     return table
+
+
+def _dppo_gym() -> Table:
+    """DPPO's gym settings (arXiv 2409.00588, tables A7 to A11, and its code), for brax's versions of those tasks.
+
+    A minibatch holds the reference's number of pairs (transition, step), all steps of a transition together.
+    """
+    shared: dict[str, Any] = {
+        "denoiser": "ddpm",
+        "learning_rate": 1e-4,
+        "value_learning_rate": 1e-3,
+        "discount": 0.99,
+        "trace": 0.95,
+        "reward_discount": 0.99,
+        "normalise_observations": False,
+        "resets": "pool",
+        "iterations_per_evaluation": 10,
+    }
+    scratch: dict[str, Any] = {
+        "steps": 301 * 10_000,
+        "num_envs": 10,
+        "rollout": 1_000,
+        "sampler_steps": 10,
+        "clip": 0.1,
+        "epochs": 10,
+        "minibatches": 20,
+    }
+    tuning: dict[str, Any] = {
+        "steps": 1_000 * 20_000,
+        "num_envs": 40,
+        "rollout": 500,
+        "sampler_steps": 20,
+        "trained_steps": 10,
+        "clip": 0.01,
+        "denoising_discount": 0.99,
+        "epochs": 5,
+        "minibatches": 4,
+        "hidden": (512, 512, 512),
+        "residual": True,
+        "activation": "relu",
+        "value_residual": True,
+        "value_activation": "mish",
+    }
+    rows = [
+        ("brax/*", Preset(shared | scratch, "DPPO, arXiv 2409.00588, gym from scratch", "dppo")),
+        (
+            "brax/*",
+            Preset(
+                shared | tuning,
+                "DPPO, arXiv 2409.00588, gym fine-tuning (with --action-chunk 4 and a pretrained field)",
+                "dppo-fine-tuning",
+            ),
+        ),
+    ]
+    return {"dppo": rows}
 
 
 def _flowrl_isaaclab() -> Table:
@@ -299,5 +356,10 @@ def _joined(*tables: Table) -> Table:
 
 
 PUBLISHED = _joined(
-    _cppo_isaaclab(), _cppo_playground(), _fpo_playground(), _flowrl_isaaclab(), _review_isaaclab()
+    _cppo_isaaclab(),
+    _cppo_playground(),
+    _fpo_playground(),
+    _dppo_gym(),
+    _flowrl_isaaclab(),
+    _review_isaaclab(),
 )

@@ -14,6 +14,7 @@ from dpolicy.train.loop import train_loop as train_loop
 from dpolicy.train.metrics_log import History as History
 from dpolicy.train.metrics_log import read_history as read_history
 from dpolicy.train.normalise import Normaliser as Normaliser
+from dpolicy.train.normalise import RewardScale as RewardScale
 from dpolicy.train.off_policy import off_policy as off_policy
 from dpolicy.train.offline import offline as offline
 from dpolicy.train.on_policy import on_policy as on_policy

@@ -1,8 +1,11 @@
-"""Running mean and variance of observations, merged batch by batch (Chan, Golub & LeVeque 1979)."""
+"""Running statistics of observations and returns, merged batch by batch (Chan, Golub & LeVeque 1979)."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+
+from dpolicy._types import Number
 
 
 class Normaliser(eqx.Module):
@@ -37,3 +40,34 @@ class Normaliser(eqx.Module):
             self.second + second + shift**2 * self.count * count / total,
             total,
         )
+
+
+class RewardScale(eqx.Module):
+    """Rewards over the running deviation of their discounted return, bounded by 10, not centred (DPPO).
+
+    The return looks back: g_t = r_t + discount g_{t-1} within an episode, per environment. Its deviation is that of all
+    g seen, the rewards being scaled included.
+    """
+
+    returns: Float[Array, "*seeds env"]
+    statistics: Normaliser
+
+    @staticmethod
+    def start(num_envs: int) -> "RewardScale":
+        """No rewards yet."""
+        return RewardScale(jnp.zeros(num_envs), Normaliser.start(1))
+
+    def update(
+        self, rewards: Float[Array, "time env"], done: Bool[Array, "time env"], discount: Number
+    ) -> tuple["RewardScale", Float[Array, "time env"]]:
+        """Take in a rollout, `done` at the last step of an episode; returns the scaled rewards beside the new state."""
+
+        def one(carry: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+            reward, last = inputs
+            total = reward + discount * carry
+            return jnp.where(last, 0.0, total), total
+
+        carry, totals = jax.lax.scan(one, self.returns, (rewards, done))
+        statistics = self.statistics.update(totals[..., None])
+        std = jnp.sqrt(statistics.second[0] / statistics.count)
+        return RewardScale(carry, statistics), jnp.clip(rewards / (std + 1e-8), -10.0, 10.0)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -10,7 +11,7 @@ from dpolicy._types import Key, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment, Step, Vector
 from dpolicy.train.evaluate import evaluation
-from dpolicy.train.normalise import Normaliser
+from dpolicy.train.normalise import Normaliser, RewardScale
 from dpolicy.train.program import Program, TrainState, guard
 
 
@@ -25,6 +26,7 @@ def on_policy(
     evaluation_modes: tuple[str, ...] = ("evaluate",),
     normalise_observations: bool = True,
     reward_scale: Number = 1.0,
+    reward_discount: Number | None = None,
     resets: str = "fresh",
 ) -> Program:
     """Alternate rollouts of the current policy with its update.
@@ -43,6 +45,8 @@ def on_policy(
             "evaluate".
         normalise_observations: Whether the policy sees standardised observations.
         reward_scale: Factor on the rewards the algorithm learns from; reported returns are unscaled.
+        reward_discount: Given, rewards are moreover divided by the running deviation of their return with this discount
+            and bounded by 10 (DPPO); None for none.
         resets: "fresh" draws a new start at every reset; "pool" picks from pre-drawn ones (slow simulators).
 
     Raises:
@@ -54,6 +58,8 @@ def on_policy(
     _checks.integer("iterations_per_evaluation", iterations_per_evaluation)
     _checks.integer("evaluation_episodes", evaluation_episodes)
     _checks.positive("reward_scale", reward_scale)
+    if reward_discount is not None:
+        _checks.fraction("reward_discount", reward_discount)
     envs = Vector(env, num_envs, resets=resets, random_start=True)
     evaluate = evaluation(algorithm, env, evaluation_episodes, evaluation_modes)
     steps_per_iteration = num_envs * rollout
@@ -68,6 +74,7 @@ def on_policy(
             steps=jnp.zeros((), jnp.int32),
             alive=jnp.asarray(True),
             failed_at=jnp.asarray(-1, jnp.int32),
+            rewards=None if reward_discount is None else RewardScale.start(num_envs),
         )
 
     def collect(state: TrainState, key: Key) -> tuple[Any, Transition, Any, Step]:
@@ -98,11 +105,15 @@ def on_policy(
     def iteration(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         key, refresh_key, rollout_key, update_key = jax.random.split(state.key, 4)
         experience, batch, raw, steps = collect(state, rollout_key)
+        rewards = state.rewards
+        if rewards is not None and reward_discount is not None:
+            rewards, scaled = rewards.update(batch.reward, batch.done, reward_discount)
+            batch = eqx.tree_at(lambda b: b.reward, batch, scaled)
         updated, metrics = algorithm.update(state.algorithm, batch, update_key)
         total = state.steps + steps_per_iteration
         statistics = None if state.normaliser is None else state.normaliser.update(raw)
-        old, new = (state.algorithm, state.normaliser), (updated, statistics)
-        (kept, statistics), alive, failed_at = guard(old, new, metrics, state, total)
+        old, new = (state.algorithm, state.normaliser, state.rewards), (updated, statistics, rewards)
+        (kept, statistics, rewards), alive, failed_at = guard(old, new, metrics, state, total)
         done = steps.terminated | steps.truncated
         metrics = {
             **metrics,
@@ -119,6 +130,7 @@ def on_policy(
                 steps=total,
                 alive=alive,
                 failed_at=failed_at,
+                rewards=rewards,
             ),
             metrics,
         )

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Int
 from dpolicy._types import Key, Metrics
 from dpolicy.algorithm import Algorithm
 from dpolicy.learner import all_finite
-from dpolicy.train.normalise import Normaliser
+from dpolicy.train.normalise import Normaliser, RewardScale
 
 
 class Program(NamedTuple):
@@ -42,6 +42,7 @@ class TrainState(eqx.Module):
     steps: Int[Array, "*seeds"]
     alive: Bool[Array, "*seeds"]
     failed_at: Int[Array, "*seeds"]
+    rewards: RewardScale | None = None
 
 
 def keep_if(alive: Bool[Array, ""], old: Any, new: Any) -> Any:

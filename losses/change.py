@@ -1,0 +1,42 @@
+"""How far a field has moved since the rollout, by what it predicts: a trust region's measure without a density."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dpolicy._checks import function
+from dpolicy._types import Key, Scalar
+from dpolicy.fields import predict_noise
+from dpolicy.losses.match import Transform, start
+
+
+def noise_predictions(transform: Transform) -> Callable[[Any, Any, Key], Float[Array, "k a"]]:
+    """`(field, example, key) -> the noises the field predicts` at the noised points that `transform` makes.
+
+    The points come from example.extras["key"], the key stored with the transition, so they are the same in every pass;
+    stored at rollout as extras["predictions"], the predictions are what `prediction_change` compares with.
+    """
+    function("transform", transform, "(example, match, key) -> match")
+
+    def predictions(field: Any, example: Any, key: Key) -> Float[Array, "k a"]:
+        match = jax.lax.stop_gradient(transform(example, start(example), example.extras["key"]))
+        return jax.vmap(predict_noise, in_axes=(None, 0, 0, None))(field, match.x, match.t, example.obs)
+
+    return predictions
+
+
+def prediction_change(transform: Transform) -> Callable[[Any, Any, Key], Scalar]:
+    """`(field, example, key) -> mean |eps_new - eps_old|^2 / d`, what FPO++ adapts its rate to (arXiv 2602.02481).
+
+    The mean is over the noised points; `transform`, and what must have been stored: see `noise_predictions`.
+    """
+    predictions = noise_predictions(transform)
+
+    def change(field: Any, example: Any, key: Key) -> Scalar:
+        old = jax.lax.stop_gradient(example.extras["predictions"])
+        return jnp.mean((predictions(field, example, key) - old) ** 2)
+
+    return change
