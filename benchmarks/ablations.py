@@ -75,13 +75,21 @@ ABLATIONS = {
 }
 
 
-def row(label: str, env_name: str, run: Any, history: Any) -> str:
+# How an algorithm acts where it has several ways to; its rows on Multi-Goal, the first is its evaluation.
+MODES = {
+    "ppo": ("evaluate", "explore"),
+    "fpopp": ("zero", "random"),
+    "dp_cppo": ("flow+residual", "flow"),
+}
+
+
+def row(label: str, env_name: str, run: Any, history: Any, mode: str = "evaluate") -> str:
     """One line of the table."""
     final = interval_text(history.metrics["evaluate/return"][-1])
     failed = int((~history.alive[-1]).sum())
     cells = [label, final, str(failed)]
     if env_name.startswith("multigoal"):
-        policy = lambda state: policy_of(run.algorithm, state)
+        policy = lambda state: policy_of(run.algorithm, state, mode)
         found = measure(label, run.env, run.state, policy, episodes=500, alive=history.alive[-1])
         cells += [interval_text(found.returns[:, i], digits=3) for i in range(3)]
         cells.append(", ".join(str(of_seed[0].count) for of_seed in found.modes))
@@ -115,8 +123,10 @@ def ablate(
         directory = runs / name / f"{env_name.replace('/', '-')}, {label}"
         run, history = train_config(config, directory, resume=True, checkpoint_every=1_000, progress=False)
         directories.append(directory)
-        lines.append(row(label, env_name, run, history))
-        print(lines[-1], flush=True)
+        several = MODES.get(algorithm, ()) if name == "methods" and env_name.startswith("multigoal") else ()
+        for mode in several or ("evaluate",):
+            lines.append(row(f"{label}, {mode}" if several else label, env_name, run, history, mode))
+            print(lines[-1], flush=True)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         picture = f"{name}-{env_name.replace('/', '-')}.png"

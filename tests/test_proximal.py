@@ -39,8 +39,11 @@ MAKE = {
             "trained_steps": 2,
             "denoising_discount": 0.5,
             "normalise_advantages": "rollout",
+            "log_prob_low": -1e3,
+            "log_prob_high": 1e3,
+            "value_learning_rate": None,
+            **kwargs,
         },
-        **{"log_prob_low": -1e3, "log_prob_high": 1e3, "value_learning_rate": None, **kwargs},
     ),
     "genpo": lambda **kwargs: genpo(
         **SMALL, **{"sampler_steps": 2, "compression_coefficient": 0.0, **kwargs}
@@ -345,6 +348,30 @@ def test_what_the_update_is_given(reward_discount, getkey):
     np.testing.assert_allclose(
         state.normaliser.mean, (statistics.mean + positions.mean((0, 1))) / 2, rtol=1e-4, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_bad_outcomes_do_not_blow_up(name, getkey):
+    """1,000 updates on one rollout of which half the advantages are -100; the worst case for ratios from losses."""
+    settings = {"normalise_advantages": "none", "value_coefficient": 0.0, "learning_rate": 1e-3}
+    algorithm = MAKE[name](**settings, **ONCE)
+    keys = jax.random.split(getkey(), 3)
+    state = algorithm.init(keys[0], SPEC)
+    batch = rollout(algorithm, state, keys[1])
+    half = (jnp.arange(batch.reward.size) % 2).reshape(batch.reward.shape)
+    reward = batch.extras["value"] + jnp.where(half == 0, -100.0, 1.0)
+    yes = jnp.ones_like(batch.terminated)
+    batch = eqx.tree_at(lambda b: (b.reward, b.terminated, b.truncated), batch, (reward, yes, ~yes))
+
+    @jax.jit
+    def train(state, keys):
+        return jax.lax.scan(lambda state, key: algorithm.update(state, batch, key), state, keys)
+
+    after, metrics = train(state, jax.random.split(keys[2], 1_000))
+    for leaf in bits((after, metrics)):
+        assert np.isfinite(leaf).all()
+    moved = zip(*(jax.tree.leaves(s.learner.model.policy) for s in (state, after)), strict=True)
+    assert max(float(jnp.max(jnp.abs(a - b))) for a, b in moved) > 1e-3
 
 
 def bits(tree):
