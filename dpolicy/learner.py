@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from dpolicy import _checks
 from dpolicy._types import Metrics, Number
@@ -63,6 +63,11 @@ def descend(
 def scaled(tree: M, factor: Number) -> M:
     """Every array times `factor`."""
     return jax.tree.map(lambda leaf: factor * leaf, tree)
+
+
+def keep_if(condition: Bool[Array, ""], old: Any, new: Any) -> Any:
+    """`new` where the condition holds, else `old`, leaf by leaf."""
+    return jax.tree.map(lambda before, after: jnp.where(condition, after, before), old, new)
 
 
 def adam(

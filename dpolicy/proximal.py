@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Int
 
 from dpolicy import _checks
@@ -13,7 +14,7 @@ from dpolicy._metrics import reduce_metrics
 from dpolicy._types import Action, Key, Loss, Metrics, Mode, Model, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.critics import ValueNetwork
-from dpolicy.learner import Learner, adam, descend, learner, scaled
+from dpolicy.learner import Learner, adam, descend, keep_if, learner, scaled
 from dpolicy.losses import (
     GAE_DIALECTS,
     adaptive_rate,
@@ -36,6 +37,23 @@ Afterwards: TypeAlias = Callable[[Model, Any, Transition, Key], tuple[Any, Metri
 
 
 NORMALISATIONS = ("rollout", "minibatch", "none")
+
+
+def _parts(model: Model) -> Model:
+    """Which of the two networks each parameter of a `PolicyValue` belongs to."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].name, model)
+
+
+def in_segments(batch: Transition, length: int) -> Transition:
+    """A rollout [time, environment] as [segment, `length`], each a stretch of one environment.
+
+    Raises:
+        ValueError: if the length does not divide the rollout.
+    """
+    time = batch.reward.shape[0]
+    if time % length:
+        raise ValueError(f"recompute_segment must divide the {time} steps of a rollout, got {length}.")
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, length, *leaf.shape[2:]), batch)
 
 
 class PolicyValue(eqx.Module):
@@ -104,7 +122,7 @@ def over_minibatches(
     "discount",
     "trace",
     "gae_dialect",
-    "recompute_advantages",
+    "recompute_segment",
     "normalise_advantages",
     "advantage_clip",
     "value_coefficient",
@@ -127,7 +145,7 @@ def proximal(
     policy_loss: Loss,
     kl: Callable[[Model, Transition, Key], Float[Array, ""]] | None = None,
     kl_floor: Number = 0.0,
-    make_extra: Callable[[Key, Any], Any] = lambda key, spec: (),
+    make_extra: Callable[[Key, Any, Model], Any] = lambda key, spec, policy: (),
     afterwards: Afterwards = lambda policy, extra, examples, key: (extra, {}),
     modes: tuple[str, ...] = ("explore", "evaluate"),
     value_hidden: tuple[int, ...] = (256, 256),
@@ -143,7 +161,7 @@ def proximal(
     discount: Number = 0.99,
     trace: Number = 0.95,
     gae_dialect: str = "exact",
-    recompute_advantages: bool = False,
+    recompute_segment: int | None = None,
     normalise_advantages: str = "rollout",
     advantage_clip: Number | None = None,
     value_coefficient: Number = 1.0,
@@ -172,7 +190,7 @@ def proximal(
             and `stop_kl` read.
         kl_floor: The adaptive rate rises only where the KL is above it: 0, or a little less for an estimate that may
             be negative.
-        make_extra: `(key, spec) -> extra`, further state that belongs to the method.
+        make_extra: `(key, spec, policy) -> extra`, further state that belongs to the method.
         afterwards: Runs once per iteration after the epochs; see `Afterwards`.
         modes: Acting modes that `propose` knows.
         value_hidden: Widths of the value network.
@@ -190,15 +208,16 @@ def proximal(
         trace: Trace lambda of generalised advantage estimation.
         gae_dialect: exact, rsl, brax or leaky: how advantages treat time limits; under brax truncated steps do not
             enter the value loss either.
-        recompute_advantages: Compute advantages and returns anew for every minibatch, with the value network as it
-            then is (Brax); minibatches are then of whole environments, and their count must divide that of those.
+        recompute_segment: Compute advantages and returns anew for every minibatch, with the value network as it then
+            is, along segments of this many steps, of which minibatches are then made (Brax); None for once per rollout.
         normalise_advantages: Standardise advantages over the rollout, over each minibatch, or none.
         advantage_clip: Bound of the advantages after that; None for none.
         value_coefficient: Weight of the value loss.
         value_clip: Largest change of a value per iteration before its loss flattens; None switches that off.
         epochs: Passes over each rollout.
         minibatches: Minibatches per pass; must divide the samples of a rollout.
-        critic_warmup: Iterations at the start that train the value network alone.
+        critic_warmup: Iterations at the start that train the value network alone; the policy, its optimiser, the
+            adaptive rate and what follows the epochs wait.
         max_grad_norm: Largest global gradient norm.
 
     Raises:
@@ -213,12 +232,13 @@ def proximal(
     _checks.fraction("trace", trace)
     _checks.one_of("gae_dialect", gae_dialect, GAE_DIALECTS)
     _checks.non_negative("value_coefficient", value_coefficient)
-    _checks.boolean("recompute_advantages", recompute_advantages)
-    if recompute_advantages and normalise_advantages == "rollout":
-        raise ValueError(
-            "normalise_advantages must be minibatch or none where advantages are recomputed for every minibatch, got "
-            "'rollout'."
-        )
+    if recompute_segment is not None:
+        _checks.integer("recompute_segment", recompute_segment)
+        if normalise_advantages == "rollout":
+            raise ValueError(
+                "normalise_advantages must be minibatch or none where advantages are recomputed for every minibatch, "
+                "got 'rollout'."
+            )
     _checks.integer("epochs", epochs)
     _checks.integer("minibatches", minibatches)
     _checks.integer("critic_warmup", critic_warmup, 0)
@@ -236,6 +256,12 @@ def proximal(
             if setting.endswith("_kl") and kl is None:
                 raise ValueError(f"{setting} needs a policy with a KL, got {value!r} for {name}.")
     optimiser = adam(None, max_grad_norm=max_grad_norm, weight_decay=weight_decay)
+    if critic_warmup > 0:
+        # Adam counts its steps: those of a policy that waits must not be counted.
+        each = adam(None, weight_decay=weight_decay)
+        optimiser = optax.chain(
+            optax.clip_by_global_norm(max_grad_norm), optax.partition({"policy": each, "value": each}, _parts)
+        )
 
     def value_loss(value: ValueNetwork, example: Transition, key: Key) -> tuple[Float[Array, ""], Metrics]:
         old, target, now = example.extras["value"], example.extras["return"], value(example.obs)
@@ -244,12 +270,13 @@ def proximal(
             loss = jnp.where(example.truncated, 0, loss)
         return loss, {"loss": loss}
 
-    loss = batched(
-        add(
-            policy=(1.0, on(lambda model: model.policy, policy_loss)),
-            value=(value_coefficient, on(lambda model: model.value, value_loss)),
+    def loss(policy_coefficient: Number) -> Loss:
+        return batched(
+            add(
+                policy=(policy_coefficient, on(lambda model: model.policy, policy_loss)),
+                value=(value_coefficient, on(lambda model: model.value, value_loss)),
+            )
         )
-    )
 
     def init(key: Key, spec: Any) -> Proximal:
         policy_key, value_key, extra_key = jax.random.split(key, 3)
@@ -261,10 +288,11 @@ def proximal(
             residual=value_residual,
             key=value_key,
         )
+        policy = make_policy(policy_key, spec)
         return Proximal(
-            learner=learner(PolicyValue(make_policy(policy_key, spec), value), optimiser),
+            learner=learner(PolicyValue(policy, value), optimiser),
             learning_rate=jnp.asarray(learning_rate, float),
-            extra=make_extra(extra_key, spec),
+            extra=make_extra(extra_key, spec, policy),
             iterations=jnp.zeros((), jnp.int32),
         )
 
@@ -290,7 +318,7 @@ def proximal(
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
 
     def relabelled(model: PolicyValue, minibatch: Transition) -> Transition:
-        """The same of some environments, [environment, time], with the values of now."""
+        """The same of some segments, [segment, time], with the values of now."""
         batch = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), minibatch)
         return labelled(model, jax.vmap(jax.vmap(model.value))(batch.obs), batch)
 
@@ -301,14 +329,13 @@ def proximal(
     def update(state: Proximal, batch: Transition, key: Key) -> tuple[Proximal, Metrics]:
         epochs_key, afterwards_key = jax.random.split(key)
         examples = labelled(state.learner.model, batch.extras["value"], batch)
-        columns = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), batch)
-
-        warm = state.iterations >= critic_warmup
+        segments = examples if recompute_segment is None else in_segments(batch, recompute_segment)
+        warm = jnp.asarray(True) if critic_warmup == 0 else state.iterations >= critic_warmup
 
         def body(carry: Any, inputs: tuple[Transition, Key]) -> tuple[Any, Metrics]:
             current, rate, going = carry
             minibatch, key = inputs
-            if recompute_advantages:
+            if recompute_segment is not None:
                 minibatch = relabelled(current.model, minibatch)
             minibatch = eqx.tree_at(lambda b: b.extras["advantage"], minibatch, replace_fn=shaped)
             measured = {}
@@ -319,20 +346,24 @@ def proximal(
                 )
                 measured = {"kl": divergence}
                 if target_kl is not None:
-                    rate = adaptive_rate(rate, divergence, target_kl, floor=kl_floor)
+                    rate = jnp.where(warm, adaptive_rate(rate, divergence, target_kl, floor=kl_floor), rate)
                 if stop_kl is not None:
                     going = going & (divergence <= stop_kl)
 
             def step(updates: PolicyValue) -> PolicyValue:
-                policy = scaled(updates.policy, -rate if critic_warmup == 0 else jnp.where(warm, -rate, 0.0))
+                policy = scaled(updates.policy, -jnp.where(warm, rate, 0.0))
                 value = scaled(updates.value, -(rate if value_learning_rate is None else value_learning_rate))
                 return PolicyValue(policy, value)
 
+            weighted = loss(1.0 if critic_warmup == 0 else warm.astype(float))
             after, metrics = descend(
-                current, lambda model: loss(model, minibatch, key), optimiser, learning_rate=step
+                current, lambda model: weighted(model, minibatch, key), optimiser, learning_rate=step
             )
+            if critic_warmup > 0:
+                waiting = lambda learner: learner.opt_state[1].inner_states["policy"]
+                after = eqx.tree_at(waiting, after, keep_if(warm, waiting(current), waiting(after)))
             if stop_kl is not None:
-                after = jax.tree.map(lambda new, old: jnp.where(going, new, old), after, current)
+                after = keep_if(going, current, after)
                 measured["stopped"] = 1.0 - going.astype(float)
             return (after, rate, going), {**metrics, **measured}
 
@@ -340,13 +371,15 @@ def proximal(
         (trained, rate, _), metrics = over_minibatches(
             body,
             carry,
-            columns if recompute_advantages else examples,
+            segments,
             epochs_key,
             epochs=epochs,
             count=minibatches,
-            of="environments" if recompute_advantages else "samples",
+            of="samples" if recompute_segment is None else "segments",
         )
         extra, more = afterwards(trained.model.policy, state.extra, examples, afterwards_key)
+        if critic_warmup > 0:
+            extra = keep_if(warm, state.extra, extra)
         metrics = {
             **metrics,
             **more,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy._checks import fraction, in_range, integer, one_of, positive
+from dpolicy._checks import fraction, in_range, integer, one_of, ordered, positive
 from dpolicy._types import Key, Number
 from dpolicy.losses.ratios import LogLikelihood
 from dpolicy.samplers.ancestral import Ancestral
@@ -45,6 +45,7 @@ def chain_log_likelihood(
     if bounds is not None:
         in_range("bounds[0]", bounds[0])
         in_range("bounds[1]", bounds[1])
+        ordered("bounds[0]", bounds[0], "bounds[1]", bounds[1])
     positive("the sampler's min_std", sampler.min_std)
     if not sampler.final_noise:
         raise ValueError("the sampler must draw in its last step too (final_noise=True), got False.")

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from dpolicy._checks import function, one_of, ordered, positive, same_shapes
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
+from dpolicy.losses.ratios import straight_through_clamp
 
 LogRatioFunction: TypeAlias = Callable[[Any, Any, Key], Array]
 
@@ -18,7 +19,8 @@ def ppo_clip(
 ) -> Float[Array, "*batch"]:
     """min(rho A, clip(rho, 1 - eps, 1 + eps) A), rho = exp(log_ratio) (PPO, arXiv 1707.06347, eq. 7)."""
     same_shapes(log_ratio=log_ratio, advantage=advantage)
-    ratio = jnp.exp(log_ratio)
+    # The gradient of the branch that is not taken enters as 0 times it, so it must be finite.
+    ratio = jnp.exp(straight_through_clamp(log_ratio, high=80.0))
     return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - eps, 1 + eps) * advantage)
 
 
@@ -29,7 +31,7 @@ def spo(
     back.
     """
     same_shapes(log_ratio=log_ratio, advantage=advantage)
-    ratio = jnp.exp(log_ratio)
+    ratio = jnp.exp(straight_through_clamp(log_ratio, high=40.0))  # its square is finite in single precision
     return ratio * advantage - jnp.abs(advantage) / (2 * eps) * (ratio - 1) ** 2
 
 
@@ -54,8 +56,8 @@ def kl_k1(log_ratio: Float[Array, "*batch"]) -> Scalar:
 
 
 def kl_k3(log_ratio: Float[Array, "*batch"]) -> Scalar:
-    """mean(exp(d) - 1 - d), d = log p_new - log p_old: unbiased for KL(old || new) and never negative."""
-    return jnp.mean(jnp.expm1(log_ratio) - log_ratio)
+    """mean(exp(d) - 1 - d), d = log p_new - log p_old: unbiased for KL(old || new) and never negative (exp to e^80)."""
+    return jnp.mean(jnp.expm1(jnp.minimum(log_ratio, 80.0)) - log_ratio)
 
 
 _KL = {"k1": kl_k1, "k3": kl_k3}

@@ -190,7 +190,7 @@ def test_minibatches_must_divide_the_rollout(getkey):
 def test_recomputed_advantages_are_those_of_the_value_network_as_it_is(x64, getkey):
     """Two passes in one update are two updates, the second on values of the network that the first left behind."""
     settings = {"normalise_advantages": "minibatch", "minibatches": 1, "value_clip": None}
-    twice = jax.jit(MAKE["ppo"](**settings, epochs=2, recompute_advantages=True).update)
+    twice = jax.jit(MAKE["ppo"](**settings, epochs=2, recompute_segment=5).update)
     once = MAKE["ppo"](**settings, epochs=1)
     update, keys = jax.jit(once.update), jax.random.split(getkey(), 4)
     state = once.init(keys[0], SPEC)
@@ -210,12 +210,18 @@ def test_recomputed_advantages_are_those_of_the_value_network_as_it_is(x64, getk
     assert max(float(jnp.max(jnp.abs(a - b))) for a, b in pairs) > 1e-5
 
 
-def test_recomputing_needs_whole_environments(getkey):
-    settings = {"normalise_advantages": "none", "recompute_advantages": True, "epochs": 1}
-    with pytest.raises(ValueError, match="minibatches must divide the 4 environments of an iteration, got 5"):
-        after_one_update(MAKE["ppo"](**settings, minibatches=5), getkey(), lambda batch: batch)
+def test_recomputing_needs_whole_segments(getkey):
+    settings = {"normalise_advantages": "none", "epochs": 1}
+    with pytest.raises(ValueError, match="minibatches must divide the 20 segments of an iteration, got 3"):
+        after_one_update(
+            MAKE["ppo"](**settings, recompute_segment=1, minibatches=3), getkey(), lambda batch: batch
+        )
+    with pytest.raises(ValueError, match="recompute_segment must divide the 5 steps of a rollout, got 2"):
+        after_one_update(
+            MAKE["ppo"](**settings, recompute_segment=2, minibatches=1), getkey(), lambda batch: batch
+        )
     with pytest.raises(ValueError, match="normalise_advantages must be minibatch or none .* got 'rollout'"):
-        MAKE["ppo"](recompute_advantages=True)
+        MAKE["ppo"](recompute_segment=5)
 
 
 def test_change_of_the_prediction_as_the_measure_of_a_step(x64, getkey):

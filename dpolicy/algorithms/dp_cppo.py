@@ -151,7 +151,7 @@ def dp_cppo(
         )
         return Fitted(state, fitted.flow.average), {f"flow/{name}": value for name, value in metrics.items()}
 
-    def start(key: Key, spec: Any) -> Fitted:
+    def start(key: Key, spec: Any, policy: ResidualGaussian) -> Fitted:
         first = cloned(flow.make(key, spec), flow_optimiser)
         return Fitted(first, first.average)
 

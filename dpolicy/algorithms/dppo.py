@@ -85,8 +85,9 @@ def dppo(
     network knows the environment's state only. All ratios of a transition share a minibatch (the reference shuffles
     transition and step together, the same in expectation).
 
-    Defaults are the reference's for training from scratch. It fine-tunes a cloned policy with 20 steps, the last 10 of
-    them trained, clip 0.01, denoising discount 0.99 and chunks of 4 actions.
+    Defaults are the reference's for training from scratch, with plain networks (its own are in the presets). It
+    fine-tunes a cloned policy with 20 steps, the last 10 of them trained, clip 0.01, denoising discount 0.99 and chunks
+    of 4 actions.
 
     Args:
         clip: Clip range of the ratio at the last step.
@@ -95,7 +96,8 @@ def dppo(
         denoiser: ddpm (posterior variance) or ddim (eta 1 while exploring, 0 in evaluation).
         sampler_steps: Denoising steps K.
         schedule_steps: Steps of the cosine schedule, a multiple of K (DDIM: 100 for 5 steps); None for K.
-        trained_steps: How many of the last steps are trained, K'; None for all.
+        trained_steps: How many of the last steps are trained, K'; None for all. Without a pretrained field the earlier
+            ones are those of the field being trained.
         denoising_discount: Discount of the advantage per step away from the last one.
         exploration_std: Floor of the standard deviation of every step while exploring.
         likelihood_std: The same in the likelihood; None for equal, without which the ratio is not the sampler's.
@@ -185,5 +187,5 @@ def dppo(
         propose=propose,
         policy_loss=add(**terms),
         kl=sampled_kl(ratio),
-        make_extra=lambda key, spec: pretrained if keeps else None,
+        make_extra=lambda key, spec, field: pretrained if keeps else None,
     )

@@ -159,7 +159,7 @@ def fpopp(
         propose=propose,
         policy_loss=add(**terms),
         kl=sampled_kl(ratio) if kl_measure == "ratio" else prediction_change(several),
-        make_extra=lambda key, spec: Deployed(policy.make(key, spec), jnp.zeros((), jnp.int32)),
+        make_extra=lambda key, spec, field: Deployed(field, jnp.zeros((), jnp.int32)),
         afterwards=average,
         modes=("explore", "evaluate", *STARTS),
     )

@@ -9,8 +9,8 @@ from dpolicy.presets.preset import Preset
 
 Table = dict[str, list[tuple[str, Preset]]]
 
-# DP-CPPO (arXiv 2603.04790): what its tables 6 to 13 share. Discount, initial deviation and iterations are not
-# given; the recipe's defaults stand for them.
+# DP-CPPO (arXiv 2603.04790): what its tables 6 to 13 share. Discount and initial deviation are not given; the recipe's
+# defaults stand for them. Its table 2 is of 1,000 iterations, which are taken for all tasks.
 _CPPO = {"trace": 0.95, "clip": 0.2, "max_grad_norm": 1.0, "value_coefficient": 1.0, "value_clip": 0.2}
 _CPPO_LOOP = {"epochs": 5, "minibatches": 4, "num_envs": 4096}
 _CPPO_FLOW = {
@@ -104,6 +104,7 @@ def _cppo_isaaclab() -> Table:
                 "target_kl": kl[column],
                 "learning_rate": rate[column],
                 "entropy_coefficient": entropy[column],
+                "steps": 1_000 * _CPPO_LOOP["num_envs"] * rollout,
                 "rollout": rollout,
                 "hidden": widths,
                 "value_hidden": widths,
@@ -137,6 +138,7 @@ def _cppo_playground() -> Table:
         "learning_rate": 1e-3,
         "entropy_coefficient": 0.001,
         "score_coefficient": 0.1,
+        "steps": 60_000_000,  # not given: FPO's, which it compares with
         "rollout": 32,
         "flow_hidden": (128, 64, 32),
         "hidden": (512, 256, 128),
@@ -155,7 +157,8 @@ def _cppo_playground() -> Table:
 def _fpo_playground() -> Table:
     """FPO's own settings and those of its Gaussian baselines (arXiv 2507.21053, tables 1 and A.1-A.2).
 
-    60 million steps in rollouts of 480 (16 unrolls of 30) from 2048 environments.
+    60 million steps in rollouts of 480 (16 unrolls of 30) from 2048 environments. The Gaussian baselines there are
+    squashed and of a width that depends on the state; `ppo` has neither.
     """
     shared: dict[str, Any] = {
         "steps": 60_000_000,
@@ -169,7 +172,7 @@ def _fpo_playground() -> Table:
         "iterations_per_evaluation": 6,
         "evaluation_episodes": 128,
         "gae_dialect": "brax",
-        "recompute_advantages": True,
+        "recompute_segment": 30,
         "normalise_advantages": "minibatch",
     }
     networks = {"hidden": (32, 32, 32, 32), "value_hidden": (256, 256, 256, 256, 256), "activation": "silu"}
@@ -184,6 +187,12 @@ def _fpo_playground() -> Table:
         "max_grad_norm": 1e6,
     }
     table: Table = {"fpo": [], "ppo": []}
+    rows: dict[str, dict[str, Any]] = {
+        **{task: {"steps": 100_000_000} for task in ("AcrobotSwingup*", "Swimmer*", "WalkerRun")},
+        "PendulumSwingup": {"epochs": 4},
+        **{task: {"discount": 0.95} for task in ("BallInCup", "FingerSpin")},
+        "*": {},
+    }
     for task, discount in (("BallInCup", 0.95), ("FingerSpin", 0.95), ("*", 0.995)):
         pattern, chosen = f"playground/{task}", {"discount": discount}
         fpo = {**shared, **chosen, "sampler_steps": 10, "draws": 8, "clip": 0.05, "learning_rate": 3e-4}
@@ -192,9 +201,13 @@ def _fpo_playground() -> Table:
         table["ppo"].append(
             (pattern, Preset(tuned, "FPO, arXiv 2507.21053, table A.1 (tuned baseline)", "fpo"))
         )
-        brax = {**baseline, **chosen, "clip": 0.3, "learning_rate": 1e-3}
+    for task, own in rows.items():
+        brax = {**baseline, "discount": 0.995, "clip": 0.3, "learning_rate": 1e-3, **own}
         table["ppo"].append(
-            (pattern, Preset(brax, "MuJoCo Playground, dm_control_suite_params", "playground"))
+            (
+                f"playground/{task}",
+                Preset(brax, "MuJoCo Playground, dm_control_suite_params", "playground"),
+            )
         )
     return table
 
@@ -202,7 +215,8 @@ def _fpo_playground() -> Table:
 def _dppo_gym() -> Table:
     """DPPO's gym settings (arXiv 2409.00588, tables A7 to A11, and its code), for brax's versions of those tasks.
 
-    A minibatch holds the reference's number of pairs (transition, step), all steps of a transition together.
+    A minibatch holds the reference's number of pairs (transition, step), all steps of a transition together. Networks
+    and iterations as in its code.
     """
     shared: dict[str, Any] = {
         "denoiser": "ddpm",
@@ -214,6 +228,11 @@ def _dppo_gym() -> Table:
         "normalise_observations": False,
         "resets": "pool",
         "iterations_per_evaluation": 10,
+        "hidden": (512, 512, 512),
+        "residual": True,
+        "activation": "relu",
+        "value_residual": True,
+        "value_activation": "mish",
     }
     scratch: dict[str, Any] = {
         "steps": 301 * 10_000,
@@ -234,14 +253,12 @@ def _dppo_gym() -> Table:
         "denoising_discount": 0.99,
         "epochs": 5,
         "minibatches": 4,
-        "hidden": (512, 512, 512),
-        "residual": True,
-        "activation": "relu",
-        "value_residual": True,
-        "value_activation": "mish",
     }
+    longer, source = {"steps": 501 * 10_000}, "DPPO, arXiv 2409.00588, gym from scratch"
     rows = [
-        ("brax/*", Preset(shared | scratch, "DPPO, arXiv 2409.00588, gym from scratch", "dppo")),
+        ("brax/walker2d", Preset(shared | scratch | longer, source, "dppo")),
+        ("brax/halfcheetah", Preset(shared | scratch | longer, source, "dppo")),
+        ("brax/*", Preset(shared | scratch, source, "dppo")),
         (
             "brax/*",
             Preset(
@@ -274,10 +291,20 @@ def _flowrl_isaaclab() -> Table:
     }
     own: dict[str, dict[str, Any]] = {
         "ppo": {"activation": "elu", "target_kl": None, "entropy_coefficient": 1e-4, "value_clip": 0.2},
-        # Separate activations of actor (Mish, SiLU) and critic (ELU for FPO) are not: the actor's is used for both.
-        "dppo": {"activation": "mish", "sampler_steps": 10, "stop_kl": None, "value_coefficient": 1.0},
+        # The sizes of the time embeddings (32, 16) are the recipes' own (16, 8); the rest as its code has it.
+        "dppo": {
+            "activation": "mish",
+            "sampler_steps": 10,
+            "clip": 0.2,
+            "reduction": "sum",
+            "denoising_discount": 0.99,
+            "normalise_advantages": "rollout",
+            "stop_kl": None,
+            "value_coefficient": 1.0,
+        },
         "fpo": {
             "activation": "silu",
+            "value_activation": "elu",
             "sampler_steps": 10,
             "draws": 8,
             "clip": 0.05,
@@ -325,6 +352,7 @@ def _review_isaaclab() -> Table:
     for task, (rate, widths, rollout, epochs, minibatches, kl, entropy, value, discount) in _REVIEW.items():
         shared: dict[str, Any] = {
             "num_envs": 1024,
+            "steps": 1_000 * 1024 * rollout,  # not given
             "learning_rate": rate,
             "hidden": widths,
             "value_hidden": widths,

@@ -11,9 +11,10 @@ from dpolicy._metrics import reduce_metrics
 from dpolicy._types import Key, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment, Vector, VectorState
+from dpolicy.learner import keep_if
 from dpolicy.train.evaluate import evaluation
 from dpolicy.train.normalise import Normaliser
-from dpolicy.train.program import Program, TrainState, guard, keep_if
+from dpolicy.train.program import Program, TrainState, guard
 from dpolicy.train.replay import Replay
 
 

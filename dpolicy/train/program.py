@@ -4,13 +4,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from dpolicy._types import Key, Metrics
 from dpolicy.algorithm import Algorithm
-from dpolicy.learner import all_finite
+from dpolicy.learner import all_finite, keep_if
 from dpolicy.train.normalise import Normaliser, RewardScale
 
 
@@ -43,11 +42,6 @@ class TrainState(eqx.Module):
     alive: Bool[Array, "*seeds"]
     failed_at: Int[Array, "*seeds"]
     rewards: RewardScale | None = None
-
-
-def keep_if(alive: Bool[Array, ""], old: Any, new: Any) -> Any:
-    """`new` while the seed is alive, `old` from then on, leaf by leaf."""
-    return jax.tree.map(lambda before, after: jnp.where(alive, after, before), old, new)
 
 
 def guard(old: Any, new: Any, metrics: Metrics, state: TrainState, steps: Array) -> tuple[Any, Array, Array]:

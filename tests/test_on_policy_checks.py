@@ -1,0 +1,394 @@
+"""The checks of the on-policy family's papers that concern more than one block; each names what it is of."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.scipy.stats import norm
+from scipy import integrate
+from test_proximal import MAKE, ONCE, SPEC, gradient_of, rollout
+
+from dpolicy._types import Transition
+from dpolicy.algorithms import dppo, fpo, ppo
+from dpolicy.cloning import clone_step, cloned
+from dpolicy.envs.protocol import Spec
+from dpolicy.fields import Field, FunctionField
+from dpolicy.learner import adam
+from dpolicy.losses import (
+    adaptive_rate,
+    bounded_advantage,
+    chain_log_likelihood,
+    clipped,
+    flow_matching_log_ratio,
+    log_ratio,
+    matching,
+    perturb,
+    ppo_clip,
+    sampled_kl,
+)
+from dpolicy.matched import explore_matched, matched_ratio
+from dpolicy.policies import ResidualGaussian, gaussian_kl
+from dpolicy.presets import preset, resolve
+from dpolicy.samplers import ddpm, ode
+from dpolicy.samplers._predict import predict_pair
+from dpolicy.schedules import DiscreteVP, RectifiedFlow, cosine_betas
+
+OBS, KEY = jnp.zeros(2), jax.random.key(0)
+
+
+def leaves(tree):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))]
+
+
+def furthest(a, b):
+    return max(float(np.max(np.abs(x - y))) for x, y in zip(leaves(a), leaves(b), strict=True))
+
+
+def test_ppo_on_a_one_step_bandit():
+    """r = -(a - 1)^2: the mean goes to 1, and without an entropy bonus the width shrinks."""
+    spec = Spec("bandit", 1, 1, 1)
+    algorithm = ppo(
+        hidden=(8,), value_hidden=(8,), entropy_coefficient=0.0, learning_rate=3e-3, target_kl=None
+    )
+    obs, yes = jnp.zeros((256, 1)), jnp.ones((1, 256), bool)
+
+    def one(state, key):
+        act_key, update_key = jax.random.split(key)
+        act = jax.vmap(algorithm.act, in_axes=(None, 0, 0, None))
+        action, extras = act(state, obs, jax.random.split(act_key, 256), "explore")
+        batch = Transition(obs, action, -jnp.sum((action - 1) ** 2, axis=1), obs, yes[0], ~yes[0], extras)
+        batch = jax.tree.map(lambda leaf: leaf[None], batch)
+        return algorithm.update(state, batch, update_key)[0], None
+
+    state = algorithm.init(KEY, spec)
+    state = jax.jit(lambda s, k: jax.lax.scan(one, s, k)[0])(state, jax.random.split(KEY, 60))
+    policy = state.learner.model.policy
+    np.testing.assert_allclose(policy.mean(jnp.zeros(1)), 1.0, atol=0.1)
+    assert np.exp(policy.log_std[0]) < 0.6
+
+
+def test_the_rate_is_adapted_before_the_step_it_is_for():
+    """The first minibatch has KL 0, the second not: the update's last rate is the rule applied to the second KL."""
+    keys = jax.random.split(KEY, 3)
+    settings = {"epochs": 2, "minibatches": 1, "learning_rate": 1e-3}
+    algorithm = MAKE["ppo"](**settings, target_kl=1e-9)  # any step exceeds twice this
+    state = algorithm.init(keys[0], SPEC)
+    batch = rollout(algorithm, state, keys[1])
+    after, _ = jax.jit(algorithm.update)(state, batch, keys[2])
+    np.testing.assert_allclose(after.learning_rate, adaptive_rate(1e-3, 1.0, 1e-9), rtol=1e-6)
+    # The second step is taken with the lowered rate: 1 / 1.5 of what a fixed rate makes of the same Adam direction.
+    once, _ = jax.jit(MAKE["ppo"](**settings | {"epochs": 1}, target_kl=None).update)(state, batch, keys[2])
+    fixed, _ = jax.jit(MAKE["ppo"](**settings, target_kl=None).update)(state, batch, keys[2])
+    second = lambda s: jax.tree.map(lambda a, b: a - b, s.learner.model.policy, once.learner.model.policy)
+    for slow, fast in zip(leaves(second(after)), leaves(second(fixed)), strict=True):
+        np.testing.assert_allclose(slow, fast / 1.5, rtol=1e-2, atol=1e-7)
+
+
+def test_stop_kl_leaves_the_rest_of_an_iteration_out():
+    keys = jax.random.split(KEY, 3)
+    stopping = MAKE["ppo"](epochs=5, minibatches=1, stop_kl=1e-12, target_kl=None)
+    state = stopping.init(keys[0], SPEC)
+    batch = rollout(stopping, state, keys[1])
+    after, metrics = jax.jit(stopping.update)(state, batch, keys[2])
+    once, _ = jax.jit(MAKE["ppo"](**ONCE, target_kl=None).update)(state, batch, keys[2])
+    assert furthest(after.learner, once.learner) < 1e-6  # optimiser state included
+    assert furthest(after.learner.model, state.learner.model) > 1e-6
+    np.testing.assert_allclose(metrics["stopped"], 0.8)
+
+
+@pytest.mark.parametrize("name", ["ppo", "genpo"])
+def test_warm_up_trains_the_critic_alone(name):
+    """Neither the policy nor, so that its first step is an ordinary one, its optimiser state or the rate."""
+    keys = jax.random.split(KEY, 3)
+    algorithm = MAKE[name](epochs=2, minibatches=2, critic_warmup=1)
+    state = algorithm.init(keys[0], SPEC)
+    batch = rollout(algorithm, state, keys[1])
+    warm, _ = jax.jit(algorithm.update)(state, batch, keys[2])
+    assert furthest(warm.learner.model.policy, state.learner.model.policy) == 0
+    assert furthest(warm.learner.model.value, state.learner.model.value) > 1e-5
+    moments = warm.learner.opt_state[1].inner_states["policy"]
+    assert all(np.all(leaf == 0) for leaf in leaves(moments))
+    assert warm.learning_rate == state.learning_rate
+    trained, _ = jax.jit(algorithm.update)(warm, batch, keys[2])
+    assert furthest(trained.learner.model.policy, warm.learner.model.policy) > 1e-6
+
+
+def test_the_squash_of_the_environment_does_not_enter_the_loss():
+    field = Field(2, 3, schedule=RectifiedFlow(), prediction="velocity", hidden=(8,), key=KEY)
+    ratio = matched_ratio(flow_matching_log_ratio(matching(perturb(RectifiedFlow())), draws=4))
+    by = {}
+    for name, squash in {"tanh": jnp.tanh, "none": lambda x: x}.items():
+        by[name] = explore_matched(ode(steps=3), ratio, squash=squash)(field, OBS, jax.random.key(1))
+    np.testing.assert_array_equal(by["tanh"][1]["log_prob"], by["none"][1]["log_prob"])
+    np.testing.assert_array_equal(by["tanh"][0], jnp.tanh(by["none"][0]))
+    np.testing.assert_array_equal(by["tanh"][1]["unsquashed"], by["none"][0])
+    algorithm = fpo(hidden=(8,), value_hidden=(8,), draws=2, sampler_steps=2)
+    state = algorithm.init(KEY, SPEC)
+    for mode in ("explore", "evaluate"):
+        assert np.all(np.abs(algorithm.act(state, OBS[: SPEC.obs_size], KEY, mode)[0]) < 1)
+
+
+def test_bounded_advantages():
+    a = jnp.array([-2.0, 0.0, 3.0])
+    np.testing.assert_array_equal(bounded_advantage(a, "positive"), [0, 0, 3])
+    np.testing.assert_allclose(bounded_advantage(a, "softplus"), np.log1p(np.exp(a)), rtol=1e-6)
+    np.testing.assert_array_equal(bounded_advantage(a), a)
+
+
+def test_average_of_fpopp():
+    """Before `ema_after` evaluation has the weights of now, at it the average is reset, then it decays."""
+    algorithm = MAKE["fpopp"](**ONCE, ema_after=2, ema_decay=0.75, learning_rate=0.01)
+    keys = jax.random.split(KEY, 6)
+    state = algorithm.init(keys[0], SPEC)
+    assert furthest(state.extra.field, state.learner.model.policy) == 0
+    batch, update, average = rollout(algorithm, state, keys[1]), jax.jit(algorithm.update), state.extra.field
+    for count in range(1, 5):
+        state, _ = update(state, batch, keys[count + 1])
+        now = state.learner.model.policy
+        decayed = lambda old, new: 0.75 * old + 0.25 * new
+        average = now if count <= 2 else jax.tree.map(decayed, average, now)
+        assert furthest(state.extra.field, average) < 1e-6
+    assert furthest(average, now) > 1e-4
+    zero = algorithm.act(state, jnp.zeros(SPEC.obs_size), keys[0], "zero")[0]
+    again = algorithm.act(state, jnp.zeros(SPEC.obs_size), keys[1], "zero")[0]
+    np.testing.assert_array_equal(zero, again)  # no noise of any kind
+    steps = ode(steps=2)(average, jnp.zeros(SPEC.obs_size), keys[0], start=jnp.zeros(SPEC.action_size))
+    np.testing.assert_allclose(zero, steps, atol=1e-5)
+
+
+def test_exact_noise_recovers_the_action(x64):
+    schedule = DiscreteVP(cosine_betas(10))
+    action, eps = jnp.array([0.9, -0.4]), jnp.array([1.3, -2.0])
+    for k in range(1, 11):
+        t = jnp.asarray(k / 10)
+        x = schedule.alpha(t) * action + schedule.sigma(t) * eps
+        exact = FunctionField(lambda *_: eps, schedule=schedule, prediction="noise", action_size=2)
+        np.testing.assert_allclose(predict_pair(exact, x, t, OBS, clip=1.0)[0], action, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "mean", "std", "expected"),
+    [(20, 0.3, 0.15, 0.108), (20, 0.0, 0.2, 0.153), (100, 0.3, 0.15, 0.136), (100, 0.0, 0.2, 0.185)],
+)
+def test_moments_of_dppos_chain_with_the_exact_score(steps, mean, std, expected):
+    schedule = DiscreteVP(cosine_betas(steps))
+
+    def noise(x, t, obs):
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        return sigma * (x - alpha * mean) / (alpha**2 * std**2 + sigma**2)
+
+    field = FunctionField(noise, schedule=schedule, prediction="noise", action_size=1)
+    sampler = ddpm(steps=steps, variance="posterior", final_noise=True)
+    n = 100_000  # standard error of the mean and of the deviation below .0007
+    x = jax.jit(jax.vmap(lambda key: sampler(field, OBS, key)))(jax.random.split(KEY, n))[:, 0]
+    np.testing.assert_allclose([jnp.mean(x), jnp.std(x)], [mean, expected], atol=0.002)
+
+
+def chain_example(chain, **extras):
+    no = jnp.asarray(False)
+    return Transition(OBS, chain[-1], jnp.zeros(()), OBS, no, no, {"chain": chain, **extras})
+
+
+def test_summed_surrogate_is_reinforce_on_the_chain(x64):
+    """At ratio 1, sum reduction and no discount: steps * grad surrogate = A grad log-likelihood of the chain."""
+    steps = 4
+    field = Field(2, 3, schedule=DiscreteVP(cosine_betas(steps)), prediction="noise", hidden=(8,), key=KEY)
+    sampler = ddpm(steps=steps, variance="posterior", min_std=0.1, final_noise=True)
+    likelihood = chain_log_likelihood(sampler, bounds=None, reduction="sum")
+    chain = sampler.chain(field, OBS, jax.random.key(1))
+    stored = likelihood(field, chain_example(chain), KEY)
+    example = chain_example(chain, advantage=jnp.asarray(-1.3), log_prob=stored)
+
+    def density(f):
+        total = 0.0
+        for j in range(steps):
+            mean, std = sampler.kernel(f, chain[j], OBS, j)
+            total += jnp.sum(norm.logpdf(chain[j + 1], mean, std))
+        return total
+
+    ours = eqx.filter_grad(lambda f: -steps * clipped(log_ratio(likelihood), eps=0.1)(f, example, KEY)[0])(
+        field
+    )
+    for left, right in zip(leaves(ours), leaves(eqx.filter_grad(density)(field)), strict=True):
+        np.testing.assert_allclose(left, -1.3 * right, rtol=1e-9, atol=1e-11)
+
+
+def test_frozen_steps_stay_and_cloning_pulls_back(x64):
+    field = Field(
+        SPEC.obs_size,
+        SPEC.action_size,
+        schedule=DiscreteVP(cosine_betas(4)),
+        prediction="noise",
+        hidden=(8,),
+        key=KEY,
+    )
+    make = lambda **kwargs: dppo(
+        pretrained=field, sampler_steps=4, trained_steps=2, value_hidden=(8,), log_prob_low=-1e3, log_prob_high=1e3,
+        max_grad_norm=1e9, **ONCE, **kwargs,
+    )  # fmt: skip
+    algorithm, keys = make(cloning_coefficient=0.7), jax.random.split(KEY, 3)
+    state = algorithm.init(keys[0], SPEC)
+    batch = rollout(algorithm, state, keys[1])
+    after, _ = jax.jit(algorithm.update)(state, batch, keys[2])
+    assert furthest(after.extra, field) == 0
+    assert furthest(after.learner.model.policy, field) > 1e-6
+    plain, _ = jax.jit(make().update)(make().init(keys[0], SPEC), batch, keys[2])
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+    sampler = ddpm(steps=4, variance="posterior", min_std=0.1, final_noise=True)
+
+    def clone(f):
+        def one(obs, chain):
+            kernels = [sampler.kernel(f, chain[j], obs, j + 2) for j in range(2)]
+            return jnp.mean(jnp.stack([norm.logpdf(chain[j + 1], *kernels[j]) for j in range(2)]))
+
+        return -jnp.mean(jax.vmap(one)(flat.obs, flat.extras["frozen"]))
+
+    expected = eqx.filter_grad(clone)(field)
+    both = (gradient_of(s).policy for s in (after, plain))
+    for left, right, wanted in zip(*map(leaves, both), leaves(expected), strict=True):
+        np.testing.assert_allclose(left - right, 0.7 * wanted, rtol=1e-7, atol=1e-10)
+
+
+def two_point(x, shift=0.0, std=0.3):
+    """Density of a = a0 + shift + std n, a0 = +-1."""
+    return 0.5 * (norm.pdf(x, 1 + shift, std) + norm.pdf(x, -1 + shift, std))
+
+
+def test_entropy_of_the_marginal_and_of_the_conditional(x64):
+    x = jnp.linspace(-4, 4, 20_001)
+    p = two_point(x)
+    marginal = float(integrate.simpson(np.asarray(-p * jnp.log(jnp.maximum(p, 1e-300))), x=np.asarray(x)))
+    policy = ResidualGaussian(1, 1, hidden=(4,), initial_std=0.3, final_scale=0, key=KEY)
+    conditional = float(policy.entropy())
+    np.testing.assert_allclose([marginal, conditional], [0.906872, 0.214966], atol=1e-6)
+    np.testing.assert_allclose(marginal - conditional, 0.691906, atol=1e-6)
+    assert 0 < marginal - conditional < np.log(2)
+
+
+def test_conditional_kl_is_above_the_marginal(x64):
+    x = jnp.linspace(-5, 5, 20_001)
+    for shift in (0.05, 0.3, 1.0):
+        p, q = two_point(x), two_point(x, shift)
+        marginal = integrate.simpson(np.asarray(p * (jnp.log(p) - jnp.log(q))), x=np.asarray(x))
+        std = jnp.log(jnp.array([0.3]))
+        conditional = float(gaussian_kl(jnp.zeros(1), std, jnp.array([shift]), std))
+        assert 0 < marginal <= conditional + 1e-9
+
+
+@pytest.mark.parametrize(("sigma", "expected"), [(0.3, 1.02302), (1.0, 1.33333), (1.5, 2.28571)])
+def test_stationary_variance_of_the_regularised_residual(sigma, expected, x64):
+    """mu = -Sigma a / 2, the minimiser of the score term, fitted without error again and again."""
+    step = lambda _, v: (1 - sigma**2 / 2) ** 2 * v + sigma**2
+    np.testing.assert_allclose(jax.lax.fori_loop(0, 2_000, step, 5.0), expected, atol=1e-5)
+    np.testing.assert_allclose(1 / (1 - sigma**2 / 4), expected, atol=1e-5)
+    keys = jax.random.split(KEY, 300)
+    move = lambda a, key: ((1 - sigma**2 / 2) * a + sigma * jax.random.normal(key, a.shape), None)
+    cloud = jax.lax.scan(move, jax.random.normal(jax.random.key(1), (20_000,)), keys)[0]
+    np.testing.assert_allclose(jnp.var(cloud), expected, rtol=4 * np.sqrt(2 / 20_000))
+
+
+def test_flow_fit_keeps_both_modes():
+    """The distillation of DP-CPPO on +-0.7: both modes, half of the samples each."""
+    field = Field(
+        1, 1, schedule=RectifiedFlow(), prediction="velocity", hidden=(64, 64), embedding="cos_sin", key=KEY
+    )
+    optimiser, loss = adam(3e-3), matching(perturb(RectifiedFlow()))
+    n = 512
+
+    def body(state, key):
+        sign_key, noise_key, key = jax.random.split(key, 3)
+        action = 0.7 * jax.random.rademacher(sign_key, (n, 1), float) + 0.1 * jax.random.normal(
+            noise_key, (n, 1)
+        )
+        no = jnp.zeros(n, bool)
+        batch = Transition(jnp.zeros((n, 1)), action, jnp.zeros(n), jnp.zeros((n, 1)), no, no)
+        return clone_step(state, loss, batch, key, optimiser, 0.99)[0], None
+
+    fit = jax.jit(lambda state, keys: jax.lax.scan(body, state, keys)[0])
+    state = fit(cloned(field, optimiser), jax.random.split(KEY, 1_000))
+    draw = jax.jit(jax.vmap(lambda key: ode(steps=16)(state.average, jnp.zeros(1), key)))
+    x = np.asarray(draw(jax.random.split(jax.random.key(2), 4_000)))[:, 0]
+    assert abs(np.mean(x > 0) - 0.5) < 0.05
+    assert np.mean(np.abs(np.abs(x) - 0.7) < 0.35) > 0.9
+
+
+def test_evaluation_modes_of_dp_cppo(x64):
+    algorithm = MAKE["dp_cppo"]()
+    state = algorithm.init(KEY, SPEC)
+    obs = jnp.ones(SPEC.obs_size)
+    keys = jax.random.split(jax.random.key(1), 4_000)
+    act = lambda mode: jax.jit(jax.vmap(lambda key: algorithm.act(state, obs, key, mode)[0]))(keys)
+    base, mean, noisy = (act(mode) for mode in ("flow", "flow+residual", "flow+residual+noise"))
+    policy = state.learner.model.policy
+    np.testing.assert_allclose(mean, jax.vmap(policy.mean, (None, 0))(obs, base), atol=1e-12)
+    noise = (noisy - mean) / jnp.exp(policy.log_std)[None]
+    assert np.all(np.abs(noise.mean(0)) < 4 / np.sqrt(4_000))
+    assert np.all(np.abs(noise.std(0) - 1) < 4 / np.sqrt(8_000))
+    assert abs(np.corrcoef(noise[:, 0], mean[:, 0])[0, 1]) < 4 / np.sqrt(4_000)
+    np.testing.assert_array_equal(act("evaluate"), mean)
+    np.testing.assert_array_equal(act("improved"), noisy)  # nothing has been fitted yet
+
+
+def test_zero_start_of_genpo():
+    algorithm = MAKE["genpo"](start="zero")
+    state = algorithm.init(KEY, SPEC)
+    obs, keys = jnp.ones(SPEC.obs_size), jax.random.split(KEY, 3)
+    actions = [algorithm.act(state, obs, key, mode)[0] for key in keys for mode in ("evaluate", "zero")]
+    assert all(np.array_equal(actions[0], action) for action in actions)
+    assert not np.array_equal(*(algorithm.act(state, obs, key, "random")[0] for key in keys[:2]))
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_minibatch_is_the_mean_of_its_examples_in_any_order(name, x64):
+    """The gradient of a whole rollout is the mean of those of its halves, and of the rollout turned around."""
+    algorithm = MAKE[name](**ONCE, normalise_advantages="none")
+    keys = jax.random.split(KEY, 3)
+    state = algorithm.init(keys[0], SPEC)
+    batch, update = rollout(algorithm, state, keys[1]), jax.jit(algorithm.update)
+    gradient = lambda part: gradient_of(update(state, part, keys[2])[0])
+    pick = lambda index: jax.tree.map(lambda leaf: leaf[:, index], batch)  # environments
+    whole, turned = gradient(batch), gradient(pick(jnp.arange(4)[::-1]))
+    halves = [gradient(pick(jnp.arange(2) + 2 * i)) for i in range(2)]
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *halves)
+    for other in (turned, mean):
+        for left, right in zip(leaves(whole), leaves(other), strict=True):
+            np.testing.assert_allclose(left, right, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_the_key_decides_the_action(name):
+    algorithm = MAKE[name]()
+    state = algorithm.init(KEY, SPEC)
+    act = jax.jit(lambda key: algorithm.act(state, jnp.zeros(SPEC.obs_size), key, "explore")[0])
+    one, same, other = (act(jax.random.key(i)) for i in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert np.all(one != other)
+
+
+def test_sampled_kl_is_the_mean_over_the_ratios():
+    log = lambda model, example, key: jnp.array([0.1, -0.2])
+    assert sampled_kl(log, "k1")(None, None, KEY) == pytest.approx(0.05)
+    expected = np.mean(np.exp([0.1, -0.2]) - 1 - np.array([0.1, -0.2]))
+    assert sampled_kl(log)(None, None, KEY) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_huge_ratio_has_a_finite_gradient():
+    """min(inf A, 1.2 A) = 1.2 A is flat, but the gradient of the branch not taken is 0 * inf."""
+    slope = jax.grad(lambda log: ppo_clip(log, jnp.asarray(1.0), 0.2))
+    assert [slope(80.0), slope(200.0)] == [0, 0]
+
+
+def test_bounds_of_the_log_density_are_ordered():
+    with pytest.raises(ValueError):
+        dppo(log_prob_low=3.0, log_prob_high=2.0)
+
+
+def test_presets_beside_their_tables():
+    flowrl = preset("fpo", "isaaclab/Isaac-Ant-v0", "flowrl")
+    assert (flowrl["activation"], flowrl["value_activation"]) == ("silu", "elu")  # FlowRL table 4
+    for task in ("WalkerRun", "AcrobotSwingup", "AcrobotSwingupSparse", "SwimmerSwimmer6"):
+        assert resolve("ppo", f"playground/{task}", choose="playground")["steps"] == 100_000_000
+    scratch = preset("dppo", "brax/hopper", "dppo")
+    assert (scratch["hidden"], scratch["activation"], scratch["residual"]) == ((512, 512, 512), "relu", True)
+    assert (scratch["value_activation"], scratch["value_residual"]) == ("mish", True)
