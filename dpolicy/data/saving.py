@@ -15,7 +15,8 @@ def check_target(path: str | Path, *, overwrite: bool = False) -> Path:
     """The path of a data file to be written.
 
     Raises:
-        ValueError: unless its suffix is .npz, or if it is a directory or, without `overwrite`, exists.
+        ValueError: unless its suffix is .npz; if it is a directory or, without `overwrite`, exists; or where nothing
+            may be written.
     """
     path = Path(path)
     if path.suffix != ".npz":
@@ -23,7 +24,10 @@ def check_target(path: str | Path, *, overwrite: bool = False) -> Path:
     if path.is_dir():
         raise ValueError(f"a data file must not be a directory, got {str(path)!r}.")
     if path.exists() and not overwrite:
-        raise ValueError(f"{path} already exists: choose another name, or overwrite it.")
+        raise ValueError(f"{path} already exists: choose another name, or overwrite it (--overwrite).")
+    there = next((parent for parent in path.absolute().parents if parent.exists()), Path())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise ValueError(f"{path} must be in a directory that may be written, which {there} is not.")
     return path
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 from jax.tree_util import Partial
@@ -41,18 +42,11 @@ def record_run(
         return policy_of(run.algorithm, state, mode)(obs, key)
 
     keys = seed_keys(seed, run.config["seeds"])
-    without_experience = TrainState(
-        run.state.algorithm,
-        run.state.normaliser,
-        None,
-        run.state.key,
-        run.state.steps,
-        run.state.alive,
-        run.state.failed_at,
-    )
+    # A replay is no part of how it acts, and is large.
+    state = eqx.tree_at(lambda s: s.experience, run.state, None, is_leaf=lambda leaf: leaf is None)
 
     def one(i: Any) -> Transition:
-        policy = Partial(act, jax.tree.map(lambda leaf: leaf[i], without_experience))
+        policy = Partial(act, jax.tree.map(lambda leaf: leaf[i], state))
         return record(run.env, policy, keys[i], episodes=episodes, noise=noise)
 
     return joined([one(i) for i in living])
