@@ -29,7 +29,7 @@ def test_a_recording(capsys, trained):
     )
     data = load_npz("new/d.npz")
     np.testing.assert_array_equal(data.action, np.full((24, 1), 0.25))
-    assert set(np.unique(data.obs)) == {-1, 1}  # as they are: the run's policy sees them standardised
+    assert set(np.unique(data.obs)) == {-1, 1}
     np.testing.assert_array_equal(data.truncated, np.arange(24) % 4 == 3)
 
     assert mistake(capsys, "record", "r", "--out", "new/d.npz") == (
@@ -74,6 +74,11 @@ def test_only_living_seeds_are_recorded(trained):
     first, second = (record_run(loaded(alive), episodes=1) for alive in ([True, False], [False, True]))
     both = record_run(loaded([True, True]), episodes=1)
     np.testing.assert_array_equal(both.obs, np.concatenate([first.obs, second.obs]))
+    # As the environment gives them, whatever the policy sees.
+    other = loaded([True, True])
+    mean = lambda s: s.normaliser.mean
+    other = other._replace(state=eqx.tree_at(mean, other.state, jnp.full((2, 1), 5.0)))
+    np.testing.assert_array_equal(record_run(other, episodes=1).obs, both.obs)
     with pytest.raises(ValueError, match="every seed of the run has failed"):
         record_run(loaded([False, False]))
 
