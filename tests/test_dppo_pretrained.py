@@ -1,7 +1,9 @@
 """DPPO from a cloned policy: from the command line to the fine-tuned run, and what is refused on the way."""
 
 import json
+import shlex
 import shutil
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -12,6 +14,7 @@ from test_cli_commands import mistake
 from dpolicy import FieldPolicy, field_policy
 from dpolicy.algorithms import bc, dppo
 from dpolicy.cli import main
+from dpolicy.cli.train import resolve as resolve_words
 from dpolicy.envs import Spec
 from dpolicy.presets import resolve
 from dpolicy.train import build, load_run, pretrained_field
@@ -230,6 +233,33 @@ def test_discrete_cosine_has_as_many_betas_as_steps():
         .average
     )
     assert len(field.schedule.betas) == 7
+
+
+def test_the_documented_commands_are_understood(here, capsys):
+    """Those of the page on fine-tuning: every flag exists, and clone and start agree."""
+    page = (Path(__file__).parent.parent / "docs" / "finetuning.md").read_text()
+    block = page.split("```bash\n")[1].split("```")[0].replace("\\\n", " ")
+    commands = [shlex.split(line)[1:] for line in block.splitlines() if line]
+    assert [words[:2] for words in commands] == [
+        ["train", "sac"],
+        ["record", "runs/expert"],
+        ["train", "bc"],
+        ["train", "dppo"],
+    ]
+    expert, clone, start = (
+        resolve_words(words[1], words[2:])[0] for words in commands if words[0] == "train"
+    )
+    file = commands[1][commands[1].index("--out") + 1]
+    assert expert["env"] == clone["env"] == start["env"]
+    assert clone["program"]["data"] == file
+    assert start["hyperparameters"]["pretrained"] == "runs/bc"
+    assert clone["env_options"] == start["env_options"] == {"action_chunk": 4}
+    assert not (clone["program"]["normalise_observations"] or start["program"]["normalise_observations"])
+    assert clone["hyperparameters"]["sampler_steps"] == start["hyperparameters"]["sampler_steps"]
+    # Flags come before the directory, which is none.
+    assert mistake(capsys, *commands[1]).startswith(
+        "dpolicy record: runs/expert is not the directory of a run"
+    )
 
 
 def test_build_reads_what_it_is_not_told(here):
