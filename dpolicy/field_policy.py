@@ -18,18 +18,21 @@ from dpolicy.samplers import best_of, ddim, ddpm, ode, sde
 from dpolicy.schedules import (
     AbstractSchedule,
     CosineVP,
+    DiscreteVP,
     LinearVP,
     RectifiedFlow,
     Trigonometric,
     VarianceExploding,
+    cosine_betas,
 )
 
-SCHEDULES: dict[str, Callable[[], AbstractSchedule]] = {
-    "rectified_flow": RectifiedFlow,
-    "cosine": CosineVP,
-    "linear": LinearVP,
-    "variance_exploding": VarianceExploding,
-    "trigonometric": Trigonometric,
+SCHEDULES: dict[str, Callable[[int], AbstractSchedule]] = {
+    "rectified_flow": lambda steps: RectifiedFlow(),
+    "cosine": lambda steps: CosineVP(),
+    "discrete_cosine": lambda steps: DiscreteVP(cosine_betas(steps)),
+    "linear": lambda steps: LinearVP(),
+    "variance_exploding": lambda steps: VarianceExploding(),
+    "trigonometric": lambda steps: Trigonometric(),
 }
 SAMPLERS: dict[str, Callable[[int, float | None], Any]] = {
     "euler": lambda steps, clip: ode(steps=steps, clip=clip),
@@ -104,7 +107,8 @@ def field_policy(
     """Choose a schedule, a field and a sampler by name.
 
     Args:
-        schedule: Noise schedule: rectified_flow, cosine, linear, variance_exploding or trigonometric, or one made.
+        schedule: Noise schedule: rectified_flow, cosine, discrete_cosine (with as many betas as sampler steps, as DPPO
+            has it), linear, variance_exploding or trigonometric, or one made.
         prediction: What the network predicts: noise, score, velocity or data.
         sampler: euler, heun, sde, ddpm, ddpm_posterior or ddim.
         sampler_steps: Sampler steps.
@@ -129,7 +133,7 @@ def field_policy(
     if not callable(embedding):
         _checks.one_of("embedding", embedding, EMBEDDINGS)
     constant("output_scale", output_scale)
-    chosen = schedule if isinstance(schedule, AbstractSchedule) else SCHEDULES[schedule]()
+    chosen = schedule if isinstance(schedule, AbstractSchedule) else SCHEDULES[schedule](sampler_steps)
     refuse_infinite_scores(chosen, prediction)
 
     def make(key: Key, spec: Any) -> AbstractField:

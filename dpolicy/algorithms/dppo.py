@@ -1,6 +1,8 @@
 """Diffusion Policy Policy Optimisation: PPO over the steps of the denoising chain."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,7 +27,7 @@ from dpolicy.losses.ratios import LogLikelihood
 from dpolicy.proximal import acted, proximal
 from dpolicy.recipe import composed
 from dpolicy.samplers import Ancestral, ddim, ddpm
-from dpolicy.schedules import DiscreteVP, cosine_betas
+from dpolicy.schedules import AbstractSchedule, DiscreteVP, cosine_betas
 
 DENOISERS = ("ddpm", "ddim")
 
@@ -39,6 +41,25 @@ def _cloning(likelihood: LogLikelihood) -> Callable[..., tuple[Scalar, Metrics]]
         return value, {"loss": value}
 
     return loss
+
+
+def _check_fits(schedule: AbstractSchedule, steps: int) -> None:
+    """Refuse a pretrained field whose schedule the chain cannot follow."""
+    try:
+        schedule.grid(steps)
+    except ValueError as error:
+        raise ValueError(f"sampler_steps must suit the schedule of the pretrained field: {error}") from error
+
+
+def _check_observations(field: AbstractField, spec: Any) -> None:
+    """Refuse a field that does not take the environment's observations."""
+    inputs = (jnp.zeros(size) for size in ((field.action_size,), (), (spec.obs_size,)))
+    try:
+        jax.eval_shape(field, *inputs)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"pretrained must take observations of size {spec.obs_size}, those of {spec.name}."
+        ) from error
 
 
 @composed(
@@ -75,7 +96,7 @@ def dppo(
     reduction: str = "mean",
     log_prob_low: Number = -5.0,
     log_prob_high: Number = 2.0,
-    pretrained: AbstractField | None = None,
+    pretrained: AbstractField | str | os.PathLike[str] | None = None,
     cloning_coefficient: Number | None = None,
 ) -> Algorithm:
     """DPPO: every denoising step is a Gaussian decision with a clipped ratio of its own (arXiv 2409.00588).
@@ -105,8 +126,9 @@ def dppo(
         reduction: Over the action, mean or sum of the log-densities.
         log_prob_low: Lower clamp of each coordinate's log-density.
         log_prob_high: Upper clamp.
-        pretrained: A field to start from, with its schedule and prediction; its weights serve the steps that are not
-            trained. Observations must be what it was trained on: leave them as they are in both
+        pretrained: A field to start from, or the directory of the run of bc that fitted it (its average, of the first
+            seed that has not failed), with its schedule, prediction and network; its weights serve the steps that are
+            not trained. Observations must be what it was trained on: leave them as they are in both
             (`normalise_observations=False`).
         cloning_coefficient: Weight of staying likely to produce the pretrained policy's actions; None for none.
     """
@@ -116,12 +138,18 @@ def dppo(
     trained = sampler_steps if trained_steps is None else trained_steps
     _checks.integer("trained_steps", trained, 1, sampler_steps)
     _checks.positive("exploration_std", exploration_std)
+    if isinstance(pretrained, (str, os.PathLike)):
+        from dpolicy.train import pretrained_field
+
+        pretrained = pretrained_field(Path(pretrained))
     if not (pretrained is None or isinstance(pretrained, AbstractField)):
-        raise ValueError(f"pretrained must be a field or None, got {pretrained!r}.")
+        raise ValueError(f"pretrained must be a field, the directory of a run or None, got {pretrained!r}.")
     betas = cosine_betas(sampler_steps if schedule_steps is None else schedule_steps)
     schedule = DiscreteVP(betas)
-    # Refuses step counts that do not fit; a pretrained field brings its own schedule.
-    (schedule if pretrained is None else pretrained.schedule).grid(sampler_steps)
+    if pretrained is None:
+        schedule.grid(sampler_steps)  # refuses step counts that do not fit
+    else:
+        _check_fits(pretrained.schedule, sampler_steps)
     clips = clip_schedule(trained, clip if clip_low is None else clip_low, clip, clip_rate)
 
     def sampler(std: Number, *, explore: bool = True) -> Ancestral:
@@ -158,6 +186,7 @@ def dppo(
             raise ValueError(
                 f"pretrained must give actions of size {spec.action_size}, got one of {pretrained.action_size}."
             )
+        _check_observations(pretrained, spec)
         return pretrained
 
     def propose(

@@ -17,6 +17,7 @@ usage: dpolicy COMMAND ...
   train ALGORITHM --env FAMILY/TASK   train, e.g. dpolicy train sdac --env multigoal --seeds 4
   train --resume DIR                  go on with a run that was stopped
   evaluate DIR                        returns of a trained policy
+  record DIR --out FILE.npz           its episodes as a data set
   plot DIR [DIR ...]                  learning curves with 95 % intervals over seeds
   algorithms                          the algorithms and what each is
   taxonomy                            which blocks each algorithm is made of
@@ -33,6 +34,8 @@ def _command(name: str, args: list[str]) -> int:
         from dpolicy.cli.train import train as run
     elif name == "evaluate":
         from dpolicy.cli.runs import evaluate as run
+    elif name == "record":
+        from dpolicy.cli.record import record as run
     elif name == "plot":
         from dpolicy.cli.runs import plot as run
     elif name == "algorithms":
@@ -44,7 +47,7 @@ def _command(name: str, args: list[str]) -> int:
     elif name == "check-env":
         from dpolicy.cli.check_env import check_env as run
     else:
-        commands = ("train", "evaluate", "plot", "algorithms", "taxonomy", "envs", "check-env")
+        commands = ("train", "evaluate", "record", "plot", "algorithms", "taxonomy", "envs", "check-env")
         near = difflib.get_close_matches(name, commands, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UsageError(f"the command must be one of {', '.join(commands)}; got {name!r}.{hint}")

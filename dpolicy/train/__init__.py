@@ -18,8 +18,10 @@ from dpolicy.train.normalise import RewardScale as RewardScale
 from dpolicy.train.off_policy import off_policy as off_policy
 from dpolicy.train.offline import offline as offline
 from dpolicy.train.on_policy import on_policy as on_policy
+from dpolicy.train.pretrained import pretrained_field as pretrained_field
 from dpolicy.train.program import Program as Program
 from dpolicy.train.program import TrainState as TrainState
+from dpolicy.train.recording import record_run as record_run
 from dpolicy.train.replay import Replay as Replay
 from dpolicy.train.run_directory import Run as Run
 from dpolicy.train.run_directory import build as build

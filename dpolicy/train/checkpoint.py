@@ -134,6 +134,25 @@ class Checkpoints:
         except Exception as error:
             raise self._damaged(number, error) from error
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The newest checkpoint's arrays by their path in the state, such as ".steps", with the leading axis of seeds.
+
+        Typed keys are their data; arrays without elements are left out.
+
+        Raises:
+            ValueError: if there is no checkpoint, or it is damaged.
+        """
+        number = self.latest()
+        if number is None:
+            raise ValueError(f"{self._directory} holds no checkpoint.")
+        try:
+            leaves = self._about(number)["leaves"]
+            stored = {i: path for i, (path, shape, _) in enumerate(leaves) if 0 not in shape}
+            found = self._stored(number, set(stored))
+            return {path: found[str(i)] for i, path in stored.items()}
+        except Exception as error:
+            raise self._damaged(number, error) from error
+
     def _about(self, number: int) -> dict[str, Any]:
         args = self._ocp.args
         about = self._manager.restore(number, args=args.Composite(about=args.JsonRestore()))["about"]
@@ -145,14 +164,18 @@ class Checkpoints:
                 raise ValueError("its description is not as it was written")
         return about
 
-    def _state(self, number: int, like: PyTree, generators: list[str | None]) -> PyTree:
+    def _stored(self, number: int, leaves: set[int]) -> dict[str, np.ndarray]:
+        """The arrays of the leaves that have elements, by the leaf's number."""
         args = self._ocp.args
-        wanted, structure = jax.tree.flatten(like)
-        stored = {i for i, leaf in enumerate(wanted) if leaf.size}
-        as_numpy = {str(i): self._ocp.RestoreArgs(restore_type=np.ndarray) for i in stored}
-        arrays = self._manager.restore(
+        as_numpy = {str(i): self._ocp.RestoreArgs(restore_type=np.ndarray) for i in leaves}
+        return self._manager.restore(
             number, args=args.Composite(state=args.PyTreeRestore(restore_args=as_numpy))
         )["state"]
+
+    def _state(self, number: int, like: PyTree, generators: list[str | None]) -> PyTree:
+        wanted, structure = jax.tree.flatten(like)
+        stored = {i for i, leaf in enumerate(wanted) if leaf.size}
+        arrays = self._stored(number, stored)
 
         def leaf(i: int) -> jax.Array:
             if i not in stored:

@@ -14,6 +14,7 @@ from dpolicy import _checks
 from dpolicy.train.checkpoint import Checkpoints
 from dpolicy.train.intervals import interval_text
 from dpolicy.train.metrics_log import History, MetricsLog, chunks_written
+from dpolicy.train.pretrained import check_start
 from dpolicy.train.progress import Display, Stopwatch, byte_text, clock, main_metric
 from dpolicy.train.run_directory import (
     MOST_SEED,
@@ -117,12 +118,13 @@ def _start(job: _Job) -> _Start:
             "program.step must return a state of the structure, shapes and types of program.init's."
         )
     checkpoints = None
-    if job.resumed and job.directory is not None:
-        if (job.directory / "checkpoints").exists():
-            checkpoints = Checkpoints(job.directory / "checkpoints")
-        if checkpoints is None or checkpoints.latest() is None:
-            _check_starts_over(job, job.directory, lost=checkpoints is None)
+    if job.resumed and job.directory is not None and (job.directory / "checkpoints").exists():
+        checkpoints = Checkpoints(job.directory / "checkpoints")
     restoring = checkpoints is not None and checkpoints.latest() is not None
+    if not restoring:
+        check_start(job.config)
+        if job.resumed and job.directory is not None:
+            _check_starts_over(job, job.directory, lost=checkpoints is None)
     compiled_step, *compiled_init = _compiled([step] if restoring else [step, init])
     seconds = watch.lap()
     job.display.note(f"compiled in {seconds:.1f} s")

@@ -82,12 +82,21 @@ def as_json(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with its data file, if it has one, by absolute path and with a digest of its content.
+    """The configuration with what it reads, a data file or a pretrained run, by absolute path and with a digest.
+
+    A pretrained run is described as well (`pretrained_run`), so that a run that started from it can be rebuilt
+    without it; a description that is there already is kept.
 
     Raises:
-        ValueError: if the file is missing.
+        ValueError: if one of them is missing, or the run has no field to start from.
     """
-    data = config["program"].get("data", "exact")
+    from dpolicy.train.pretrained import described, description
+
+    data, start = config["program"].get("data", "exact"), config["hyperparameters"].get("pretrained")
+    if isinstance(start, (str, os.PathLike)) and description(config) is None:
+        about = described(Path(start))
+        hyperparameters = {**config["hyperparameters"], "pretrained": about["run"]}
+        config = {**config, "hyperparameters": hyperparameters, "pretrained_run": about}
     if not isinstance(data, str) or data == "exact":
         return dict(config)
     path = existing(data).absolute()
@@ -263,6 +272,27 @@ def env_title(config: Mapping[str, Any]) -> str:
     return " ".join([str(config.get("env", "")), *(f"{name}={value}" for name, value in options.items())])
 
 
+def _check_known(function: Any, given: Mapping[str, Any], name: str) -> None:
+    known = inspect.signature(function).parameters
+    for setting in given:
+        if setting not in known:
+            raise ValueError(f"{name} has no setting {setting!r} in this version of the library.")
+
+
+def make_algorithm(name: str, hyperparameters: Mapping[str, Any]) -> Any:
+    """The algorithm of that name with these hyperparameters, as a configuration has them.
+
+    Raises:
+        ValueError: for an unknown name, a setting that is none, or a value out of its range.
+    """
+    from dpolicy.algorithms import ALGORITHMS
+
+    _checks.one_of("algorithm", name, ALGORITHMS)
+    recipe = ALGORITHMS[name].recipe
+    _check_known(recipe, hyperparameters, name)
+    return recipe(**{key: _tuples(value) for key, value in hyperparameters.items()})
+
+
 def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     """Algorithm, environment and training program of a resolved configuration.
 
@@ -277,30 +307,32 @@ def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     from dpolicy import envs
     from dpolicy.algorithms import ALGORITHMS
     from dpolicy.train import PROGRAMS
+    from dpolicy.train.pretrained import start_of
 
     check_config(config, named=True, run=False)
-    _checks.one_of("algorithm", config["algorithm"], ALGORITHMS)
-    entry = ALGORITHMS[config["algorithm"]]
-    hyperparameters, settings = (
-        {name: _tuples(value) for name, value in config[part].items()}
-        for part in ("hyperparameters", "program")
-    )
+    name, hyperparameters = config["algorithm"], dict(config["hyperparameters"])
+    _checks.one_of("algorithm", name, ALGORITHMS)
+    entry = ALGORITHMS[name]
     make_program = PROGRAMS[entry.family]
-    for function, given in ((entry.recipe, hyperparameters), (make_program, settings)):
-        known = inspect.signature(function).parameters
-        for name in given:
-            if name not in known:
-                raise ValueError(
-                    f"{config['algorithm']} has no setting {name!r} in this version of the library."
-                )
-    for parameter in list(inspect.signature(make_program).parameters.values())[2:]:
+    settings = {key: _tuples(value) for key, value in config["program"].items()}
+    _check_known(make_program, settings, name)
+    parameters = inspect.signature(make_program).parameters
+    for parameter in list(parameters.values())[2:]:
         if parameter.default is parameter.empty and parameter.name not in settings:
             raise ValueError(
-                f"{config['algorithm']} learns from a {parameter.name} that has no name to be given by: call "
+                f"{name} learns from a {parameter.name} that has no name to be given by: call "
                 f"dpolicy.train.{entry.family} from Python."
             )
     env = envs.make(config["env"], **config.get("env_options", {}))
-    algorithm = entry.recipe(**hyperparameters)
+    if hyperparameters.get("pretrained") is not None:
+        normalise = "normalise_observations"
+        if normalise in parameters and settings.get(normalise, parameters[normalise].default):
+            raise ValueError(
+                "pretrained needs observations as they are, as the field was fitted to them: switch "
+                "normalise_observations off (--no-normalise-observations)."
+            )
+        hyperparameters["pretrained"] = start_of(config, env.spec)
+    algorithm = make_algorithm(name, hyperparameters)
     return algorithm, env, make_program(algorithm, env, **settings)
 
 

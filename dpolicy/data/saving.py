@@ -1,0 +1,62 @@
+"""Writing a data set to a file."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+from dpolicy import _checks
+from dpolicy._types import Transition
+from dpolicy.data.sources import checked
+
+
+def check_target(path: str | Path, *, overwrite: bool = False) -> Path:
+    """The path of a data file to be written.
+
+    Raises:
+        ValueError: unless its suffix is .npz; if it is a directory or, without `overwrite`, exists; or where nothing
+            may be written.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"a data file must have the suffix .npz, got {str(path)!r}.")
+    if path.is_dir():
+        raise ValueError(f"a data file must not be a directory, got {str(path)!r}.")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} already exists: choose another name, or overwrite it (--overwrite).")
+    there = next((parent for parent in path.absolute().parents if parent.exists()), Path())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise ValueError(f"{path} must be in a directory that may be written, which {there} is not.")
+    return path
+
+
+def save_npz(path: str | Path, data: Transition, *, overwrite: bool = False) -> Path:
+    """Write a data set as the .npz file that `load_npz` reads; the same data give the same bytes.
+
+    It is written beside and renamed, so a kill leaves the old file or the new one.
+
+    Args:
+        path: The file; its directory is made if need be.
+        data: Transitions with one leading axis; extras are left out.
+        overwrite: Whether a file of that name may be replaced.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: as `load_npz` for data that it would not read, and for a path that may not be written.
+    """
+    _checks.instance("data", data, Transition, "a Transition")
+    path = check_target(path, overwrite=overwrite)
+    arrays = checked({name: value for name, value in vars(data).items() if name != "extras"}, "data")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+        os.replace(beside, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()
+    return path

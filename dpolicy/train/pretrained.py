@@ -1,0 +1,167 @@
+"""A field that one run has fitted, as the start of another."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpolicy.cloning import Cloned
+from dpolicy.envs import Spec, make
+from dpolicy.fields import AbstractField
+from dpolicy.train.checkpoint import Checkpoints
+from dpolicy.train.run_directory import make_algorithm, read_config
+
+# What a description of a pretrained field holds; see `described`.
+_PARTS = ("run", "algorithm", "hyperparameters", "obs_size", "action_size", "seed", "step", "sha256")
+
+
+def _structure(about: Mapping[str, Any]) -> AbstractField:
+    """The field of a run with shapes in place of arrays."""
+    algorithm = make_algorithm(about["algorithm"], about["hyperparameters"])
+    spec = Spec("pretrained", about["obs_size"], about["action_size"], 1)
+    state = jax.eval_shape(lambda: algorithm.init(jax.random.key(0), spec))
+    field = state.average if isinstance(state, Cloned) else None
+    if not isinstance(field, AbstractField):
+        raise ValueError(
+            f"pretrained must be a field or the directory of a run that clones one, such as one of bc; {about['run']} "
+            f"is a run of {about['algorithm']}."
+        )
+    return field
+
+
+def _read(directory: Path | str) -> tuple[dict[str, Any], AbstractField]:
+    """What `described` and `pretrained_field` give; neither the run's data set nor its program is needed."""
+    directory = Path(directory)
+    config = read_config(directory)
+    if "algorithm" not in config:
+        raise ValueError(f"{directory} was not started by name, so its field cannot be rebuilt.")
+    spec = make(config["env"], **config.get("env_options", {})).spec
+    about = {
+        "run": str(directory.absolute()),
+        "algorithm": config["algorithm"],
+        "hyperparameters": config["hyperparameters"],
+        "obs_size": spec.obs_size,
+        "action_size": spec.action_size,
+    }
+    blank = _structure(about)
+    if not (directory / "checkpoints").is_dir():
+        raise ValueError(f"{directory} holds no checkpoint yet.")
+    checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
+    try:
+        arrays = checkpoints.arrays()
+    finally:
+        checkpoints.close()
+    if any(path.startswith(".normaliser") for path in arrays):
+        raise ValueError(
+            f"the field in {directory} takes standardised observations, which a run that starts from it would not give "
+            "it: fit it without normalise_observations."
+        )
+    living = np.flatnonzero(arrays[".alive"])
+    if not len(living):
+        raise ValueError(f"every seed of the run in {directory} has failed: there is no field to start from.")
+    seed, digest = int(living[0]), hashlib.sha256()
+
+    def leaf(path: Any, wanted: jax.ShapeDtypeStruct) -> jax.Array:
+        found = arrays.get(f".algorithm.average{jax.tree_util.keystr(path)}")
+        if found is None or found.shape[1:] != wanted.shape:
+            raise ValueError(
+                f"the checkpoint in {directory} is of another program than its config.json says."
+            )
+        digest.update(np.ascontiguousarray(found[seed]).tobytes())
+        return jnp.array(found[seed], wanted.dtype)
+
+    field = jax.tree_util.tree_map_with_path(leaf, blank)
+    step = int(arrays[".steps"][seed])
+    return {**about, "seed": seed, "step": step, "sha256": digest.hexdigest()}, field
+
+
+def pretrained_field(directory: Path | str) -> AbstractField:
+    """The field that a run has fitted, to start another one from: `dppo(pretrained=pretrained_field("runs/bc"))`.
+
+    It is the average over updates, which also acts, of the first seed that has not failed.
+
+    Args:
+        directory: Of a run of `bc`, or of another algorithm that clones a field.
+
+    Raises:
+        ValueError: if the directory holds no run, no checkpoint yet, a run of another kind, one whose field sees
+            standardised observations, or one whose seeds have all failed.
+    """
+    return _read(directory)[1]
+
+
+def described(directory: Path | str) -> dict[str, Any]:
+    """What a run's configuration keeps of the run it starts from: enough to rebuild the field but for its numbers.
+
+    `run` (its absolute path), `algorithm`, `hyperparameters`, `obs_size`, `action_size`, and of the field itself
+    `seed`, `step` and `sha256`, a digest of its numbers.
+
+    Raises:
+        ValueError: as `pretrained_field`.
+    """
+    return _read(directory)[0]
+
+
+def description(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The description that a configuration has of the run it starts from; None where it has none.
+
+    Raises:
+        ValueError: for one that lacks something.
+    """
+    about = config.get("pretrained_run")
+    if not isinstance(about, Mapping) or about.get("run") != config["hyperparameters"].get("pretrained"):
+        return None
+    for name in _PARTS:
+        if name not in about:
+            raise ValueError(f"pretrained_run must have {name!r}, got {', '.join(about)}.")
+    return about
+
+
+def start_of(config: Mapping[str, Any], spec: Spec) -> AbstractField:
+    """The field that the run of a configuration starts from.
+
+    Where the run that it comes from is gone, or has gone on since, its numbers are nan: a run that has a checkpoint
+    needs only its structure. `check_start` tells whether they are.
+
+    Raises:
+        ValueError: for sizes that are not the environment's, and as `pretrained_field`.
+    """
+    about = description(config)
+    if about is None:
+        about, field = _read(config["hyperparameters"]["pretrained"])
+    else:
+        field = _found(about)
+    sizes, wanted = (about["obs_size"], about["action_size"]), (spec.obs_size, spec.action_size)
+    if sizes != wanted:
+        raise ValueError(
+            f"pretrained must take observations and give actions of sizes {wanted} ({spec.name}), the field in "
+            f"{about['run']} has {sizes}."
+        )
+    if field is not None:
+        return field
+    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), _structure(about))
+
+
+def _found(about: Mapping[str, Any]) -> AbstractField | None:
+    try:
+        now, field = _read(about["run"])
+    except (ValueError, OSError):
+        return None
+    return field if now["sha256"] == about["sha256"] else None
+
+
+def check_start(config: Mapping[str, Any]) -> None:
+    """Refuse to start, from its first step, a run whose pretrained field is not there any more.
+
+    Raises:
+        ValueError: if it cannot be read, or is not the one that the configuration was made with.
+    """
+    if "pretrained_run" not in config or "hyperparameters" not in config:
+        return
+    about = description(config)
+    if about is not None and described(about["run"])["sha256"] != about["sha256"]:
+        raise ValueError(f"the run in {about['run']}, which this one starts from, has changed since.")
