@@ -32,6 +32,9 @@ def idem(
     grad_a Q(s, a_i) / lambda, w = softmax(Q(s, a_i) / lambda). Its error grows as sigma / alpha, which `time_weight`
     makes up for, and it misses the flux through the faces of the box: right where exp(Q / lambda) vanishes there.
 
+    Predict noise or score. A velocity or data field takes the same targets, but its errors near t = 1 weigh so little
+    that the shares of far modes are learned slowly.
+
     The defaults are those of FlowRL's code (arXiv 2603.27450) but for the time weight, which is uniform there.
 
     Args:
