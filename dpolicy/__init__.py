@@ -20,12 +20,17 @@ from dpolicy._types import Prediction as Prediction
 from dpolicy._types import Scalar as Scalar
 from dpolicy._types import Transition as Transition
 from dpolicy.actor_critic import ActorCritic as ActorCritic
+from dpolicy.actor_critic import acting as acting
 from dpolicy.actor_critic import actor_critic as actor_critic
 from dpolicy.actor_critic import noisy as noisy
+from dpolicy.actor_critic import selecting as selecting
 from dpolicy.algorithm import Algorithm as Algorithm
 from dpolicy.critics import QNetwork as QNetwork
 from dpolicy.critics import ValueNetwork as ValueNetwork
 from dpolicy.ema import ema as ema
+from dpolicy.extras import Extra as Extra
+from dpolicy.extras import FromState as FromState
+from dpolicy.extras import Updated as Updated
 from dpolicy.field_policy import FieldPolicy as FieldPolicy
 from dpolicy.field_policy import field_policy as field_policy
 from dpolicy.fields import AbstractField as AbstractField
@@ -44,6 +49,7 @@ from dpolicy.learner import Learner as Learner
 from dpolicy.learner import adam as adam
 from dpolicy.learner import descend as descend
 from dpolicy.learner import learner as learner
+from dpolicy.mean_field import MeanField as MeanField
 from dpolicy.networks import MLP as MLP
 from dpolicy.networks import Ensemble as Ensemble
 from dpolicy.networks import ensemble as ensemble

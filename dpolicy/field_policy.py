@@ -3,18 +3,21 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._schedule import constant
-from dpolicy._types import Action, Critic, Key, Observation
+from dpolicy._types import Action, Critic, Key, Number, Observation
 from dpolicy.embeddings import EMBEDDINGS, AbstractEmbedding
 from dpolicy.fields import AbstractField, Field
 from dpolicy.losses.match import refuse_infinite_scores
+from dpolicy.mean_field import MeanField
 from dpolicy.networks import check_network, check_residual
 from dpolicy.recipe import tunable
-from dpolicy.samplers import best_of, ddim, ddpm, ode, sde
+from dpolicy.samplers import Prior, best_of, ddim, ddpm, mean_flow, mmse_log_likelihood, ode, sde
 from dpolicy.schedules import (
     AbstractSchedule,
     CosineVP,
@@ -64,16 +67,42 @@ class FieldPolicy(NamedTuple):
         """One sample, with a log-density of zero (it has no cheap one): a `Policy` of `dpolicy.actor_critic`."""
         return self.sample(field, obs, key), jnp.zeros(())
 
-    def best(self, candidates: int) -> Callable[..., tuple[Action, Float[Array, ""]]]:
-        """The best of several samples under the critic; one sample for `candidates=1`."""
+    def best(
+        self, candidates: int, *, noise: Number | None = None
+    ) -> Callable[..., tuple[Action, Float[Array, ""]]]:
+        """The best of several samples under the critic; one sample for `candidates=1`.
+
+        With `noise` every sample gets N(0, noise^2) and is clipped to [-1, 1] before they are compared.
+        """
         _checks.integer("candidates", candidates)
-        if candidates == 1:
+        if candidates == 1 and noise is None:
             return self.act
+
+        def draw(field: AbstractField, obs: Observation, key: Key) -> Action:
+            if noise is None:
+                return self.sample(field, obs, key)
+            key, noise_key = jax.random.split(key)
+            action = self.sample(field, obs, key)
+            return jnp.clip(action + noise * jax.random.normal(noise_key, action.shape, action.dtype), -1, 1)
 
         def act(
             field: AbstractField, q: Critic, obs: Observation, key: Key
         ) -> tuple[Action, Float[Array, ""]]:
-            return best_of(candidates, self.sample, q)(field, obs, key), jnp.zeros(())
+            return best_of(candidates, draw, q)(field, obs, key), jnp.zeros(())
+
+        return act
+
+    def with_density(self, steps: int, draws: int) -> Callable[..., tuple[Action, Float[Array, ""]]]:
+        """One sample and its log-density by `mmse_log_likelihood`: what a soft backup asks for."""
+        _checks.integer("steps", steps)
+        _checks.integer("draws", draws)
+
+        def act(
+            field: AbstractField, q: Critic, obs: Observation, key: Key
+        ) -> tuple[Action, Float[Array, ""]]:
+            sample_key, density_key = jax.random.split(key)
+            action = self.sample(field, obs, sample_key)
+            return action, mmse_log_likelihood(field, action, obs, density_key, steps=steps, draws=draws)
 
         return act
 
@@ -103,6 +132,8 @@ def field_policy(
     residual: bool = False,
     clip: float | None = 1.0,
     output_scale: float = 1.0,
+    initial_scale: Number = 1.0,
+    average: bool = False,
 ) -> FieldPolicy:
     """Choose a schedule, a field and a sampler by name.
 
@@ -119,9 +150,11 @@ def field_policy(
         residual: Whether pairs of hidden layers have a shortcut; their widths must be equal, and odd in number.
         clip: Bound of the predicted action at every sampler step, None for none.
         output_scale: Factor on the output of the field's network.
+        initial_scale: Standard deviation of the sampler's start, in units of the schedule's.
+        average: Whether the field is one of average velocities (`MeanField`); euler then steps by these.
 
     Raises:
-        ValueError: for an unknown name or a step count below 1.
+        ValueError: for an unknown name, a step count below 1, or averages of something else than a velocity.
     """
     if not isinstance(schedule, AbstractSchedule):
         _checks.one_of("schedule", schedule, SCHEDULES)
@@ -135,20 +168,28 @@ def field_policy(
     constant("output_scale", output_scale)
     chosen = schedule if isinstance(schedule, AbstractSchedule) else SCHEDULES[schedule](sampler_steps)
     refuse_infinite_scores(chosen, prediction)
+    _checks.boolean("average", average)
+    if average and prediction != "velocity":
+        raise ValueError(f"prediction must be velocity for a field of averages, got {prediction!r}.")
+    network: dict[str, Any] = {
+        "schedule": chosen,
+        "hidden": hidden,
+        "activation": activation,
+        "embedding": embedding,
+        "initialisation": initialisation,
+        "residual": residual,
+        "output_scale": output_scale,
+    }
 
     def make(key: Key, spec: Any) -> AbstractField:
-        return Field(
-            spec.obs_size,
-            spec.action_size,
-            schedule=chosen,
-            prediction=prediction,  # pyright: ignore[reportArgumentType]  (checked above)
-            hidden=hidden,
-            activation=activation,
-            embedding=embedding,
-            initialisation=initialisation,
-            residual=residual,
-            output_scale=output_scale,
-            key=key,
-        )
+        if average:
+            return MeanField(spec.obs_size, spec.action_size, **network, key=key)
+        return Field(spec.obs_size, spec.action_size, prediction=prediction, **network, key=key)  # pyright: ignore[reportArgumentType]  (checked above)
 
-    return FieldPolicy(chosen, make, SAMPLERS[sampler](sampler_steps, clip))
+    if average and sampler == "euler":
+        return FieldPolicy(
+            chosen, make, mean_flow(steps=sampler_steps, clip=clip, initial_scale=initial_scale)
+        )
+    prior = Prior("normal", initial_scale)
+    made = eqx.tree_at(lambda made: made.prior, SAMPLERS[sampler](sampler_steps, clip), prior)
+    return FieldPolicy(chosen, make, made)

@@ -2,6 +2,7 @@
 losses.
 """
 
+from dpolicy.losses._batch import batch_max as batch_max
 from dpolicy.losses._batch import batch_mean as batch_mean
 from dpolicy.losses.candidates import ascend as ascend
 from dpolicy.losses.candidates import best as best
@@ -40,6 +41,7 @@ from dpolicy.losses.match import effective_sample_size as effective_sample_size
 from dpolicy.losses.match import matching as matching
 from dpolicy.losses.match import start as start
 from dpolicy.losses.match import weight_kl as weight_kl
+from dpolicy.losses.mean_flow import mean_flow_matching as mean_flow_matching
 from dpolicy.losses.noise import perturb as perturb
 from dpolicy.losses.noise import reverse_sample as reverse_sample
 from dpolicy.losses.pathwise import bptt as bptt
@@ -69,7 +71,11 @@ from dpolicy.losses.targets import add_q_score as add_q_score
 from dpolicy.losses.targets import posterior_mean as posterior_mean
 from dpolicy.losses.targets import q_score as q_score
 from dpolicy.losses.targets import smoothed_score as smoothed_score
+from dpolicy.losses.tilt import linear_weights as linear_weights
+from dpolicy.losses.tilt import square_weights as square_weights
+from dpolicy.losses.tilt import tilt as tilt
 from dpolicy.losses.times import grid_times as grid_times
+from dpolicy.losses.times import later_times as later_times
 from dpolicy.losses.times import logit_normal_times as logit_normal_times
 from dpolicy.losses.times import power_times as power_times
 from dpolicy.losses.times import uniform_times as uniform_times

@@ -20,3 +20,11 @@ def batch_mean(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return lax.pmean(x, BATCH_AXIS)
     except NameError:  # no such axis: a single example, as in tests and notebooks
         return x
+
+
+def batch_max(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The largest `x` over the axis of `batch_mean`; `x` itself outside one."""
+    try:
+        return lax.pmax(x, BATCH_AXIS)
+    except NameError:
+        return x

@@ -96,19 +96,20 @@ def chain(*transforms: Transform) -> Chain:
     return Chain(tuple(transforms))
 
 
-def _time_weight(rule: str | Callable, schedule: AbstractSchedule, t: Float[Array, " p"]) -> Array:
+def _time_weight(rule: str | Callable, schedule: AbstractSchedule, t: Float[Array, " p"], kind: str) -> Array:
     if callable(rule):
         return rule(schedule, t)
-    if rule == "capped_snr":
+    if rule in ("capped_snr", "tamed"):
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         # min(1, alpha^2 / sigma^2) without dividing by sigma = 0
-        return alpha**2 / jnp.maximum(alpha**2, sigma**2)
+        capped = alpha**2 / jnp.maximum(alpha**2, sigma**2)
+        return capped**2 if rule == "tamed" and kind in ("velocity", "data") else capped
     if rule == "noise_variance":
         return schedule.sigma(t) ** 2
     return jnp.ones_like(t)
 
 
-def _same_schedule(match: Match, field: Any) -> AbstractSchedule:
+def same_schedule(match: Match, field: Any) -> AbstractSchedule:
     if match.schedule is None:
         raise ValueError(
             "matching needs a chain that adds noise, such as chain(..., perturb(schedule)); got one without."
@@ -150,7 +151,8 @@ def matching(
     - `reduction`: over the action's coordinates: `mean`; `sum`; or `sqrt`, the sum divided by sqrt(d)
       (FPO++).
     - `time_weight`: `c(t)`: `uniform`; `capped_snr` = min(1, alpha^2 / sigma^2), which tames targets that are
-      gradients of Q; `noise_variance` = sigma^2; or a function of (schedule, t).
+      gradients of Q; `tamed`, the same for noise or score and its square for velocity or data, in whose units
+      such targets grow as sigma^2 / alpha^2; `noise_variance` = sigma^2; or a function of (schedule, t).
     - `compare`: measure the error as this kind of prediction instead of the field's own. `noise` with a
       rectified-flow velocity field is FPO's weight (1 - t)^2; `data` is the weight t^2.
     - `cap`: bound on each coordinate's squared error, beyond which its gradient is lost. It biases the
@@ -166,7 +168,7 @@ def matching(
     """
     one_of("reduction", reduction, ("mean", "sum", "sqrt"))
     if not callable(time_weight):
-        one_of("time_weight", time_weight, ("uniform", "capped_snr", "noise_variance"))
+        one_of("time_weight", time_weight, ("uniform", "capped_snr", "tamed", "noise_variance"))
     if compare is not None:
         one_of("compare", compare, ("noise", "score", "velocity", "data"))
     if cap is not None:
@@ -175,7 +177,7 @@ def matching(
 
     def loss(field: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         match = jax.lax.stop_gradient(links(example, start(example), key))
-        schedule = _same_schedule(match, field)
+        schedule = same_schedule(match, field)
         kind = field.prediction if compare is None else compare
         refuse_infinite_scores(schedule, kind)
         (size, dim), points = match.action.shape, match.x.shape[0]
@@ -191,7 +193,7 @@ def matching(
         squared = squared if cap is None else jnp.minimum(squared, cap)
         squared = jnp.sum(squared, axis=-1) / {"mean": dim, "sum": 1, "sqrt": dim**0.5}[reduction]
         weight = match.weight.reshape(points, -1)
-        scale = _time_weight(time_weight, schedule, match.t)
+        scale = _time_weight(time_weight, schedule, match.t, kind)
         result = jnp.sum(weight * squared * scale[:, None])
         metrics = {"loss": result, "target": jnp.mean(jnp.abs(target))}
         if match.candidates > 1:
@@ -223,10 +225,10 @@ def weight_kl(match: Match) -> Scalar:
 
 
 def _shares(match: Match) -> tuple[Float[Array, "g n"], float]:
-    """Weights normalised in each group (zero where a group weighs nothing), and copies of each candidate in
-    it.
+    """Weights normalised in each group (zero where a group weighs nothing, or a candidate less), and copies of
+    each candidate in it.
     """
-    weight = match.weight.reshape(match.groups, -1)
+    weight = jnp.maximum(match.weight, 0).reshape(match.groups, -1)
     total = jnp.sum(weight, axis=1, keepdims=True)
     copies = weight.shape[1] / match.candidates if match.groups == 1 else 1.0
     return weight / jnp.where(total > 0, total, 1), copies

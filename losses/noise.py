@@ -2,6 +2,7 @@
 candidates.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array
 
 from dpolicy._checks import integer, one_of, positive
 from dpolicy._schedule import check_schedule
-from dpolicy._types import Key
+from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.losses.match import Match, Target, Transform
 from dpolicy.losses.times import TimeLaw, time_law
 from dpolicy.losses.truncated import truncated_proposal
@@ -56,7 +57,7 @@ def reverse_sample(
     schedule: AbstractSchedule,
     n: int,
     *,
-    proposal: str = "truncated",
+    proposal: str | Callable[[Observation, Key], tuple[Action, Scalar]] = "truncated",
     bound: float = 1.0,
 ) -> Transform:
     """Reverse proposals: `n` clean actions a_i = (x - sigma e_i) / alpha around each noised x; the target is
@@ -72,7 +73,10 @@ def reverse_sample(
       uniform on the box); `gaussian`, unrestricted (Lebesgue measure); `clipped`, Gaussian e and actions
       clipped afterwards while the target keeps e, as one published code does: target and weight then
       disagree, kept to reproduce it; `uniform`, actions uniform on the box with importance weights N(x; alpha
-      a, sigma^2 I), the same optimum as `truncated`.
+      a, sigma^2 I), the same optimum as `truncated`; or any tractable density g as a function (obs, key) ->
+      (action, log g(action)), such as a Gaussian policy's `sample`, with importance weights N(x; alpha a,
+      sigma^2 I) / g(a). Its support is the base measure's: where few truncated proposals matter (t -> 1, narrow
+      Q, many dimensions), one close to the target keeps the effective sample size up.
     - `bound`: half-width of the box.
 
     **Raises:** `ValueError` unless forward noise with the same kind of schedule was added before, and only
@@ -80,7 +84,8 @@ def reverse_sample(
     """
     check_schedule(schedule)
     integer("n", n, 2)
-    one_of("proposal", proposal, ("truncated", "gaussian", "clipped", "uniform"))
+    if not callable(proposal):
+        one_of("proposal", proposal, ("truncated", "gaussian", "clipped", "uniform"))
     positive("bound", bound)
 
     def transform(example: Any, match: Match, key: Key) -> Match:
@@ -99,6 +104,17 @@ def reverse_sample(
             alpha, sigma = schedule.alpha(t), schedule.sigma(t)
             share = jnp.full((n,), 1 / n, x.dtype)
             shape = (n, *x.shape)
+            if callable(proposal):
+                action, log_density = jax.vmap(proposal, in_axes=(None, 0))(
+                    example.obs, jax.random.split(key, n)
+                )
+                noise = (x[None] - alpha * action) / sigma
+                return (
+                    action,
+                    action,
+                    noise,
+                    jax.nn.softmax(-jnp.sum(noise**2, axis=1) / 2 - log_density),
+                )
             if proposal == "truncated":
                 action, noise = truncated_proposal(key, n, x, alpha, sigma, bound)
                 return action, action, noise, share

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy._checks import boolean, critic, in_range, one_of, positive
+from dpolicy._checks import boolean, critic, fraction, in_range, one_of, positive
 from dpolicy._types import Critic, Key, Number
 from dpolicy.losses._batch import batch_mean
 from dpolicy.losses.match import Match, Target, Transform
@@ -89,30 +89,54 @@ def add_q_score(q: Critic, scale: Number, *, normaliser: Critic | None = None) -
     return transform
 
 
-def smoothed_score(q: Critic, temperature: Number, *, normalise: bool = False) -> Transform:
-    """The score of the smoothed density from gradients of Q at reverse proposals (iDEM, arXiv 2402.06121).
+def smoothed_score(
+    q: Critic,
+    temperature: Number,
+    *,
+    normalise: bool = False,
+    noise_share: Number = 0.0,
+    max_norm: Number | None = None,
+) -> Transform:
+    """The score of the smoothed density by importance sampling (iDEM, arXiv 2402.06121; FlowRL, eq. 13).
 
-    y = -(sigma / alpha) sum_i w_i grad_a Q(s, a_i) / temperature,  w = softmax_i(Q(s, a_i) / temperature):
-    one noise target for each noised point. Unbiased in the limit only where exp(Q / temperature) vanishes on
-    the faces of the box (the boundary flux is dropped); for `boltzmann` weights on the noise there is no such
-    error. The target grows as 1 / alpha: `matching(..., time_weight="capped_snr")` is recommended.
+    One noise target for each noised point, from reverse proposals a_i = (x - sigma e_i) / alpha of weights
+    w = softmax_i(Q(s, a_i) / temperature), of two forms mixed as noise_share * first + (1 - noise_share) * second:
+
+        noise form       sum_i w_i e_i
+        gradient form    -(sigma / alpha) sum_i w_i grad_a Q(s, a_i) / temperature
+
+    The noise form is right for every proposal with the base measure it stands for. The gradient form follows from it
+    by parts and drops the flux through the faces of the box, so it is right only where exp(Q / temperature) vanishes
+    there; its error is smaller for small t and smooth Q, and grows as sigma / alpha: use
+    `matching(..., time_weight="tamed")`. Where a proposal was clipped no gradient passes.
 
     - `normalise`: measure the temperature in units of the batch mean of |grad Q|.
+    - `noise_share`: 0 is iDEM, 1 the target of MaxEntDP.
+    - `max_norm`: bound on the norm of the score sum_i w_i grad_a Q / temperature (iDEM: 20 or 70).
     """
     critic("q", q)
     positive("temperature", temperature)
     boolean("normalise", normalise)
+    fraction("noise_share", noise_share)
+    if max_norm is not None:
+        positive("max_norm", max_norm)
 
     def transform(example: Any, match: Match, key: Key) -> Match:
         alpha, sigma = _scales("smoothed_score", match)
         require_candidates("smoothed_score", match)
         gradient = _gradients(q, example, match.action)
+        gradient = jnp.where(match.action == match.target.data, gradient, 0)
         scale = temperature
         if normalise:
             scale = temperature * (batch_mean(jnp.mean(jnp.abs(gradient))) + _SMALL)
         weight = softmax_weights(values(q, example, match) / scale, match)
-        mean = _group_mean(gradient, weight, match)
-        noise = -(sigma / alpha) * mean / scale
+        score = _group_mean(gradient, weight, match) / scale
+        if max_norm is not None:
+            norm = jnp.sqrt(jnp.sum(score**2, axis=1, keepdims=True))
+            score = score * (max_norm / jnp.maximum(norm, max_norm))
+        noise = -(sigma / alpha) * score
+        mean = _group_mean(match.target.noise, weight, match)
+        noise = noise_share * mean + (1 - noise_share) * noise
         return _collapse(match, _of_noise(match.x, noise, alpha, sigma))
 
     return transform

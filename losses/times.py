@@ -67,11 +67,21 @@ def logit_normal_times(mean: float = -1.2, std: float = 1.2) -> TimeLaw:
     return draw
 
 
+def later_times() -> TimeLaw:
+    """The later of two draws of U(t_min, t_max): the t of MeanFlow's pairs r <= t, of which r is then U(t_min, t)."""
+
+    def draw(schedule: AbstractSchedule, key: Key) -> Scalar:
+        return jnp.max(jax.random.uniform(key, (2,), minval=schedule.t_min, maxval=schedule.t_max))
+
+    return draw
+
+
 _NAMED = {
     "uniform": uniform_times,
     "grid": grid_times,
     "power": power_times,
     "logit_normal": logit_normal_times,
+    "later": later_times,
 }
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from dpolicy._checks import boolean, critic, function, positive
 from dpolicy._types import Critic, Key, Number, Scalar
+from dpolicy.losses._batch import batch_max
 from dpolicy.losses.match import Match, Transform
 
 
@@ -42,7 +43,12 @@ def softmax_weights(value: Float[Array, " k"], match: Match) -> Float[Array, " k
 
 
 def boltzmann(
-    q: Critic, temperature: Number, *, normalise: bool = True, clip: Number | None = None
+    q: Critic,
+    temperature: Number,
+    *,
+    normalise: bool = True,
+    clip: Number | None = None,
+    rescale: bool = False,
 ) -> Transform:
     """Weigh by exp(Q / temperature).
 
@@ -55,11 +61,15 @@ def boltzmann(
 
     - `temperature`: in units of Q.
     - `clip`: without normalisation, bound on |Q| before it is divided by the temperature.
+    - `rescale`: without normalisation, divide by the largest weight of the batch, so that none overflows.
 
     **Raises:** `ValueError` for a single candidate when normalising.
     """
     critic("q", q)
     boolean("normalise", normalise)
+    boolean("rescale", rescale)
+    if rescale and normalise:
+        raise ValueError("rescale needs normalise=False: softmax weights are bounded already.")
     positive("temperature", temperature)
     if clip is not None:
         positive("clip", clip)
@@ -72,7 +82,10 @@ def boltzmann(
             require_candidates("boltzmann", match)
             return with_weight(match, softmax_weights(value / temperature, match))
         value = value if clip is None else jnp.clip(value, -clip, clip)
-        return with_weight(match, match.weight * jnp.exp(value / temperature))
+        logits = value / temperature
+        if rescale:
+            logits = logits - batch_max(jax.lax.stop_gradient(jnp.max(logits)))
+        return with_weight(match, match.weight * jnp.exp(logits))
 
     return transform
 

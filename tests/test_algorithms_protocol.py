@@ -22,6 +22,7 @@ class Spec(NamedTuple):
 SPEC = Spec()
 # Shapes only: what keeps a compilation short. Every number is left at its default.
 _ON_POLICY = {"value_hidden": (8,), "epochs": 2, "minibatches": 2}
+_DIFFUSION = {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2}
 TINY = {
     "bc": {"hidden": (8,), "sampler_steps": 2},
     "sac": {"hidden": (8,), "critic_hidden": (8,)},
@@ -33,6 +34,26 @@ TINY = {
         "evaluation_candidates": 2,
     },
     "qsm": {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2, "evaluation_candidates": 2},
+    "idem": {**_DIFFUSION, "samples": 4, "evaluation_candidates": 2},
+    "dps": {**_DIFFUSION, "samples": 4},
+    "maxentdp": {
+        **_DIFFUSION,
+        "samples": 4,
+        "density_steps": 2,
+        "density_draws": 2,
+        "evaluation_candidates": 2,
+    },
+    "qvpo": {
+        **_DIFFUSION,
+        "candidates": 4,
+        "uniform_candidates": 2,
+        "exploration_candidates": 2,
+        "backup_candidates": 2,
+        "evaluation_candidates": 2,
+    },
+    "dpmd": {**_DIFFUSION, "candidates": 2, "noise_interval": 1, "evaluation_candidates": 2},
+    "fpmd": {**_DIFFUSION, "candidates": 2, "noise_interval": 1},
+    "gempo": {**_DIFFUSION, "candidates": 4, "reference_interval": 1, "evaluation_candidates": 2},
     "ppo": {"hidden": (8,), **_ON_POLICY},
     "fpo": {"hidden": (8,), "draws": 2, "sampler_steps": 2, **_ON_POLICY},
     "fpopp": {"hidden": (8,), "draws": 3, "sampler_steps": 2, "ema_after": 0, **_ON_POLICY},
@@ -51,6 +72,9 @@ TINY = {
 # A second value for each numeric hyperparameter: half the default, unless that is no change or not allowed.
 SECOND = {
     "clip": 1e-5,
+    "floor": -1.0,
+    "noise_share": 0.5,
+    "anneal_updates": 2.0,
     "value_clip": 0.01,
     "target_kl": 1e-4,
     "stop_kl": 1e-12,

@@ -9,12 +9,19 @@ from typing import NamedTuple
 from dpolicy.algorithm import Algorithm, Family
 from dpolicy.algorithms.bc import bc as bc
 from dpolicy.algorithms.dp_cppo import dp_cppo as dp_cppo
+from dpolicy.algorithms.dpmd import dpmd as dpmd
 from dpolicy.algorithms.dppo import dppo as dppo
+from dpolicy.algorithms.dps import dps as dps
+from dpolicy.algorithms.fpmd import fpmd as fpmd
 from dpolicy.algorithms.fpo import fpo as fpo
 from dpolicy.algorithms.fpopp import fpopp as fpopp
+from dpolicy.algorithms.gempo import gempo as gempo
 from dpolicy.algorithms.genpo import genpo as genpo
+from dpolicy.algorithms.idem import idem as idem
+from dpolicy.algorithms.maxentdp import maxentdp as maxentdp
 from dpolicy.algorithms.ppo import ppo as ppo
 from dpolicy.algorithms.qsm import qsm as qsm
+from dpolicy.algorithms.qvpo import qvpo as qvpo
 from dpolicy.algorithms.sac import sac as sac
 from dpolicy.algorithms.sdac import sdac as sdac
 
@@ -45,6 +52,13 @@ ALGORITHMS: dict[str, Entry] = {
     "sac": Entry(      sac,     "off_policy", "reparameterisation", "uniform",  "none (squashed Gaussian)",                                 "exact", "twin Q, soft",     "sample / mode",           "arXiv 1812.05905"),
     "sdac": Entry(     sdac,    "off_policy", "weighted matching",  "uniform",  "perturb, reverse_sample, boltzmann",                       "DDPM",  "twin Q",           "one sample / best of 10", "arXiv 2502.00361"),
     "qsm": Entry(      qsm,     "off_policy", "Q-value guidance",   "uniform",  "perturb, q_score",                                         "DDPM",  "twin Q",           "noisy / best of 10",      "arXiv 2312.11752"),
+    "idem": Entry(     idem,     "off_policy", "Q-value guidance",   "uniform",  "perturb, reverse_sample, smoothed_score",                          "DDPM",    "twin Q",             "noisy / best of 10",            "arXiv 2402.06121"),
+    "dps": Entry(      dps,      "off_policy", "Q-value guidance",   "uniform",  "perturb, reverse_sample, smoothed_score; annealed",                "SDE",     "twin Q",             "one sample",                    "arXiv 2410.01312"),
+    "maxentdp": Entry( maxentdp, "off_policy", "weighted matching",  "uniform",  "perturb, reverse_sample, boltzmann, posterior_mean",               "DDPM",    "twin Q, soft",       "one sample / best of 10",       "arXiv 2502.11612"),
+    "qvpo": Entry(     qvpo,     "off_policy", "weighted matching",  "uniform",  "candidates, advantage, best, mix uniform, perturb",                "DDPM",    "twin Q, best of 4",  "best of 4 / best of 32",        "arXiv 2405.16173"),
+    "dpmd": Entry(     dpmd,     "off_policy", "weighted matching",  "previous", "next action, boltzmann (running statistics), perturb",             "DDPM",    "twin Q, best of 32", "noisy best of 32 / best of 32", "arXiv 2502.00361"),
+    "fpmd": Entry(     fpmd,     "off_policy", "weighted matching",  "previous", "next action, boltzmann (running statistics), perturb or MeanFlow", "Euler",   "twin Q, best of 32", "noisy best of 32 / one step",   "arXiv 2507.23675"),
+    "gempo": Entry(    gempo,    "off_policy", "weighted matching",  "previous", "candidates, jitter, tilt, perturb",                                "DDPM",    "twin Q",             "one sample / best of 10",       "arXiv 2603.10250"),
     "ppo": Entry(      ppo,     "on_policy",  "policy gradient",    "previous", "clipped Gaussian ratio",                                   "exact", "V, GAE",           "sample / mode",           "arXiv 1707.06347"),
     "fpo": Entry(      fpo,     "on_policy",  "policy gradient",    "previous", "clipped flow-matching ratio: perturb",                     "Euler", "V, GAE",           "one sample",              "arXiv 2507.21053"),
     "fpopp": Entry(    fpopp,   "on_policy",  "policy gradient",    "previous", "clipped flow-matching ratio per draw: perturb",            "Euler", "V, GAE",           "zero start, EMA",         "arXiv 2602.02481"),

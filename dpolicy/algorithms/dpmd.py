@@ -1,0 +1,39 @@
+"""Diffusion policy mirror descent."""
+
+from collections.abc import Callable
+from typing import Any
+
+from dpolicy import _checks
+from dpolicy.actor_critic import actor_critic
+from dpolicy.algorithm import Algorithm
+from dpolicy.field_policy import FieldPolicy, field_policy
+from dpolicy.losses import matching
+from dpolicy.mirror import mirror_descent
+from dpolicy.recipe import composed
+
+
+@composed(field_policy, mirror_descent, actor_critic, sampler="ddpm_posterior")
+def dpmd(
+    make_field: Callable[..., FieldPolicy],
+    descent: Callable[..., dict[str, Any]],
+    train: Callable[..., Algorithm],
+    *,
+    evaluation_candidates: int = 32,
+) -> Algorithm:
+    """Diffusion policy mirror descent: fit the current policy's actions, weighted by exp(Q/lambda) (arXiv 2502.00361).
+
+    One action per state, the critic's own next action, is noised and weighted: `mirror_descent` says how. The optimum
+    of one step is proportional to pi_old exp(Q / lambda); entropy decays over steps but for the added noise, whose
+    learned factor is lambda too.
+
+    The paper scales rewards by 0.2 (`reward_scale` of the training program). Its code evaluates Q - M / R in place of
+    (Q - M) / R, and takes the critic's step twice; neither is done here. FlowRL's DPMD, many samples of a frozen
+    policy with a temperature that holds a divergence, is `gempo(weight="exponential")`.
+
+    Args:
+        evaluation_candidates: Evaluation acts by the best of this many samples under the critic.
+    """
+    _checks.integer("evaluation_candidates", evaluation_candidates)
+    policy = make_field(initial_scale=0.5)
+    slots = descent(policy=policy, evaluate=policy.best(evaluation_candidates), regression=matching)
+    return train(name="dpmd", **slots)

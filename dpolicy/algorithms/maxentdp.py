@@ -1,0 +1,66 @@
+"""Maximum-entropy diffusion policy."""
+
+from collections.abc import Callable
+
+from dpolicy import _checks
+from dpolicy._types import Number
+from dpolicy.actor_critic import actor_critic, critic_function, selecting
+from dpolicy.algorithm import Algorithm
+from dpolicy.extras import FromState
+from dpolicy.field_policy import FieldPolicy, field_policy
+from dpolicy.losses import boltzmann, chain, matching, perturb, posterior_mean, reverse_sample
+from dpolicy.recipe import composed
+
+
+@composed(field_policy, actor_critic, hidden=(256, 256))
+def maxentdp(
+    make_field: Callable[..., FieldPolicy],
+    train: Callable[..., Algorithm],
+    *,
+    temperature: Number = 0.05,
+    samples: int = 500,
+    soft: bool = True,
+    density_steps: int = 20,
+    density_draws: int = 50,
+    evaluation_candidates: int = 10,
+) -> Algorithm:
+    """Maximum-entropy diffusion policy: Q-weighted noise estimation and a soft backup (arXiv 2502.11612).
+
+    The field regresses the weighted mean noise sum_i w_i e_i of reverse proposals, w = softmax(Q(s, a_i) / lambda):
+    draw by draw the gradient of SDAC's loss. The critic's target holds the entropy, -lambda log pi(a'|s'), with
+    log pi estimated from how well the field denoises a'. That costs density_steps * density_draws evaluations of the
+    field per transition, and is biased for narrow policies (`mmse_log_likelihood`).
+
+    Args:
+        temperature: lambda, in units of (scaled) reward; per task in the paper, .01 to .2.
+        samples: Reverse proposals per state; at least 2.
+        soft: Whether the critic's target holds the entropy.
+        density_steps: Noise levels of the estimate of log pi.
+        density_draws: Noises per level.
+        evaluation_candidates: Evaluation acts by the best of this many samples under the target critics.
+    """
+    _checks.positive("temperature", temperature)
+    _checks.boolean("soft", soft)
+    _checks.integer("samples", samples, 2)
+    _checks.integer("evaluation_candidates", evaluation_candidates)
+    policy = make_field()
+    return train(
+        name="maxentdp",
+        make_actor=policy.make,
+        explore=policy.act,
+        backup=policy.with_density(density_steps, density_draws) if soft else policy.act,
+        evaluate=FromState(
+            lambda state: selecting(critic_function(state.target_critic), policy.best(evaluation_candidates))
+        ),
+        temperature=temperature if soft else None,
+        actor_loss=lambda q, _: matching(
+            chain(
+                perturb(policy.schedule),
+                reverse_sample(policy.schedule, samples),
+                boltzmann(q, temperature),
+                posterior_mean(),
+            )
+        ),
+        actor_critic_values="target_min",
+        critic_first=False,
+    )

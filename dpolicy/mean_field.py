@@ -1,0 +1,70 @@
+"""Fields of average velocities, whose one step spans any interval of time."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+
+from dpolicy import _checks
+from dpolicy._schedule import check_schedule, constant
+from dpolicy._types import Action, Key, Observation, Prediction, Scalar
+from dpolicy.embeddings import AbstractEmbedding, make_embedding
+from dpolicy.fields import AbstractField
+from dpolicy.networks import MLP
+from dpolicy.schedules import AbstractSchedule
+
+
+class MeanField(AbstractField):
+    """u(x, r, t, s), the average over [r, t] of the velocity along the path through x at t: x_r = x - (t - r) u.
+
+    As a field it predicts the velocity, u(x, t, t, s), so every sampler takes it; `mean_flow` uses the averages. A
+    network: MLP over the noised action, the embeddings of t and of t - r, and the observation, times `output_scale`.
+    The other settings are those of `Field`. Source: Geng et al. 2025 (arXiv 2505.13447).
+
+    Raises `ValueError` for sizes that are no positive ints and for unknown names.
+    """
+
+    embedding: AbstractEmbedding
+    span_embedding: AbstractEmbedding
+    mlp: MLP
+    schedule: AbstractSchedule
+    prediction: Prediction = eqx.field(static=True)
+    action_size: int = eqx.field(static=True)
+    output_scale: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        *,
+        schedule: AbstractSchedule,
+        hidden: tuple[int, ...] = (256, 256, 256),
+        activation: str = "mish",
+        embedding: str | Callable[[Key], AbstractEmbedding] = "fourier_mlp",
+        initialisation: str = "orthogonal",
+        output_scale: float | int = 1.0,
+        key: Key,
+    ):
+        check_schedule(schedule)
+        _checks.integer("obs_size", obs_size, 0)
+        _checks.integer("action_size", action_size)
+        embedding_key, span_key, mlp_key = jax.random.split(key, 3)
+        self.embedding = make_embedding(embedding, key=embedding_key)
+        self.span_embedding = make_embedding(embedding, key=span_key)
+        self.mlp = MLP(
+            (action_size, self.embedding.size, self.span_embedding.size, obs_size),
+            action_size,
+            hidden=hidden,
+            activation=activation,
+            initialisation=initialisation,
+            key=mlp_key,
+        )
+        self.schedule, self.prediction, self.action_size = schedule, "velocity", action_size
+        self.output_scale = constant("output_scale", output_scale)
+
+    def average(self, x: Action, r: Scalar, t: Scalar, obs: Observation) -> Action:
+        """The average velocity over [r, t]."""
+        return self.output_scale * self.mlp(x, self.embedding(t), self.span_embedding(t - r), obs)
+
+    def __call__(self, x: Action, t: Scalar, obs: Observation) -> Action:
+        return self.average(x, t, t, obs)

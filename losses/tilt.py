@@ -1,0 +1,96 @@
+"""Weights that are a monotone function of Q other than the exponential, normalised by a shift of Q (GeMPO)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dpolicy._checks import critic, in_range, one_of, positive
+from dpolicy._types import Critic, Key, Number
+from dpolicy.losses.match import Match, Transform
+from dpolicy.losses.weights import boltzmann, require_candidates, values, with_weight
+
+SHAPES = ("exponential", "linear", "square")
+
+
+def _active(excess: Float[Array, " n"], bound: Number) -> Float[Array, " n"]:
+    """One-hot of the last of the sorted candidates above the floor; `excess` rises from zero."""
+    count = jnp.maximum(jnp.sum(excess < bound), 1)
+    return (jnp.arange(1, excess.size + 1) == count).astype(excess.dtype)
+
+
+def linear_weights(value: Float[Array, " n"], temperature: Number, floor: Number = 0.0) -> Float[Array, " n"]:
+    """w_i = max((Q_i - nu) / temperature, floor / n), nu such that sum_i w_i = 1.
+
+    With floor 0 the projection of Q / temperature onto the simplex: candidates below nu weigh nothing. A negative
+    floor lets bad candidates weigh less than nothing, so that the fit is pushed away from them. The solution is exact,
+    from the sorted values. Source: GeMPO (arXiv 2603.10250).
+
+    Raises `ValueError` for a temperature that is not above zero or a floor of 1 or more.
+    """
+    positive("temperature", temperature)
+    in_range("floor", floor, high=1.0, open_high=True)
+    size = value.shape[0]
+    top = jnp.max(value)
+    ordered = jnp.sort(value - top)[::-1]
+    rank, total = jnp.arange(1, size + 1, dtype=value.dtype), jnp.cumsum(ordered)
+    budget = temperature * (1 - floor)
+    # The k-th candidate lies above the floor if with nu at its own threshold the weights would sum to less than 1.
+    last = _active(total - rank * ordered, budget)
+    count = jnp.sum(last * rank)
+    nu = (jnp.sum(last * total) - temperature * (1 - (size - count) * floor / size)) / count
+    return jnp.maximum((value - top - nu) / temperature, floor / size)
+
+
+def square_weights(value: Float[Array, " n"], temperature: Number) -> Float[Array, " n"]:
+    """w_i = max((Q_i - nu) / temperature, 0)^2, nu such that sum_i w_i = 1; exact, from the sorted values.
+
+    Between linear and exponential in how fast it favours the best. Source: GeMPO (arXiv 2603.10250).
+
+    Raises `ValueError` for a temperature that is not above zero.
+    """
+    positive("temperature", temperature)
+    top = jnp.max(value)
+    ordered = jnp.sort((value - top) / temperature)[::-1]
+    rank = jnp.arange(1, value.shape[0] + 1, dtype=value.dtype)
+    first, second = jnp.cumsum(ordered), jnp.cumsum(ordered**2)
+    last = _active(second - 2 * first * ordered + rank * ordered**2, 1.0)
+    count, one, two = (jnp.sum(last * column) for column in (rank, first, second))
+    nu = (one - jnp.sqrt(jnp.maximum(one**2 - count * (two - 1), 0))) / count
+    return jnp.maximum((value - top) / temperature - nu, 0) ** 2
+
+
+def tilt(q: Critic, temperature: Number, *, shape: str = "exponential", floor: Number = 0.0) -> Transform:
+    """Weigh candidates of one state, taken as equally likely, by g((Q - nu) / temperature), keeping the total weight.
+
+    The target measure of a trust region in another divergence than the reverse KL, for g monotone (GeMPO, arXiv
+    2603.10250). nu is solved for each state (or noised point).
+
+    **Arguments:**
+
+    - `temperature`: in units of Q.
+    - `shape`: `exponential` (`boltzmann`), `linear` (see `linear_weights`) or `square` (see `square_weights`).
+    - `floor`: smallest weight of `linear`, in units of an equal share; below zero for signed measures.
+
+    **Raises:** `ValueError` for a single candidate, an unknown shape, or a floor of 1 or more.
+    """
+    critic("q", q)
+    one_of("shape", shape, SHAPES)
+    positive("temperature", temperature)
+    in_range("floor", floor, high=1.0, open_high=True)
+    if shape == "exponential":
+        return boltzmann(q, temperature)
+
+    def weights(value: Float[Array, " n"]) -> Float[Array, " n"]:
+        if shape == "square":
+            return square_weights(value, temperature)
+        return linear_weights(value, temperature, floor)
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        require_candidates("tilt", match)
+        value = values(q, example, match).reshape(match.groups, -1)
+        total = jnp.sum(match.weight.reshape(match.groups, -1), axis=1, keepdims=True)
+        return with_weight(match, (total * jax.vmap(weights)(value)).reshape(-1))
+
+    return transform
