@@ -209,4 +209,7 @@ def actor_critic(
             **temperature_metrics,
         }
 
-    return Algorithm(name, family, init, act, update)
+    def objective(state: ActorCritic, q: Critic) -> tuple[Model, Loss]:
+        return state.actor.model, actor_loss(q, jnp.exp(state.log_temperature.model))
+
+    return Algorithm(name, family, init, act, update, objective=objective)

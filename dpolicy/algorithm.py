@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from dpolicy._types import Key, Metrics, Mode, Transition
+from dpolicy._types import Critic, Key, Loss, Metrics, Mode, Model, Transition
 
 Family: TypeAlias = Literal["on_policy", "off_policy", "offline"]
 
@@ -22,6 +22,9 @@ class Algorithm(NamedTuple):
         update: `(state, batch, key) -> (state, metrics)`. The leaves of `batch` have leading axes
             `[time, environment]` on policy and `[batch]` otherwise.
         modes: The values of `mode` that `act` knows. "explore" and "evaluate" are always among them.
+        objective: `(state, q) -> (actor, loss)`: the network that acts and the per-example loss it descends where `q`
+            is the critic, which is what `dpolicy.audit` compares. None where no such loss is known (on policy it
+            needs a rollout's advantages and likelihoods).
     """
 
     name: str
@@ -30,3 +33,4 @@ class Algorithm(NamedTuple):
     act: Callable[[Any, Any, Key, Mode], tuple[Any, dict[str, Any]]]
     update: Callable[[Any, Transition, Key], tuple[Any, Metrics]]
     modes: tuple[str, ...] = ("explore", "evaluate")
+    objective: Callable[[Any, Critic], tuple[Model, Loss]] | None = None
