@@ -1,6 +1,7 @@
 """The off-policy actor-critic combinator: what an algorithm supplies is its actor loss and how it acts."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -14,6 +15,7 @@ from dpolicy._types import Action, Critic, Key, Loss, Metrics, Mode, Model, Numb
 from dpolicy.algorithm import Algorithm, Family
 from dpolicy.critics import QNetwork
 from dpolicy.ema import ema
+from dpolicy.extras import Extra, FromState, Updated, resolve
 from dpolicy.learner import Learner, adam, descend, learner
 from dpolicy.losses import batched, reduce_ensemble, td_target
 from dpolicy.networks import ACTIVATIONS, ensemble
@@ -28,6 +30,7 @@ class ActorCritic(eqx.Module):
     target_critic: Model
     log_temperature: Learner
     updates: Int[Array, "*seeds"]
+    extra: dict[str, Any] = eqx.field(default_factory=dict)  # further state of the method, by name
 
 
 # Draws an action and its log-density, `(actor, q, obs, key) -> (action, log_prob)`, with `q` the online critic (for
@@ -54,6 +57,24 @@ def noisy(policy: Policy, std: Number) -> Policy:
     return act
 
 
+def acting(actor: Model, policy: Policy) -> Policy:
+    """`policy` with the parameters of `actor` in place of those being trained, e.g. their average."""
+
+    def act(_: Model, q: Critic, obs: Observation, key: Key) -> tuple[Action, Float[Array, ""]]:
+        return policy(actor, q, obs, key)
+
+    return act
+
+
+def selecting(q: Critic, policy: Policy) -> Policy:
+    """`policy` selecting by `q` in place of the online critic, e.g. by the target critics."""
+
+    def act(actor: Model, _: Critic, obs: Observation, key: Key) -> tuple[Action, Float[Array, ""]]:
+        return policy(actor, q, obs, key)
+
+    return act
+
+
 @tunable(
     "learning_rate",
     "critic_learning_rate",
@@ -67,10 +88,11 @@ def actor_critic(
     *,
     name: str,
     make_actor: Callable[[Key, Any], Model],
-    explore: Policy,
-    evaluate: Policy,
-    actor_loss: ActorLoss,
-    backup: Policy | None = None,
+    explore: Policy | FromState,
+    evaluate: Policy | FromState,
+    actor_loss: ActorLoss | FromState,
+    backup: Policy | FromState | None = None,
+    extras: Mapping[str, Extra] | None = None,
     family: Family = "off_policy",
     learning_rate: Number = 3e-4,
     critic_learning_rate: Number = 3e-4,
@@ -81,7 +103,8 @@ def actor_critic(
     target_rate: Number = 0.005,
     actor_critic_values: Literal["online_min", "online_mean", "target_min", "target_mean"] = "online_min",
     critic_first: bool = True,
-    temperature: Number | None = None,
+    actor_interval: int = 1,
+    temperature: Number | FromState | None = None,
     target_entropy: Callable[[int], Number] | None = None,
     temperature_learning_rate: Number = 3e-4,
 ) -> Algorithm:
@@ -94,6 +117,11 @@ def actor_critic(
         targets      Qbar <- (1 - target_rate) Qbar + target_rate Q
         actor        minimise  actor_loss(Q, lambda)
         temperature  minimise  log lambda * ( H - target_entropy ),  H = -mean log pi   (with a target entropy)
+        extras       state[name] <- follow(state[name], what the update left)                 (with further state)
+
+    A slot that depends on the state (on a reference actor, a tuned temperature, the target critics, the count of
+    updates) is given as `FromState(lambda state: ...)`, with `state` the `ActorCritic` before the update. The actor's
+    loss finds the next actions of the temporal-difference targets in the example's extras, as "next_action".
 
     Args:
         name: The algorithm's name.
@@ -103,6 +131,7 @@ def actor_critic(
         actor_loss: `(q, temperature) -> loss`, a per-example loss on the actor; with a target entropy its metrics
             must hold "entropy".
         backup: Draws the next action of the temporal-difference target; `explore` unless given.
+        extras: Further state that belongs to the method, by name, each with its rule; see `dpolicy.extras`.
         family: `off_policy`, or `offline` for the same update on a data set.
         learning_rate: Adam's rate for the actor.
         critic_learning_rate: Adam's rate for the critics.
@@ -113,6 +142,7 @@ def actor_critic(
         target_rate: Share of the online critics that enters the targets at each update.
         actor_critic_values: Which critic guides the actor: online or target ensemble, reduced by min or mean.
         critic_first: Whether the actor sees the critics and their targets after this update's step (SAC) or before.
+        actor_interval: The actor and the target critics move at every so many updates.
         temperature: lambda, fixed, or its start where it is tuned; None for methods that have none in the critic.
         target_entropy: `action_size -> H`; tunes the temperature when given.
         temperature_learning_rate: Adam's rate for log lambda.
@@ -128,16 +158,18 @@ def actor_critic(
     _checks.fraction("discount", discount)
     _checks.fraction("target_rate", target_rate)
     _checks.integer("critics", critics)
+    _checks.integer("actor_interval", actor_interval)
     _checks.one_of(
         "actor_critic_values", actor_critic_values, ("online_min", "online_mean", "target_min", "target_mean")
     )
-    if temperature is not None:
+    if temperature is not None and not isinstance(temperature, FromState):
         _checks.positive("temperature", temperature)
         _checks.positive("temperature_learning_rate", temperature_learning_rate)
     which, how = actor_critic_values.split("_")
     actor_optimiser = adam(learning_rate)
     critic_optimiser = adam(critic_learning_rate)
     temperature_optimiser = adam(temperature_learning_rate)
+    followers = {} if extras is None else dict(extras)
 
     def init(key: Key, spec: Any) -> ActorCritic:
         actor_key, critic_key = jax.random.split(key)
@@ -148,28 +180,41 @@ def actor_critic(
             critics,
             key=critic_key,
         )
-        start = jnp.log(jnp.asarray(1.0 if temperature is None else temperature, float))
+        tuned = temperature is not None and not isinstance(temperature, FromState)
+        start = jnp.log(jnp.asarray(temperature if tuned else 1.0, float))
+        actor = make_actor(actor_key, spec)
+        extra_keys = [jax.random.fold_in(key, i) for i in range(len(followers))]
         return ActorCritic(
-            actor=learner(make_actor(actor_key, spec), actor_optimiser),
+            actor=learner(actor, actor_optimiser),
             critic=learner(critic, critic_optimiser),
             target_critic=critic,
             log_temperature=learner(start, temperature_optimiser),
             updates=jnp.zeros((), jnp.int32),
+            extra={
+                name: part.start(key, spec, actor)
+                for key, (name, part) in zip(extra_keys, followers.items(), strict=True)
+            },
         )
+
+    def temperature_of(state: ActorCritic) -> Float[Array, ""]:
+        if isinstance(temperature, FromState):
+            return resolve(temperature, state)
+        return jnp.exp(state.log_temperature.model)
 
     def act(state: ActorCritic, obs: Observation, key: Key, mode: Mode) -> tuple[Action, dict[str, Any]]:
         _checks.one_of("mode", mode, ("explore", "evaluate"))
-        policy = explore if mode == "explore" else evaluate
+        policy = resolve(explore if mode == "explore" else evaluate, state)
         action, _ = policy(state.actor.model, critic_function(state.critic.model), obs, key)
         return action, {}
 
-    def td(state: ActorCritic, example: Transition, key: Key) -> Float[Array, ""]:
+    def td(state: ActorCritic, example: Transition, key: Key) -> tuple[Float[Array, ""], Action]:
         online = critic_function(state.critic.model)
-        action, log_prob = (backup or explore)(state.actor.model, online, example.next_obs, key)
+        policy = resolve(backup or explore, state)
+        action, log_prob = policy(state.actor.model, online, example.next_obs, key)
         value = critic_function(state.target_critic)(example.next_obs, action)
         if temperature is not None:
-            value = value - jnp.exp(state.log_temperature.model) * log_prob
-        return td_target(example.reward, example.terminated, value, discount)
+            value = value - temperature_of(state) * log_prob
+        return td_target(example.reward, example.terminated, value, discount), action
 
     def update_temperature(state: ActorCritic, metrics: Metrics, size: int) -> tuple[Learner, Metrics]:
         if target_entropy is None:
@@ -181,7 +226,7 @@ def actor_critic(
     def update(state: ActorCritic, batch: Transition, key: Key) -> tuple[ActorCritic, Metrics]:
         td_key, actor_key = jax.random.split(key)
         size = batch.reward.shape[0]
-        targets = jax.vmap(partial(td, state))(batch, jax.random.split(td_key, size))
+        targets, next_action = jax.vmap(partial(td, state))(batch, jax.random.split(td_key, size))
 
         def critic_loss(critic: Model) -> tuple[Float[Array, ""], Metrics]:
             values = jax.vmap(critic)(batch.obs, batch.action)
@@ -189,24 +234,41 @@ def actor_critic(
             return loss, {"loss": loss, "q": jnp.mean(values)}
 
         critic, critic_metrics = descend(state.critic, critic_loss, critic_optimiser)
-        target_critic = ema(state.target_critic, critic.model, 1 - target_rate)
+        updates = state.updates + 1
+        moves = updates % actor_interval == 0
+
+        def delayed(new: Any, old: Any) -> Any:
+            if actor_interval == 1:
+                return new
+            return jax.tree.map(lambda n, o: jnp.where(moves, n, o) if eqx.is_array(n) else n, new, old)
+
+        target_critic = delayed(ema(state.target_critic, critic.model, 1 - target_rate), state.target_critic)
         after = {"online": critic.model, "target": target_critic}
         before = {"online": state.critic.model, "target": state.target_critic}
         guide = critic_function((after if critic_first else before)[which], how)
-        loss = batched(actor_loss(guide, jnp.exp(state.log_temperature.model)))
-        actor, metrics = descend(state.actor, lambda model: loss(model, batch, actor_key), actor_optimiser)
+        loss = batched(resolve(actor_loss, state)(guide, temperature_of(state)))
+        examples = dataclasses.replace(batch, extras={**batch.extras, "next_action": next_action})
+        actor, metrics = descend(state.actor, lambda model: loss(model, examples, actor_key), actor_optimiser)
+        actor = delayed(actor, state.actor)
         log_temperature, temperature_metrics = update_temperature(state, metrics, batch.action.shape[-1])
+        extra, extra_metrics = {}, {}
+        for name, part in followers.items():
+            updated = Updated(actor.model, guide, examples, metrics, updates, moves)
+            extra[name], more = part.follow(state.extra[name], updated)
+            extra_metrics |= more
         new = ActorCritic(
             actor=actor,
             critic=critic,
             target_critic=target_critic,
             log_temperature=log_temperature,
-            updates=state.updates + 1,
+            updates=updates,
+            extra=extra,
         )
         return new, {
             **{f"actor/{key}": value for key, value in metrics.items()},
             **{f"critic/{key}": value for key, value in critic_metrics.items()},
             **temperature_metrics,
+            **extra_metrics,
         }
 
     def objective(state: ActorCritic, q: Critic) -> tuple[Model, Loss]:
