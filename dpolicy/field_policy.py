@@ -1,5 +1,6 @@
 """A policy that samples a field: the choices every diffusion and flow method shares, made once."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from dpolicy.losses.match import refuse_infinite_scores
 from dpolicy.networks import check_network
 from dpolicy.recipe import tunable
 from dpolicy.samplers import best_of, ddim, ddpm, ode, sde
+from dpolicy.samplers.ancestral import Ancestral
 from dpolicy.schedules import (
     AbstractSchedule,
     CosineVP,
@@ -60,6 +62,15 @@ class FieldPolicy(NamedTuple):
     ) -> tuple[Action, Float[Array, ""]]:
         """One sample, with a log-density of zero (it has no cheap one): a `Policy` of `dpolicy.actor_critic`."""
         return self.sample(field, obs, key), jnp.zeros(())
+
+    def quiet(
+        self, field: AbstractField, q: Critic, obs: Observation, key: Key
+    ) -> tuple[Action, Float[Array, ""]]:
+        """One sample without the noise that an ancestral sampler adds on its way, so that only x_1 is random."""
+        sample = self.sample
+        if isinstance(sample, Ancestral):
+            sample = dataclasses.replace(sample, noise_bound=0.0)
+        return sample(field, obs, key), jnp.zeros(())
 
     def best(self, candidates: int) -> Callable[..., tuple[Action, Float[Array, ""]]]:
         """The best of several samples under the critic; one sample for `candidates=1`."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from dpolicy.algorithm import Algorithm, Family
 from dpolicy.algorithms.bc import bc as bc
+from dpolicy.algorithms.dipo import dipo as dipo
 from dpolicy.algorithms.dp_cppo import dp_cppo as dp_cppo
 from dpolicy.algorithms.dppo import dppo as dppo
 from dpolicy.algorithms.fpo import fpo as fpo
@@ -45,6 +46,7 @@ ALGORITHMS: dict[str, Entry] = {
     "sac": Entry(      sac,     "off_policy", "reparameterisation", "uniform",  "none (squashed Gaussian)",                                 "exact", "twin Q, soft",     "sample / mode",           "arXiv 1812.05905"),
     "sdac": Entry(     sdac,    "off_policy", "weighted matching",  "uniform",  "perturb, reverse_sample, boltzmann",                       "DDPM",  "twin Q",           "one sample / best of 10", "arXiv 2502.00361"),
     "qsm": Entry(      qsm,     "off_policy", "Q-value guidance",   "uniform",  "perturb, q_score",                                         "DDPM",  "twin Q",           "noisy / best of 10",      "arXiv 2312.11752"),
+    "dipo": Entry(     dipo,    "off_policy", "action gradient",    "replay",   "ascend (kept in the replay), perturb",                     "DDPM",  "twin Q",           "one sample / quiet chain", "arXiv 2305.13122"),
     "ppo": Entry(      ppo,     "on_policy",  "policy gradient",    "previous", "clipped Gaussian ratio",                                   "exact", "V, GAE",           "sample / mode",           "arXiv 1707.06347"),
     "fpo": Entry(      fpo,     "on_policy",  "policy gradient",    "previous", "clipped flow-matching ratio: perturb",                     "Euler", "V, GAE",           "one sample",              "arXiv 2507.21053"),
     "fpopp": Entry(    fpopp,   "on_policy",  "policy gradient",    "previous", "clipped flow-matching ratio per draw: perturb",            "Euler", "V, GAE",           "zero start, EMA",         "arXiv 2602.02481"),
