@@ -25,6 +25,7 @@ from dpolicy.actor_critic import actor_critic as actor_critic
 from dpolicy.actor_critic import noisy as noisy
 from dpolicy.actor_critic import selecting as selecting
 from dpolicy.algorithm import Algorithm as Algorithm
+from dpolicy.algorithm import Memory as Memory
 from dpolicy.critics import QNetwork as QNetwork
 from dpolicy.critics import ValueNetwork as ValueNetwork
 from dpolicy.ema import ema as ema

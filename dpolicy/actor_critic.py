@@ -12,14 +12,18 @@ from jaxtyping import Array, Float, Int
 
 from dpolicy import _checks
 from dpolicy._types import Action, Critic, Key, Loss, Metrics, Mode, Model, Number, Observation, Transition
-from dpolicy.algorithm import Algorithm, Family
+from dpolicy.algorithm import Algorithm, Family, Memory
 from dpolicy.critics import QNetwork
 from dpolicy.ema import ema
 from dpolicy.extras import Extra, FromState, Updated, resolve
 from dpolicy.learner import Learner, adam, descend, learner
 from dpolicy.losses import batched, reduce_ensemble, td_target
+from dpolicy.losses._batch import BATCH_AXIS
 from dpolicy.networks import ACTIVATIONS, ensemble
 from dpolicy.recipe import tunable
+
+# Streams of an example's key that no chain of transforms draws from (its links fold in 0, 1, 2, ...).
+_REVISION, _BACKUP = 2**30, 2**30 + 1
 
 
 class ActorCritic(eqx.Module):
@@ -53,6 +57,16 @@ def noisy(policy: Policy, std: Number) -> Policy:
         policy_key, noise_key = jax.random.split(key)
         action, log_prob = policy(actor, q, obs, policy_key)
         return action + std * jax.random.normal(noise_key, action.shape, action.dtype), log_prob
+
+    return act
+
+
+def within_box(policy: Policy) -> Policy:
+    """`policy` with its action clipped to [-1, 1]: what is stored is then what the environment does."""
+
+    def act(actor: Model, q: Critic, obs: Observation, key: Key) -> tuple[Action, Float[Array, ""]]:
+        action, log_prob = policy(actor, q, obs, key)
+        return jnp.clip(action, -1.0, 1.0), log_prob
 
     return act
 
@@ -93,6 +107,8 @@ def actor_critic(
     actor_loss: ActorLoss | FromState,
     backup: Policy | FromState | None = None,
     extras: Mapping[str, Extra] | None = None,
+    remember: Callable[[Transition], dict[str, Any]] | None = None,
+    revise: Callable[[Critic, Transition, Key], Transition] | None = None,
     family: Family = "off_policy",
     learning_rate: Number = 3e-4,
     critic_learning_rate: Number = 3e-4,
@@ -107,6 +123,7 @@ def actor_critic(
     temperature: Number | FromState | None = None,
     target_entropy: Callable[[int], Number] | None = None,
     temperature_learning_rate: Number = 3e-4,
+    max_grad_norm: Number | None = None,
 ) -> Algorithm:
     """Twin-critic temporal-difference learning around any actor loss.
 
@@ -132,6 +149,10 @@ def actor_critic(
             must hold "entropy".
         backup: Draws the next action of the temporal-difference target; `explore` unless given.
         extras: Further state that belongs to the method, by name, each with its rule; see `dpolicy.extras`.
+        remember: `transition -> extras`: what is stored beside each transition in the replay, when it is new.
+        revise: `(q, example, key) -> example`, with other extras, which replace those stored: what happens to drawn
+            transitions before the update sees them, under the critic that guides the actor. Statistics of the batch
+            are at hand, as in a loss. Given together with `remember`.
         family: `off_policy`, or `offline` for the same update on a data set.
         learning_rate: Adam's rate for the actor.
         critic_learning_rate: Adam's rate for the critics.
@@ -146,6 +167,7 @@ def actor_critic(
         temperature: lambda, fixed, or its start where it is tuned; None for methods that have none in the critic.
         target_entropy: `action_size -> H`; tunes the temperature when given.
         temperature_learning_rate: Adam's rate for log lambda.
+        max_grad_norm: Bound on the norm of the actor's gradient, and of the critics', before Adam; None for none.
 
     Raises:
         ValueError: for a value out of its range.
@@ -165,9 +187,11 @@ def actor_critic(
     if temperature is not None and not isinstance(temperature, FromState):
         _checks.positive("temperature", temperature)
         _checks.positive("temperature_learning_rate", temperature_learning_rate)
+    if (remember is None) != (revise is None):
+        raise ValueError("remember and revise must be given together, got one of them.")
     which, how = actor_critic_values.split("_")
-    actor_optimiser = adam(learning_rate)
-    critic_optimiser = adam(critic_learning_rate)
+    actor_optimiser = adam(learning_rate, max_grad_norm=max_grad_norm)
+    critic_optimiser = adam(critic_learning_rate, max_grad_norm=max_grad_norm)
     temperature_optimiser = adam(temperature_learning_rate)
     followers = {} if extras is None else dict(extras)
 
@@ -271,4 +295,28 @@ def actor_critic(
             **extra_metrics,
         }
 
-    return Algorithm(name, family, init, act, update)
+    def objective(state: ActorCritic, q: Critic) -> tuple[Model, Loss]:
+        loss = resolve(actor_loss, state)(q, temperature_of(state))
+
+        def on_example(model: Model, example: Transition, key: Key) -> tuple[Float[Array, ""], Metrics]:
+            extras = example.extras
+            if remember is not None and revise is not None:
+                # What is stored beside a transition when it is new, unless the example has been stored already.
+                example = dataclasses.replace(example, extras={**remember(example), **extras})
+                example = revise(q, example, jax.random.fold_in(key, _REVISION))
+            if "next_action" not in extras:
+                _, action = td(state, example, jax.random.fold_in(key, _BACKUP))
+                example = dataclasses.replace(example, extras={**example.extras, "next_action": action})
+            return loss(model, example, key)
+
+        return state.actor.model, on_example
+
+    def revised(state: ActorCritic, batch: Transition, key: Key) -> Transition:
+        critics = {"online": state.critic.model, "target": state.target_critic}
+        rewrite = partial(revise, critic_function(critics[which], how))  # pyright: ignore[reportArgumentType]
+        keys = jax.random.split(key, batch.reward.shape[0])
+        return jax.vmap(rewrite, axis_name=BATCH_AXIS)(batch, keys)
+
+    memory = None if remember is None else Memory(remember, revised)
+
+    return Algorithm(name, family, init, act, update, objective=objective, memory=memory)

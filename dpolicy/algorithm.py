@@ -3,9 +3,25 @@
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from dpolicy._types import Key, Metrics, Mode, Transition
+from dpolicy._types import Critic, Key, Loss, Metrics, Mode, Model, Transition
 
 Family: TypeAlias = Literal["on_policy", "off_policy", "offline"]
+
+
+class Memory(NamedTuple):
+    """What an off-policy algorithm keeps beside each transition in the replay, and rewrites whenever it is drawn.
+
+    The experience itself is never changed: only the `extras` of a transition can be.
+
+    Attributes:
+        start: `transition -> extras` for ONE new transition: a dict of arrays.
+        revise: `(state, batch, key) -> batch`, before each update: the extras of what it returns, in the structure
+            `start` gave them, replace the drawn ones in the replay, and the update sees the batch it returns. A
+            transition that was drawn twice is written once.
+    """
+
+    start: Callable[[Transition], dict[str, Any]]
+    revise: Callable[[Any, Transition, Key], Transition]
 
 
 class Algorithm(NamedTuple):
@@ -22,6 +38,10 @@ class Algorithm(NamedTuple):
         update: `(state, batch, key) -> (state, metrics)`. The leaves of `batch` have leading axes
             `[time, environment]` on policy and `[batch]` otherwise.
         modes: The values of `mode` that `act` knows. "explore" and "evaluate" are always among them.
+        objective: `(state, q) -> (actor, loss)`: the network that acts and the per-example loss it descends where `q`
+            is the critic, which is what `dpolicy.audit` compares. None where no such loss is known (on policy it
+            needs a rollout's advantages and likelihoods).
+        memory: What it stores beside each transition of the replay and rewrites; None where there is no such thing.
     """
 
     name: str
@@ -30,3 +50,5 @@ class Algorithm(NamedTuple):
     act: Callable[[Any, Any, Key, Mode], tuple[Any, dict[str, Any]]]
     update: Callable[[Any, Transition, Key], tuple[Any, Metrics]]
     modes: tuple[str, ...] = ("explore", "evaluate")
+    objective: Callable[[Any, Critic], tuple[Model, Loss]] | None = None
+    memory: Memory | None = None

@@ -1,5 +1,6 @@
 """A policy that samples a field: the choices every diffusion and flow method shares, made once."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from dpolicy.mean_field import MeanField
 from dpolicy.networks import check_network, check_residual
 from dpolicy.recipe import tunable
 from dpolicy.samplers import Prior, best_of, ddim, ddpm, mean_flow, mmse_log_likelihood, ode, sde
+from dpolicy.samplers.ancestral import Ancestral
 from dpolicy.schedules import (
     AbstractSchedule,
     CosineVP,
@@ -66,6 +68,15 @@ class FieldPolicy(NamedTuple):
     ) -> tuple[Action, Float[Array, ""]]:
         """One sample, with a log-density of zero (it has no cheap one): a `Policy` of `dpolicy.actor_critic`."""
         return self.sample(field, obs, key), jnp.zeros(())
+
+    def quiet(
+        self, field: AbstractField, q: Critic, obs: Observation, key: Key
+    ) -> tuple[Action, Float[Array, ""]]:
+        """One sample without the noise that an ancestral sampler adds on its way, so that only x_1 is random."""
+        sample = self.sample
+        if isinstance(sample, Ancestral):
+            sample = dataclasses.replace(sample, noise_bound=0.0)
+        return sample(field, obs, key), jnp.zeros(())
 
     def best(
         self, candidates: int, *, noise: Number | None = None

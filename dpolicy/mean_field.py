@@ -42,6 +42,7 @@ class MeanField(AbstractField):
         activation: str = "mish",
         embedding: str | Callable[[Key], AbstractEmbedding] = "fourier_mlp",
         initialisation: str = "orthogonal",
+        residual: bool = False,
         output_scale: float | int = 1.0,
         key: Key,
     ):
@@ -57,6 +58,7 @@ class MeanField(AbstractField):
             hidden=hidden,
             activation=activation,
             initialisation=initialisation,
+            residual=residual,
             key=mlp_key,
         )
         self.schedule, self.prediction, self.action_size = schedule, "velocity", action_size

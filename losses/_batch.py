@@ -10,6 +10,14 @@ BATCH_AXIS = "batch"
 ArrayT = TypeVar("ArrayT", bound=Array)
 
 
+def batch_sum(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The sum of `x` over the axis of `batch_mean`; `x` itself outside one."""
+    try:
+        return lax.psum(x, BATCH_AXIS)
+    except NameError:
+        return x
+
+
 def batch_mean(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The mean of `x` over the axis that `batched` (or `vmap(..., axis_name="batch")`) maps; `x` itself
     outside one.

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from dpolicy._checks import critic, function, integer, non_negative, positive
 from dpolicy._types import Action, Critic, Key, Number, Observation, Scalar
+from dpolicy.losses._batch import batch_sum
 from dpolicy.losses.match import Match, Transform, of_actions
 
 
@@ -126,20 +127,28 @@ def gradient_ascent(
     rate: Number,
     bound: float = 1.0,
     eps: float = 1e-5,
+    max_grad_norm: Number | None = None,
 ) -> Action:
     """Projected Adam ascent of `value` from `action`: a <- clip(a + rate m / (sqrt(v) + eps), -bound, bound).
 
     A fresh Adam state (betas 0.9, 0.999, bias-corrected), so the scale of `value` hardly matters and each
-    coordinate moves at most about steps * rate. Source: DIPO (arXiv 2305.13122), code.
+    coordinate moves at most about steps * rate. With `max_grad_norm` each step's gradients of the whole batch
+    (under the axis "batch", as in `batched`), taken as one vector, are scaled down to that norm before.
+    Source: DIPO (arXiv 2305.13122), code.
     """
     integer("steps", steps, 0)
     positive("rate", rate)
     positive("bound", bound)
     positive("eps", eps)
+    if max_grad_norm is not None:
+        positive("max_grad_norm", max_grad_norm)
 
     def step(carry, index):
         action, first, second = carry
         gradient = jax.grad(value)(action)
+        if max_grad_norm is not None:
+            norm = jnp.sqrt(batch_sum(jnp.sum(gradient**2)))
+            gradient = gradient * (max_grad_norm / jnp.maximum(norm, max_grad_norm))
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
         corrected = first / (1 - 0.9 ** (index + 1)), second / (1 - 0.999 ** (index + 1))
@@ -151,18 +160,34 @@ def gradient_ascent(
     return action
 
 
-def ascend(q: Critic, *, steps: int = 20, rate: Number = 0.03, bound: float = 1.0) -> Transform:
+def ascend(
+    q: Critic,
+    *,
+    steps: int = 20,
+    rate: Number = 0.03,
+    bound: float = 1.0,
+    max_grad_norm: Number | None = None,
+) -> Transform:
     """Move every action up the gradient of Q (see `gradient_ascent`): the target actions of DIPO."""
     critic("q", q)
     integer("steps", steps, 0)
     positive("rate", rate)
     positive("bound", bound)
+    if max_grad_norm is not None:
+        positive("max_grad_norm", max_grad_norm)
 
     def transform(example: Any, match: Match, key: Key) -> Match:
         require_clean("ascend", match)
 
         def move(action):
-            return gradient_ascent(partial(q, example.obs), action, steps=steps, rate=rate, bound=bound)
+            return gradient_ascent(
+                partial(q, example.obs),
+                action,
+                steps=steps,
+                rate=rate,
+                bound=bound,
+                max_grad_norm=max_grad_norm,
+            )
 
         return of_actions(jax.vmap(move)(match.action), match.weight, match.candidates)
 

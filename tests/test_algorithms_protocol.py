@@ -1,5 +1,6 @@
 """Every recipe through the same protocol: init, act, update; jit, seeds, every numeric hyperparameter, one trace."""
 
+import dataclasses
 import inspect
 from typing import NamedTuple
 
@@ -54,6 +55,7 @@ TINY = {
     "dpmd": {**_DIFFUSION, "candidates": 2, "noise_interval": 1, "evaluation_candidates": 2},
     "fpmd": {**_DIFFUSION, "candidates": 2, "noise_interval": 1},
     "gempo": {**_DIFFUSION, "candidates": 4, "reference_interval": 1, "evaluation_candidates": 2},
+    "dipo": {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2, "ascent_steps": 3},
     "ppo": {"hidden": (8,), **_ON_POLICY},
     "fpo": {"hidden": (8,), "draws": 2, "sampler_steps": 2, **_ON_POLICY},
     "fpopp": {"hidden": (8,), "draws": 3, "sampler_steps": 2, "ema_after": 0, **_ON_POLICY},
@@ -128,6 +130,14 @@ def test_the_table_covers_the_tests():
     assert set(TINY) == set(ALGORITHMS)
 
 
+def updated(algorithm, state, batch, key):
+    """One update, on drawn transitions that have been revised where the algorithm does that."""
+    if algorithm.memory is not None:
+        batch = dataclasses.replace(batch, extras=jax.vmap(algorithm.memory.start)(batch))
+        batch = algorithm.memory.revise(state, batch, jax.random.fold_in(key, 0))
+    return algorithm.update(state, batch, key)
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_protocol(name, getkey, tmp_path):
     algorithm = build(name)
@@ -141,7 +151,7 @@ def test_protocol(name, getkey, tmp_path):
         state = algorithm.init(key, SPEC)
         batch = experience(algorithm, state, batch_key)
         state, metrics = jax.lax.scan(
-            lambda state, key: algorithm.update(state, batch, key), state, jax.random.split(key, 2)
+            lambda state, key: updated(algorithm, state, batch, key), state, jax.random.split(key, 2)
         )
         return state, jax.tree.map(lambda values: values[-1], metrics)
 
@@ -196,7 +206,7 @@ def test_every_numeric_hyperparameter_is_traced_and_used(name, getkey):
         batch = experience(algorithm, state, batch_key)
 
         def one(state, key):
-            state, _ = algorithm.update(state, batch, key)
+            state, _ = updated(algorithm, state, batch, key)
             action, _ = algorithm.act(state, batch.obs.reshape(-1, SPEC.obs_size)[0], key, "explore")
             return state, action
 

@@ -46,6 +46,7 @@ SETTINGS = {
     "sac": {"temperature": 1e-3, "tune_temperature": False, **CRITIC},
     "sdac": {"temperature": 0.05, "samples": 8, **DIFFUSION, **CRITIC},
     "qsm": {"temperature": 0.05, "variant": "paper", **DIFFUSION, **CRITIC, "sampler_steps": 10},
+    "dipo": {"sampler_steps": 5, "ascent_norm": None, "max_grad_norm": None, **CRITIC},
     "ppo": {"entropy_coefficient": 0.0, **PROXIMAL},
     "fpo": {"sampler_steps": 8, "draws": 4, "epochs": 5, "max_grad_norm": 1.0, "clip": 0.2, **PROXIMAL},
     "fpopp": {

@@ -44,4 +44,6 @@ def bc(
     def update(state: Cloned, batch: Transition, key: Key) -> tuple[Cloned, Metrics]:
         return clone_step(state, loss, batch, key, optimiser, ema_decay)
 
-    return Algorithm("bc", "offline", init, act, update)
+    return Algorithm(
+        "bc", "offline", init, act, update, objective=lambda state, q: (state.learner.model, loss)
+    )

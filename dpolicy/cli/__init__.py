@@ -22,6 +22,7 @@ usage: dpolicy COMMAND ...
   algorithms                          the algorithms and what each is
   taxonomy                            which blocks each algorithm is made of
   envs                                the environments, their sizes and what they need
+  audit A B [C ...]                   whether the actor losses of algorithms are one mechanism
   check-env FAMILY/TASK               whether an environment (of your own, too) keeps what it promises
 
 "dpolicy COMMAND --help" explains a command, "dpolicy train ALGORITHM --help" every hyperparameter with its default.
@@ -44,10 +45,22 @@ def _command(name: str, args: list[str]) -> int:
         from dpolicy.cli.catalogue import taxonomy as run
     elif name == "envs":
         from dpolicy.cli.catalogue import envs as run
+    elif name == "audit":
+        from dpolicy.cli.audit import audit as run
     elif name == "check-env":
         from dpolicy.cli.check_env import check_env as run
     else:
-        commands = ("train", "evaluate", "record", "plot", "algorithms", "taxonomy", "envs", "check-env")
+        commands = (
+            "train",
+            "evaluate",
+            "record",
+            "plot",
+            "algorithms",
+            "taxonomy",
+            "envs",
+            "audit",
+            "check-env",
+        )
         near = difflib.get_close_matches(name, commands, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UsageError(f"the command must be one of {', '.join(commands)}; got {name!r}.{hint}")

@@ -3,6 +3,7 @@
 from dpolicy.plots.curves import Curve as Curve
 from dpolicy.plots.curves import curve as curve
 from dpolicy.plots.curves import learning_curve as learning_curve
+from dpolicy.plots.matrix import heat_map as heat_map
 from dpolicy.plots.style import COLOURS as COLOURS
 from dpolicy.plots.style import band as band
 from dpolicy.plots.style import labels as labels

@@ -1,5 +1,6 @@
 """Acting, replay and learning of an off-policy algorithm in one compiled program."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -44,7 +45,8 @@ def off_policy(
     """Step the environments, store, and learn from uniform replay batches.
 
     The first `warmup` environment steps act uniformly in [-1, 1] and fill the replay without learning; they are
-    taken in `init`. Raw observations are stored and standardised with the current statistics when drawn.
+    taken in `init`. Raw observations are stored and standardised with the current statistics when drawn. What an
+    algorithm keeps beside a transition (`Algorithm.memory`) is stored with it, and rewritten when it is drawn.
 
     Args:
         algorithm: An off-policy algorithm.
@@ -82,7 +84,7 @@ def off_policy(
             raise ValueError(f"{name} must be a multiple of num_envs = {num_envs}, got {value}.")
     envs = Vector(env, num_envs, resets=resets)
     evaluate = evaluation(algorithm, env, evaluation_episodes, evaluation_modes)
-    spec = env.spec
+    spec, memory = env.spec, algorithm.memory
 
     def observe(
         experience: Experience, normaliser: Normaliser | None, action: Any, key: Key
@@ -97,6 +99,8 @@ def off_policy(
             terminated=step.terminated,
             truncated=step.truncated,
         )
+        if memory is not None:
+            transition = dataclasses.replace(transition, extras=jax.vmap(memory.start)(transition))
         if normaliser is not None:
             normaliser = normaliser.update(obs)
         return Experience(state, experience.replay.add(transition)), normaliser, step
@@ -106,6 +110,8 @@ def off_policy(
         no = jnp.asarray(False)
         zeros = jnp.zeros(spec.obs_size)
         blank = Transition(zeros, jnp.zeros(spec.action_size), jnp.zeros(()), zeros, no, no)
+        if memory is not None:
+            blank = dataclasses.replace(blank, extras=memory.start(blank))
         experience = Experience(envs.init(env_key), Replay.start(blank, replay_size))
         normaliser = Normaliser.start(spec.obs_size) if normalise_observations else None
 
@@ -130,11 +136,19 @@ def off_policy(
 
     def learn(state: TrainState, key: Key) -> tuple[TrainState, Metrics]:
         sample_key, update_key = jax.random.split(key)
-        batch = state.experience.replay.sample(sample_key, batch_size)
+        rows = state.experience.replay.draw(sample_key, batch_size)
+        drawn = batch = state.experience.replay[rows]
         if (see := state.normaliser) is not None:
             batch = eqx.tree_at(lambda b: (b.obs, b.next_obs), batch, (see(batch.obs), see(batch.next_obs)))
+        if memory is not None:
+            update_key, revise_key = jax.random.split(update_key)
+            batch = memory.revise(state.algorithm, batch, revise_key)
         updated, metrics = algorithm.update(state.algorithm, batch, update_key)
         kept, alive, failed_at = guard(state.algorithm, updated, metrics, state, state.steps)
+        if memory is not None:
+            extras = keep_if(alive, drawn.extras, batch.extras)
+            replay = state.experience.replay.rewrite(rows, lambda item: item.extras, extras)
+            state = eqx.tree_at(lambda s: s.experience.replay, state, replay)
         where = lambda s: (s.algorithm, s.alive, s.failed_at)
         return eqx.tree_at(where, state, (kept, alive, failed_at)), metrics
 

@@ -1,6 +1,7 @@
 """A uniform replay ring in device memory."""
 
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -59,7 +60,23 @@ class Replay(eqx.Module, Generic[T]):
             self.capacity,
         )
 
+    def draw(self, key: Key, batch_size: int) -> Int[Array, " batch"]:
+        """Rows of `batch_size` items, uniform with replacement over those stored; 0 while nothing is."""
+        return jax.random.randint(key, (batch_size,), 0, jnp.maximum(self.size, 1))
+
+    def __getitem__(self, rows: Int[Array, " batch"]) -> T:
+        """The items in these rows."""
+        return jax.tree.map(lambda ring: ring[rows], self.data)
+
     def sample(self, key: Key, batch_size: int) -> T:
         """`batch_size` items, uniform with replacement over those stored; zeros while nothing is."""
-        index = jax.random.randint(key, (batch_size,), 0, jnp.maximum(self.size, 1))
-        return jax.tree.map(lambda ring: ring[index], self.data)
+        return self[self.draw(key, batch_size)]
+
+    def rewrite(self, rows: Int[Array, " batch"], part: Callable[[T], Any], new: Any) -> "Replay[T]":
+        """Replace a part of the items in these rows, such as `part=lambda item: item.extras`.
+
+        Where a row comes twice, its first item counts, so that the outcome does not depend on the order of writing.
+        """
+        first = jnp.argmax(rows[:, None] == rows[None], axis=1)
+        write = lambda ring, values: ring.at[rows].set(values[first])
+        return eqx.tree_at(lambda r: part(r.data), self, jax.tree.map(write, part(self.data), new))

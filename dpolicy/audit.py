@@ -1,0 +1,120 @@
+"""Whether two actor losses are one mechanism: their gradients on one batch, one network and shared noise."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from dpolicy import _checks
+from dpolicy._types import Key, Loss, Model
+from dpolicy.losses import batched
+
+
+class Alignment(NamedTuple):
+    """How the gradients of n losses lie to each other; row i, column j compares loss i with loss j.
+
+    Attributes:
+        cosine: Mean over draws of cos(g_i, g_j), both gradients with the same keys.
+        cosine_error: Half the width of its 95 % interval.
+        expected_cosine: cos(E g_i, E g_j), the noise of the draws removed; nan where noise is all there is.
+        expected_cosine_error: Half the width of its 95 % interval (jackknife).
+        ratio: Geometric mean over draws of |g_i| / |g_j|.
+        ratio_error: Half the width of its 95 % interval, as a share of it: the interval is ratio * exp(-+ this).
+    """
+
+    cosine: Float[Array, "n n"]
+    cosine_error: Float[Array, "n n"]
+    expected_cosine: Float[Array, "n n"]
+    expected_cosine_error: Float[Array, "n n"]
+    ratio: Float[Array, "n n"]
+    ratio_error: Float[Array, "n n"]
+
+
+def gradients(
+    losses: Mapping[str, Loss], model: Model, batch: Any, key: Key, *, draws: int
+) -> Float[Array, "draws n p"]:
+    """The gradient of every loss in the parameters of `model`, for `draws` keys that all losses share."""
+
+    def of(loss: Loss, key: Key) -> Float[Array, " p"]:
+        gradient = eqx.filter_grad(lambda model: batched(loss)(model, batch, key)[0])(model)
+        return ravel_pytree(gradient)[0]
+
+    one = lambda key: jnp.stack([of(loss, key) for loss in losses.values()])
+    return jax.lax.map(one, jax.random.split(key, draws))
+
+
+def gradient_alignment(
+    losses: Mapping[str, Loss], model: Model, batch: Any, key: Key, *, draws: int = 16
+) -> Alignment:
+    r"""Compare the gradients that several losses give one network on one batch.
+
+    For draw d, with g_i^d the gradient of the batch mean of loss i under key d (the same for every loss):
+
+    $$ \text{cosine}_{ij} = \frac1D \sum_d \frac{g_i^d \cdot g_j^d}{|g_i^d|\,|g_j^d|}, \qquad
+       \text{ratio}_{ij} = \exp \frac1D \sum_d \log \frac{|g_i^d|}{|g_j^d|} $$
+
+    A cosine of 1 in every draw is one loss in two parameterisations, as for the two sides of
+    sum_k w_k |f - e_k|^2 = |f - sum_k w_k e_k|^2 + const (SDAC and MaxEntDP). Two estimators of one gradient that
+    differ in their noise agree in the *expected* cosine only, whose inner products pair different draws,
+    E g_i . E g_j ~ 1/(D (D - 1)) sum_{d != e} g_i^d . g_j^e, and so are unbiased. Intervals are Student's over draws,
+    for the expected cosine of its leave-one-out values; they are about the noise, for this batch and this network.
+
+    Draws are independent only of the noise in the losses: a loss without noise has one gradient, and no interval.
+
+    Args:
+        losses: Two or more per-example losses `(model, example, key) -> (scalar, metrics)` by name, a published
+            algorithm's (`algorithm.objective(state, q)`) or your own. Those that draw the same things in the same
+            order from their key share their noise.
+        model: The network; every inexact array in it is a parameter.
+        batch: Transitions with one leading axis.
+        key: What the shared keys are made from.
+        draws: Keys, at least 2. The gradients of all of them are held at once.
+
+    Returns:
+        The `Alignment`, in the order of `losses`.
+
+    Raises:
+        ValueError: for fewer than two losses or draws.
+    """
+    if len(losses) < 2:
+        raise ValueError(f"losses must name at least two losses to compare, got {list(losses)}.")
+    for name, loss in losses.items():
+        _checks.function(f"the loss {name}", loss, "(model, example, key) -> (scalar, metrics)")
+    _checks.integer("draws", draws, 2)
+    from scipy.stats import t
+
+    quantile = float(t.ppf(0.975, draws - 1))
+    g = gradients(losses, model, batch, key, draws=draws)
+    # gram[d, i, e, j] = g_i^d . g_j^e
+    gram = jnp.einsum("dip,ejp->diej", g, g, precision=jax.lax.Precision.HIGHEST)
+    same = jnp.einsum("didj->dij", gram)
+    norm = jnp.sqrt(jnp.einsum("dii->di", same))
+    cosine = same / (norm[:, :, None] * norm[:, None, :])
+    logs = jnp.log(norm[:, :, None]) - jnp.log(norm[:, None, :])
+
+    pairs = jnp.sum(gram, axis=(0, 2)) - jnp.sum(same, axis=0)
+    touched = jnp.sum(gram, axis=2) + jnp.sum(gram, axis=0).transpose(1, 0, 2) - 2 * same
+    leave_one_out = jax.vmap(_cosine_of)(pairs[None] - touched)
+    spread = jnp.sqrt(
+        (draws - 1) / draws * jnp.sum((leave_one_out - leave_one_out.mean(0)[None]) ** 2, axis=0)
+    )
+    error = lambda values: quantile * jnp.std(values, axis=0, ddof=1) / draws**0.5
+    return Alignment(
+        cosine=jnp.mean(cosine, axis=0),
+        cosine_error=error(cosine),
+        expected_cosine=_cosine_of(pairs),
+        expected_cosine_error=quantile * spread,
+        ratio=jnp.exp(jnp.mean(logs, axis=0)),
+        ratio_error=error(logs),
+    )
+
+
+def _cosine_of(inner: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """Inner products to cosines; nan where the estimate of a squared norm is not positive."""
+    square = jnp.diagonal(inner)
+    norm = jnp.sqrt(jnp.where(square > 0, square, jnp.nan))
+    return jnp.clip(inner / (norm[:, None] * norm[None, :]), -1.0, 1.0)

@@ -1,0 +1,240 @@
+"""`dpolicy audit`: whether the actor losses of two algorithms are one mechanism."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dpolicy.cli._flags import Flag, flags_of, parse
+from dpolicy.cli._usage import UsageError, explained
+from dpolicy.cli.catalogue import table
+
+_PROG = "dpolicy audit"
+_SAME = 1e-3  # how far from 1 a cosine may lie that is called the same, rounding being about 1e-6
+
+
+def _recipe(word: str) -> Any:
+    """The algorithm that "NAME" or "NAME:setting=value,..." means."""
+    from dpolicy import _checks
+    from dpolicy.algorithms import ALGORITHMS
+
+    name, _, settings = word.partition(":")
+    with explained(_PROG):
+        _checks.one_of("algorithm", name, ALGORITHMS)
+    recipe, words = ALGORITHMS[name].recipe, []
+    for setting in filter(None, settings.split(",")):
+        key, _, value = setting.partition("=")
+        words += [f"--{key}", *value.split()]
+    flags = [flag for flag in flags_of(recipe) if flag.name != "help"]
+    values, given = parse({"settings": flags}, words, prog=f"{_PROG} {name}", description="")
+    with explained(_PROG):
+        return recipe(**{key: values[key] for key in given})
+
+
+def _experience(env: Any, size: int, seed: int, steps: int) -> tuple[Any, Any]:
+    """Transitions of uniform actions, and a critic of that behaviour fitted to them by `steps` updates."""
+    import math
+
+    import jax
+    import jax.numpy as jnp
+
+    from dpolicy.actor_critic import actor_critic, critic_function
+    from dpolicy.train import off_policy
+
+    def uniform(actor: Any, q: Any, obs: Any, key: Any) -> Any:
+        return jax.random.uniform(key, (env.spec.action_size,), minval=-1.0, maxval=1.0), jnp.zeros(())
+
+    learner = actor_critic(
+        name="uniform",
+        make_actor=lambda key, spec: jnp.zeros(()),
+        explore=uniform,
+        evaluate=uniform,
+        actor_loss=lambda q, _: lambda actor, example, key: (0.0 * actor, {}),
+        critic_learning_rate=1e-3,
+    )
+    together = math.gcd(size, 64)
+    program = off_policy(
+        learner,
+        env,
+        num_envs=together,
+        warmup=size,
+        replay_size=size,
+        evaluation_interval=together,
+        evaluation_episodes=1,
+    )
+
+    @jax.jit
+    def collect(key: Any) -> tuple[Any, Any]:
+        start_key, fit_key = jax.random.split(key)
+        state = program.init(start_key)
+        batch = state.experience.replay.data
+        update = lambda state, key: (learner.update(state, batch, key)[0], None)
+        fitted, _ = jax.lax.scan(update, state.algorithm, jax.random.split(fit_key, steps))
+        return batch, fitted.critic.model
+
+    batch, critic = collect(jax.random.key(seed))
+    return batch, critic_function(critic)
+
+
+def _cloned(model: Any, batch: Any, seed: int, steps: int) -> Any:
+    """A field fitted to the batch's actions by `steps` updates; any other network as it is.
+
+    The output of an untrained network is in the gradient of every loss, and makes all of them look alike.
+    """
+    import jax
+
+    from dpolicy.fields import AbstractField
+    from dpolicy.learner import adam, descend, learner
+    from dpolicy.losses import batched, matching, perturb
+
+    if not isinstance(model, AbstractField):
+        return model
+    optimiser, loss = adam(1e-3), batched(matching(perturb(model.schedule)))
+
+    @jax.jit
+    def fit(key: Any) -> Any:
+        one = lambda state, key: (descend(state, lambda field: loss(field, batch, key), optimiser)[0], None)
+        return jax.lax.scan(one, learner(model, optimiser), jax.random.split(key, steps))[0].model
+
+    return fit(jax.random.fold_in(jax.random.key(seed), 2))
+
+
+def _objectives(algorithms: Mapping[str, Any], spec: Any, q: Any, key: Any) -> tuple[Any, dict[str, Any]]:
+    """The first algorithm's network, and the loss of each."""
+    import jax
+
+    losses, models = {}, {}
+    for name, algorithm in algorithms.items():
+        models[name], losses[name] = algorithm.objective(algorithm.init(key, spec), q)
+    first, *others = models
+    shape = lambda model: (jax.tree.structure(model), [leaf.shape for leaf in jax.tree.leaves(model)])
+    for name in others:
+        if shape(models[name]) != shape(models[first]):
+            raise UsageError(
+                f"{name} must train the same network as {first}, with one schedule, prediction and size: give them "
+                f"as {name}:schedule=...,prediction=...,hidden=...",
+                prog=_PROG,
+            )
+    return models[first], losses
+
+
+def audit(args: list[str]) -> int:
+    """Run `dpolicy audit`."""
+    flags = [
+        Flag(
+            "algorithms",
+            tuple[str, ...],
+            help="two algorithms or more, each with settings of its own where wanted: sdac qsm:variant=paper.",
+            positional=True,
+        ),
+        Flag("env", str, "multigoal", "Where the batch comes from, by uniform actions.", "FAMILY/TASK"),
+        Flag("batch", int, 256, "Transitions.", "N"),
+        Flag("draws", int, 16, "Random keys that all losses share.", "N"),
+        Flag("critic_updates", int, 300, "Updates that fit the critic of uniform actions to the batch.", "N"),
+        Flag("network_updates", int, 300, "Updates that fit the network to the batch's actions first.", "N"),
+        Flag("seed", int, 0, "What the random keys are made from."),
+        Flag("out", Path, Path("audit"), "Directory for the heat map and the table.", "DIR"),
+    ]
+    description = (
+        "Compare the gradients that the actor losses of algorithms give one network, on one batch, under one critic "
+        "and with shared noise: cosine 1 is another parameterisation of the same mechanism."
+    )
+    values, _ = parse({"audit": flags}, args, prog=_PROG, description=description)
+    words = list(values["algorithms"])
+    if len(set(words)) < len(words) or len(words) < 2:
+        raise UsageError("ALGORITHMS must be two or more, each given once.", prog=_PROG)
+
+    import jax
+
+    from dpolicy import _checks, envs
+    from dpolicy.audit import gradient_alignment
+
+    with explained(_PROG):
+        _checks.integer("batch", values["batch"], 2)
+        _checks.integer("draws", values["draws"], 2)
+        _checks.integer("critic_updates", values["critic_updates"], 0)
+        _checks.integer("network_updates", values["network_updates"], 0)
+        _checks.integer("seed", values["seed"], 0)
+        env = envs.make(values["env"])
+    algorithms = {word: _recipe(word) for word in words}
+    for name, algorithm in algorithms.items():
+        if algorithm.objective is None:
+            raise UsageError(
+                f"{name} is {algorithm.family.replace('_', '-')}: its loss needs a rollout's advantages and "
+                "likelihoods, and cannot be audited on a batch.",
+                prog=_PROG,
+            )
+    batch, q = _experience(env, values["batch"], values["seed"], values["critic_updates"])
+    model_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(values["seed"]), 1))
+    with explained(_PROG):
+        model, losses = _objectives(algorithms, env.spec, q, model_key)
+        model = _cloned(model, batch, values["seed"], values["network_updates"])
+        compare = jax.jit(lambda: gradient_alignment(losses, model, batch, draw_key, draws=values["draws"]))
+        result = jax.tree.map(lambda leaf: leaf.tolist(), compare())
+    rows = _rows(words, result)
+    header = ("losses", "cosine", "cosine of expectations", "norm ratio [95 %]", "reading")
+    title = (
+        f"{values['env']}, batch {values['batch']}, {values['draws']} shared draws, seed {values['seed']}, "
+        f"uniform actions, their critic after {values['critic_updates']} and network after "
+        f"{values['network_updates']} updates"
+    )
+    print(table(header, rows))
+    print(f"\n{title}; 95 % intervals over draws.")
+    print(_draw(words, result, title, values["out"]))
+    report = values["out"] / "audit.md"
+    report.write_text(f"{title}.\n\n{table(header, rows, markdown=True)}\n")
+    print(report)
+    return 0
+
+
+def _rows(names: list[str], result: Any) -> list[tuple[str, ...]]:
+    import math
+
+    rows = []
+    for i in range(len(names)):
+        for j in range(i + 1, len(names)):
+            ratio, error = result.ratio[i][j], result.ratio_error[i][j]
+            low, high = ratio * math.exp(-error), ratio * math.exp(error)
+            rows.append(
+                (
+                    f"{names[i]} / {names[j]}",
+                    f"{result.cosine[i][j]:.4f} ± {result.cosine_error[i][j]:.4f}",
+                    f"{result.expected_cosine[i][j]:.4f} ± {result.expected_cosine_error[i][j]:.4f}",
+                    f"{ratio:.4g} [{low:.4g}, {high:.4g}]",
+                    _reading(result, i, j),
+                )
+            )
+    return rows
+
+
+def _reading(result: Any, i: int, j: int) -> str:
+    """What the numbers say, and no more than that."""
+    if result.cosine[i][j] > 1 - _SAME:
+        return "one direction, draw by draw"
+    expected, error = result.expected_cosine[i][j], result.expected_cosine_error[i][j]
+    if not abs(error) < 1:
+        return "too noisy: more draws"
+    if expected > 1 - _SAME or (expected + error >= 1 - _SAME and error < 0.05):
+        return "one direction in expectation"
+    if expected + error >= 1 - _SAME:
+        return "undecided: more draws"
+    return "nearly one direction" if expected > 0.95 else "different directions"
+
+
+def _draw(names: list[str], result: Any, title: str, out: Path) -> Path:
+    import numpy as np
+
+    from dpolicy.plots import heat_map
+
+    cells = lambda values: [[f"{value:.2f}" for value in row] for row in values]
+    ratio = np.asarray(result.ratio)
+    panels = [
+        ("cosine, draw by draw", np.asarray(result.cosine), cells(result.cosine)),
+        ("cosine of expectations", np.asarray(result.expected_cosine), cells(result.expected_cosine)),
+        (
+            "norm ratio, row / column",
+            np.clip(np.log10(ratio) / 2, -1, 1),
+            [[f"{value:.2g}" for value in row] for row in ratio],
+        ),
+    ]
+    with explained(_PROG):
+        return heat_map(panels, names, out / "audit.png", title=title)

@@ -1,0 +1,177 @@
+"""Gradients of two losses side by side: known vectors, known identities, and the command."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpolicy._types import Transition
+from dpolicy.actor_critic import critic_function
+from dpolicy.algorithms import qsm, sdac
+from dpolicy.audit import gradient_alignment
+from dpolicy.cli import main
+from dpolicy.fields import Field
+from dpolicy.losses import (
+    advantage,
+    best,
+    boltzmann,
+    chain,
+    matching,
+    perturb,
+    posterior_mean,
+    q_score,
+    reverse_sample,
+    uniform,
+)
+from dpolicy.plots import heat_map
+from dpolicy.schedules import CosineVP
+
+SCHEDULE = CosineVP()
+
+
+def experience(key, size=12, obs_size=2, action_size=2):
+    keys = jax.random.split(key, 3)
+    obs = jax.random.normal(keys[0], (size, obs_size))
+    action = jax.random.uniform(keys[1], (size, action_size), minval=-1.0, maxval=1.0)
+    no = jnp.zeros(size, bool)
+    return Transition(obs, action, jax.random.normal(keys[2], (size,)), obs[::-1], no, no)
+
+
+def q(obs, action):
+    return jnp.sum(jnp.sin(3 * action + obs)) + 0.5 * action[0]
+
+
+def of_vector(noise):
+    """A loss whose gradient is `noise(key)`, the same for every example of a batch of one."""
+    return lambda model, example, key: (jnp.dot(model, noise(key)), {})
+
+
+def named(losses):
+    return {str(i): loss for i, loss in enumerate(losses)}
+
+
+def compare(losses, model, batch, key, draws=16):
+    run = jax.jit(lambda model, batch, key: gradient_alignment(named(losses), model, batch, key, draws=draws))
+    return jax.tree.map(np.asarray, run(model, batch, key))
+
+
+def test_known_gradients(x64, getkey):
+    batch = experience(getkey(), 1)
+    losses = [of_vector(lambda key, v=v: jnp.asarray(v)) for v in ([1.0, 0.0], [3.0, 3.0], [-2.0, 0.0])]
+    found = compare(losses, jnp.ones(2), batch, getkey(), draws=5)
+    cosine = [[1, 0.5**0.5, -1], [0.5**0.5, 1, -(0.5**0.5)], [-1, -(0.5**0.5), 1]]
+    np.testing.assert_allclose(found.cosine, cosine, atol=1e-12)
+    np.testing.assert_allclose(found.expected_cosine, cosine, atol=1e-12)
+    norms = np.asarray([1, 3 * 2**0.5, 2])
+    np.testing.assert_allclose(found.ratio, norms[:, None] / norms[None], rtol=1e-12)
+    for error in (found.cosine_error, found.expected_cosine_error, found.ratio_error):
+        np.testing.assert_allclose(error, 0, atol=1e-7)
+
+
+def test_noise_of_its_own_hides_a_common_expectation_draw_by_draw_only(x64, getkey):
+    """g = mean + N(0, I) in 200 dimensions, |mean|^2 = 200: cos of two draws about 1/2, of the expectations 1."""
+    noisy = lambda i: of_vector(lambda key: 1 + jax.random.normal(jax.random.fold_in(key, i), (200,)))
+    found = compare(
+        [noisy(0), noisy(1), noisy(0)], jnp.ones(200), experience(getkey(), 1), getkey(), draws=64
+    )
+    assert abs(found.cosine[0, 1] - 0.5) < 3 * found.cosine_error[0, 1] < 0.1
+    assert abs(found.expected_cosine[0, 1] - 1) < 2 * found.expected_cosine_error[0, 1] < 0.05
+    np.testing.assert_allclose(found.cosine[0, 2], 1, rtol=1e-12)  # shared noise
+
+
+def test_an_interval_covers_what_it_should(getkey):
+    """The 95 % interval of the expected cosine covers the truth in 400 audits about 95 times in 100."""
+    other = jnp.concatenate([jnp.ones(10), -jnp.ones(10), jnp.ones(20)])  # cosine with ones(40): 1/2
+    losses = [
+        of_vector(lambda key, v=v, i=i: v + 0.7 * jax.random.normal(jax.random.fold_in(key, i), (40,)))
+        for i, v in enumerate((jnp.ones(40), other))
+    ]
+    batch = experience(getkey(), 1)
+    one = lambda key: gradient_alignment(named(losses), jnp.ones(40), batch, key, draws=16)
+    found = jax.jit(jax.vmap(one))(jax.random.split(getkey(), 400))
+    inside = np.abs(found.expected_cosine[:, 0, 1] - 0.5) <= found.expected_cosine_error[:, 0, 1]
+    assert 0.90 <= inside.mean() <= 0.99
+
+
+def test_one_mechanism_in_two_parameterisations_and_two_mechanisms(x64, getkey):
+    """SDAC's weighted regression and the regression on the weighted mean noise are one; QSM and QVPO are not."""
+    field = Field(2, 2, schedule=SCHEDULE, hidden=(16,), key=getkey())
+    reverse = perturb(SCHEDULE), reverse_sample(SCHEDULE, 32), boltzmann(q, 0.3)
+    losses = [
+        matching(chain(*reverse)),
+        matching(chain(*reverse, posterior_mean())),
+        matching(chain(perturb(SCHEDULE), q_score(q, 0.3))),
+        matching(chain(uniform(32), advantage(q), best(q), perturb(SCHEDULE))),
+    ]
+    found = compare(losses, field, experience(getkey(), 32), getkey())
+    np.testing.assert_allclose(found.cosine[0, 1], 1, rtol=1e-10)
+    np.testing.assert_allclose(found.ratio[0, 1], 1, rtol=1e-10)
+    assert found.expected_cosine[2, 3] + found.expected_cosine_error[2, 3] < 0.9
+    assert found.cosine[2, 3] + found.cosine_error[2, 3] < 0.9
+
+
+def test_what_is_audited_is_what_is_trained(x64, getkey):
+    sizes = {"hidden": (8,), "critic_hidden": (8,)}
+    cases = {"samples": sdac(samples=4, **sizes), "target": qsm(**sizes, target_rate=0.0)}
+
+    class Spec:
+        obs_size = action_size = 2
+
+    for algorithm in cases.values():
+        state, batch, key = algorithm.init(getkey(), Spec), experience(getkey()), getkey()
+        how = (
+            "min" if algorithm.name == "sdac" else "mean"
+        )  # of the critic before the step, or the frozen target
+        guide = critic_function(state.target_critic, how)
+        actor, loss = algorithm.objective(state, guide)
+        _, metrics = algorithm.update(state, batch, key)
+        keys = jax.random.split(jax.random.split(key)[1], 12)
+        value = jax.vmap(lambda e, k, loss=loss, actor=actor: loss(actor, e, k)[0], axis_name="batch")(
+            batch, keys
+        )
+        np.testing.assert_allclose(metrics["actor/loss"], jnp.mean(value), rtol=1e-12)
+
+
+def test_bad_arguments(getkey, tmp_path):
+    loss = of_vector(lambda key: jnp.ones(2))
+    batch = experience(getkey(), 1)
+    for losses, draws, sentence in (
+        ({"a": loss}, 4, "losses must name at least two"),
+        ({"a": loss, "b": loss}, 1, "draws must be an integer of at least 2"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            gradient_alignment(losses, jnp.ones(2), batch, getkey(), draws=draws)
+    with pytest.raises(ValueError, match="x must be a table of 2 by 2"):
+        heat_map([("x", np.ones((1, 2)), [["", ""]])], ["a", "b"], tmp_path / "x.png")
+
+
+TINY = "hidden=8,critic_hidden=8"
+
+
+def test_the_command(tmp_path, capsys):
+    words = [f"sdac:samples=4,{TINY}", f"qsm:{TINY}", f"qsm:variant=paper,{TINY}"]
+    options = ["--env", "multigoal", "--batch", "16", "--draws", "4", "--critic-updates", "3"]
+    assert main(["audit", *words, *options, "--network-updates", "3", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert f"{words[0]} / {words[1]}" in out
+    assert "norm ratio [95 %]" in (tmp_path / "audit.md").read_text()
+    assert (tmp_path / "audit.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["sdac"], "two or more"),
+        (["sdac", "sdac"], "each given once"),
+        (["sdac", "sdca"], "Did you mean sdac"),
+        (["sdac:samples=1", "qsm"], "samples must be an integer of at least 2"),
+        (["sdac:sample=3", "qsm"], "did you mean --samples"),
+        (["sdac", "ppo"], "ppo is on-policy"),
+        (["sdac", "sac"], "sac must train the same network as sdac"),
+        (["sdac", "qsm", "--draws", "1"], "draws must be an integer of at least 2"),
+    ],
+)
+def test_mistakes_are_one_sentence(words, sentence, capsys):
+    given = ["--batch", "2", "--critic-updates", "0", "--network-updates", "0"]
+    assert main(["audit", *words, *given]) == 2
+    assert sentence in capsys.readouterr().err
