@@ -115,14 +115,14 @@ def ablate(
         "|" + "---|" * len(head),
     ]
     print("\n".join(lines), flush=True)
-    directories = []
+    histories = {}
     for label, values in ablation.variants.items():
         values = dict(values)
         algorithm = values.pop("algorithm", ablation.algorithm)
         config = resolve(algorithm, env_name, values | changes) | {"seeds": seeds, "seed": 0}
         directory = runs / name / f"{env_name.replace('/', '-')}, {label}"
         run, history = train_config(config, directory, resume=True, checkpoint_every=1_000, progress=False)
-        directories.append(directory)
+        histories[label] = history
         several = MODES.get(algorithm, ()) if name == "methods" and env_name.startswith("multigoal") else ()
         for mode in several or ("evaluate",):
             lines.append(row(f"{label}, {mode}" if several else label, env_name, run, history, mode))
@@ -130,7 +130,7 @@ def ablate(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         picture = f"{name}-{env_name.replace('/', '-')}.png"
-        learning_curve(directories, out / picture)
+        learning_curve(histories, out / picture)
         text = "\n".join([*lines, "", f"![{ablation.question}]({picture})"]) + "\n"
         (out / picture.replace(".png", ".md")).write_text(text, encoding="utf-8")
 

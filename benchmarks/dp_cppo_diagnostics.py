@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpolicy.plots.style import line_style, new_figure
+from dpolicy.plots.style import line_style, new_figure, save, step_unit
 from dpolicy.presets import resolve
 from dpolicy.reports.modes import find_modes
 from dpolicy.train import Chunk, build, policy_of, train_loop
@@ -75,17 +75,18 @@ def draw(traces: list[Trace], path: Path) -> None:
     """The three figures side by side, means over seeds."""
     figure, axes = new_figure(1, 3)
     panels = [("improved - fitted flow, return", "fitting"), ("sampling policy - flow, return", "gain")]
+    size, unit = step_unit(float(traces[0].step.max()))
     for i, trace in enumerate(traces):
         colour, _ = line_style(i)
+        step = trace.step / size
         for panel, (title, name) in zip(axes[0], panels, strict=False):
-            panel.plot(trace.step, getattr(trace, name).mean(1), color=colour, label=trace.label)
-            panel.set(title=title, xlabel="steps")
-        axes[0, 2].plot(trace.step, trace.entropy.mean(1), color=colour)
-        axes[0, 2].plot(trace.step, trace.bound.mean(1), color=colour, linestyle="--")
-    axes[0, 2].set(title="entropy at (0, 0): mixture fit, and bound (dashed)", xlabel="steps", ylabel="nats")
+            panel.plot(step, getattr(trace, name).mean(1), color=colour, label=trace.label)
+            panel.set(title=title, xlabel=unit)
+        axes[0, 2].plot(step, trace.entropy.mean(1), color=colour)
+        axes[0, 2].plot(step, trace.bound.mean(1), color=colour, linestyle="--")
+    axes[0, 2].set(title="entropy at (0, 0): mixture fit, and bound (dashed)", xlabel=unit, ylabel="nats")
     axes[0, 0].legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def main() -> None:

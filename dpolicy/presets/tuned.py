@@ -31,19 +31,6 @@ _PENDULUM_ON_POLICY = {
     "hidden": _SMALL,
     "value_hidden": _SMALL,
 }
-# Balancing a pole takes a hundred thousand steps, brax included: the ablations' second task.
-_POLE_ON_POLICY = {
-    "steps": 50 * 2_048,
-    "num_envs": 64,
-    "rollout": 32,
-    "resets": "pool",
-    "iterations_per_evaluation": 5,
-    "evaluation_episodes": 16,
-    "reward_scale": 0.1,
-    "hidden": _SMALL,
-    "value_hidden": _SMALL,
-}
-_POLE_TABLE = "benchmarks/results/ablations/methods-brax-inverted_pendulum.md"
 _PENDULUM_OFF_POLICY = {
     "steps": 15_000,
     "num_envs": 4,
@@ -93,19 +80,10 @@ TUNED: dict[str, list[tuple[str, Preset]]] = {
                 _LEARNING,
             ),
         ),
-        (
-            "brax/inverted_pendulum",
-            Preset(
-                _POLE_ON_POLICY
-                | {"flow_hidden": _SMALL, "flow_epochs": 5, "ema_decay": 0.99, "value_clip": None},
-                _POLE_TABLE,
-            ),
-        ),
     ],
     "ppo": [
         ("multigoal/*", Preset(_MULTIGOAL_ON_POLICY, _MULTIGOAL)),
         ("gymnax/Pendulum-v1", Preset(_PENDULUM_ON_POLICY, _LEARNING)),
-        ("brax/inverted_pendulum", Preset(_POLE_ON_POLICY, _POLE_TABLE)),
         (
             "brax/*",
             Preset(
@@ -157,20 +135,6 @@ TUNED: dict[str, list[tuple[str, Preset]]] = {
                     "max_grad_norm": 1.0,
                 },
                 _LEARNING,
-            ),
-        ),
-        (
-            "brax/inverted_pendulum",
-            Preset(
-                _POLE_ON_POLICY
-                | {
-                    "epochs": 5,
-                    "minibatches": 4,
-                    "learning_rate": 5e-4,
-                    "max_grad_norm": 1.0,
-                    "discount": 0.99,
-                },
-                _POLE_TABLE,
             ),
         ),
     ],
@@ -233,21 +197,13 @@ TUNED: dict[str, list[tuple[str, Preset]]] = {
             Preset(
                 _MULTIGOAL_FIELD | {"learning_rate": 1e-3, "value_clip": None, "activation": "elu"}, _METHODS
             ),
-        ),
-        (
-            "brax/inverted_pendulum",
-            Preset(_POLE_ON_POLICY | {"value_clip": None, "activation": "elu"}, _POLE_TABLE),
-        ),
+        )
     ],
     "dppo": [
         (
             "multigoal/*",
             Preset(_MULTIGOAL_FIELD | {"learning_rate": 3e-4, "epochs": 5, "sampler_steps": 8}, _METHODS),
-        ),
-        (
-            "brax/inverted_pendulum",
-            Preset(_POLE_ON_POLICY | {"learning_rate": 3e-4, "epochs": 5, "sampler_steps": 8}, _POLE_TABLE),
-        ),
+        )
     ],
     "fpopp": [
         (
@@ -257,15 +213,7 @@ TUNED: dict[str, list[tuple[str, Preset]]] = {
                 | {"learning_rate": 1e-3, "epochs": 10, "draws": 8, "sampler_steps": 16, "ema_after": 20},
                 _METHODS,
             ),
-        ),
-        (
-            "brax/inverted_pendulum",
-            Preset(
-                _POLE_ON_POLICY
-                | {"learning_rate": 5e-4, "epochs": 5, "draws": 8, "sampler_steps": 16, "ema_after": 20},
-                _POLE_TABLE,
-            ),
-        ),
+        )
     ],
     "qsm": [("gymnax/Pendulum-v1", Preset(_PENDULUM_DIFFUSION, _LEARNING))],
 }
