@@ -197,6 +197,7 @@ def actor_critic(
 
     def init(key: Key, spec: Any) -> ActorCritic:
         actor_key, critic_key = jax.random.split(key)
+        # Far from the two that were split off: fold_in(key, i) may be one of them for a small i.
         critic = ensemble(
             lambda key: QNetwork(
                 spec.obs_size, spec.action_size, hidden=critic_hidden, activation=critic_activation, key=key
@@ -207,7 +208,7 @@ def actor_critic(
         tuned = temperature is not None and not isinstance(temperature, FromState)
         start = jnp.log(jnp.asarray(temperature if tuned else 1.0, float))
         actor = make_actor(actor_key, spec)
-        extra_keys = [jax.random.fold_in(key, i) for i in range(len(followers))]
+        extra_keys = [jax.random.fold_in(key, 1_000 + i) for i in range(len(followers))]
         return ActorCritic(
             actor=learner(actor, actor_optimiser),
             critic=learner(critic, critic_optimiser),

@@ -72,19 +72,19 @@ def gradient_alignment(
         model: The network; every inexact array in it is a parameter.
         batch: Transitions with one leading axis.
         key: What the shared keys are made from.
-        draws: Keys, at least 2. The gradients of all of them are held at once.
+        draws: Keys, at least 3. The gradients of all of them are held at once.
 
     Returns:
         The `Alignment`, in the order of `losses`.
 
     Raises:
-        ValueError: for fewer than two losses or draws.
+        ValueError: for fewer than two losses or three draws.
     """
     if len(losses) < 2:
         raise ValueError(f"losses must name at least two losses to compare, got {list(losses)}.")
     for name, loss in losses.items():
         _checks.function(f"the loss {name}", loss, "(model, example, key) -> (scalar, metrics)")
-    _checks.integer("draws", draws, 2)
+    _checks.integer("draws", draws, 3)
     from scipy.stats import t
 
     quantile = float(t.ppf(0.975, draws - 1))

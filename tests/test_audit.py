@@ -137,7 +137,7 @@ def test_bad_arguments(getkey, tmp_path):
     batch = experience(getkey(), 1)
     for losses, draws, sentence in (
         ({"a": loss}, 4, "losses must name at least two"),
-        ({"a": loss, "b": loss}, 1, "draws must be an integer of at least 2"),
+        ({"a": loss, "b": loss}, 1, "draws must be an integer of at least 3"),
     ):
         with pytest.raises(ValueError, match=sentence):
             gradient_alignment(losses, jnp.ones(2), batch, getkey(), draws=draws)
@@ -168,7 +168,7 @@ def test_the_command(tmp_path, capsys):
         (["sdac:sample=3", "qsm"], "did you mean --samples"),
         (["sdac", "ppo"], "ppo is on-policy"),
         (["sdac", "sac"], "sac must train the same network as sdac"),
-        (["sdac", "qsm", "--draws", "1"], "draws must be an integer of at least 2"),
+        (["sdac", "qsm", "--draws", "1"], "draws must be an integer of at least 3"),
     ],
 )
 def test_mistakes_are_one_sentence(words, sentence, capsys):

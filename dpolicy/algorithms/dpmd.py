@@ -12,7 +12,14 @@ from dpolicy.mirror import mirror_descent
 from dpolicy.recipe import composed
 
 
-@composed(field_policy, mirror_descent, actor_critic, sampler="ddpm_posterior")
+@composed(
+    field_policy,
+    mirror_descent,
+    actor_critic,
+    sampler="ddpm_posterior",
+    critic_hidden=(256, 256, 256),
+    critic_activation="mish",
+)
 def dpmd(
     make_field: Callable[..., FieldPolicy],
     descent: Callable[..., dict[str, Any]],
@@ -27,7 +34,8 @@ def dpmd(
     learned factor is lambda too.
 
     The paper scales rewards by 0.2 (`reward_scale` of the training program). Its code evaluates Q - M / R in place of
-    (Q - M) / R, and takes the critic's step twice; neither is done here. FlowRL's DPMD, many samples of a frozen
+    (Q - M) / R, takes the critic's step twice, lowers the actor's rate on the way and has linear betas on 20 levels;
+    none of these is done here. FlowRL's DPMD, many samples of a frozen
     policy with a temperature that holds a divergence, is `gempo(weight="exponential")`.
 
     Args:

@@ -28,6 +28,8 @@ from dpolicy.samplers import mean_flow, ode
     temperature=3.0,
     q_clip=None,
     target_entropy_scale=1.5,
+    critic_hidden=(256, 256, 256),
+    critic_activation="mish",
 )
 def fpmd(
     make_field: Callable[..., FieldPolicy],

@@ -55,6 +55,8 @@ def gempo(
     _checks.integer("candidates", candidates, 2)
     _checks.non_negative("reference_noise", reference_noise)
     _checks.in_range("floor", floor, high=1.0, open_high=True)
+    if weight != "linear" and isinstance(floor, float | int) and floor != 0:
+        raise ValueError(f"floor needs weight linear, got {floor!r} for {weight}.")
     if cap is not None:
         _checks.positive("cap", cap)
     _checks.integer("evaluation_candidates", evaluation_candidates)

@@ -26,8 +26,8 @@ def qsm(
     Its samples do not follow exp(Q / lambda): the target is the score of the density before smoothing, which is right
     only as t -> 0. With the plain score, ideal steps and no clipping they follow exp(2 Q / lambda + |x|^2 / 2).
 
-    Target and critic of the official code are a `variant`; its exploration without clipping, its clip of x at every
-    step and its 5 sampler steps are not.
+    Target and guiding critic of the official code are a `variant`; its next action of the critic (noisy and clipped),
+    its clip of x at every step and its 5 sampler steps are not. It has temperature 1/50 and evaluates single samples.
 
     Args:
         temperature: lambda; under `flowrl` relative to the mean absolute gradient of Q in the batch.

@@ -31,8 +31,9 @@ def qvpo(
     uniform_candidates: int = 10,
     uniform_weight: Number = 0.02,
     final_uniform_weight: Number = 0.002,
-    anneal_updates: Number = 1_000_000,
+    anneal_updates: Number = 900_000,
     average_rate: Number = 0.005,
+    max_grad_norm: Number | None = 2.0,
     exploration_candidates: int = 4,
     backup_candidates: int = 4,
     evaluation_candidates: int = 32,
@@ -45,8 +46,9 @@ def qvpo(
     through which states weigh more. The critic's next action is the best of a few samples of the averaged actor under
     the target critics.
 
-    The official code decays omega over the whole run and ends bootstraps at time limits; here omega decays over
-    `anneal_updates`, and time limits do not cut. FlowRL holds omega at .01 and ranks by the mean of the critics.
+    The official code decays omega over nine tenths of its run of 10^6 updates, has Adam's eps at 1e-5, and ends
+    bootstraps at time limits; here omega decays over `anneal_updates`, and time limits do not cut. FlowRL holds omega
+    at .01 and ranks by the mean of the critics.
 
     Args:
         candidates: Samples of the policy per state, of which the best is cloned; at least 2.
@@ -55,6 +57,8 @@ def qvpo(
         final_uniform_weight: omega at the end.
         anneal_updates: Updates over which omega changes linearly.
         average_rate: Share of the actor that enters its average at each update.
+        max_grad_norm: Bound on the norm of the actor's gradient, and of the critics'; None for none. The weights, and
+            so the actor's gradient, have the scale of Q.
         exploration_candidates: It explores by the best of this many samples.
         backup_candidates: The critic's next action is the best of this many samples.
         evaluation_candidates: Evaluation acts by the best of this many samples under the critic.
@@ -67,6 +71,8 @@ def qvpo(
     for name, value in (("exploration", exploration_candidates), ("backup", backup_candidates)):
         _checks.integer(f"{name}_candidates", value)
     _checks.integer("evaluation_candidates", evaluation_candidates)
+    if max_grad_norm is not None:
+        _checks.positive("max_grad_norm", max_grad_norm)
     policy = make_field()
 
     def backup(state: ActorCritic) -> Policy:
@@ -97,4 +103,5 @@ def qvpo(
         backup=FromState(backup),
         evaluate=policy.best(evaluation_candidates),
         actor_loss=FromState(actor_loss),
+        max_grad_norm=max_grad_norm,
     )

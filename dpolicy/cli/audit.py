@@ -150,7 +150,7 @@ def audit(args: list[str]) -> int:
 
     with explained(_PROG):
         _checks.integer("batch", values["batch"], 2)
-        _checks.integer("draws", values["draws"], 2)
+        _checks.integer("draws", values["draws"], 3)
         _checks.integer("critic_updates", values["critic_updates"], 0)
         _checks.integer("network_updates", values["network_updates"], 0)
         _checks.integer("seed", values["seed"], 0)
@@ -164,7 +164,7 @@ def audit(args: list[str]) -> int:
                 prog=_PROG,
             )
     batch, q = _experience(env, values["batch"], values["seed"], values["critic_updates"])
-    model_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(values["seed"]), 1))
+    model_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(values["seed"]), 1_000))
     with explained(_PROG):
         model, losses = _objectives(algorithms, env.spec, q, model_key)
         model = _cloned(model, batch, values["seed"], values["network_updates"])
