@@ -7,16 +7,19 @@ from pathlib import Path
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_cli_commands import mistake
 
-from dpolicy import FieldPolicy, field_policy
+from dpolicy import FieldPolicy, Transition, field_policy
 from dpolicy.algorithms import bc, dppo
 from dpolicy.cli import main
 from dpolicy.cli.train import resolve as resolve_words
 from dpolicy.envs import Spec
+from dpolicy.losses import chain_log_likelihood
 from dpolicy.presets import resolve
+from dpolicy.samplers import ddim, ddpm
 from dpolicy.train import build, load_run, pretrained_field
 from dpolicy.train.checkpoint import Checkpoints
 from dpolicy.train.run_directory import pinned
@@ -78,7 +81,7 @@ def test_the_start_is_the_average_of_the_first_living_seed(here):
 
     # Its first seed fails; neither its data set nor its program is asked for.
     checkpoints = Checkpoints(here / "bc" / "checkpoints")
-    failed = eqx.tree_at(lambda s: s.alive, run.state, jax.numpy.array([False, True]))
+    failed = eqx.tree_at(lambda s: s.alive, run.state, jnp.array([False, True]))
     checkpoints.save(9, failed, {"chunk": 9, "offsets": {}, "failures": []})
     checkpoints.close()
     leaves_equal(pretrained_field("bc"), jax.tree.map(lambda leaf: leaf[1], run.state.algorithm.average))
@@ -219,11 +222,20 @@ def test_every_schedule_can_be_fine_tuned(schedule, prediction, denoiser):
     field = policy.make(jax.random.key(0), spec)
     algorithm = dppo(pretrained=field, denoiser=denoiser, sampler_steps=5, trained_steps=5, value_hidden=(4,))
     state = algorithm.init(jax.random.key(1), spec)
-    obs = jax.numpy.ones(2)
-    for mode in ("explore", "evaluate"):
-        action, extras = algorithm.act(state, obs, jax.random.key(2), mode)
-        assert np.isfinite(action).all()
-    assert np.isfinite(extras.get("log_prob", 0.0)).all()
+    obs, no, zero = jnp.ones(2), jnp.asarray(False), jnp.zeros(())
+    assert np.isfinite(algorithm.act(state, obs, jax.random.key(2), "evaluate")[0]).all()
+    action, extras = algorithm.act(state, obs, jax.random.key(2), "explore")
+    assert np.isfinite(extras["chain"]).all()
+    noisy = {"steps": 5, "min_std": 0.1, "final_noise": True}
+    sampler = (
+        ddpm(variance="posterior", **noisy) if denoiser == "ddpm" else ddim(eta=1.0, recompute=True, **noisy)
+    )
+    likelihood = chain_log_likelihood(sampler)
+    example = Transition(obs, action, zero, obs, no, no, extras)
+    np.testing.assert_allclose(likelihood(field, example, jax.random.key(3)), extras["log_prob"], rtol=1e-4)
+    gradient = eqx.filter_grad(lambda f: jnp.sum(likelihood(f, example, jax.random.key(3))))(field)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert np.any(gradient.mlp.layers[-1].bias != 0)
 
 
 def test_discrete_cosine_has_as_many_betas_as_steps():
