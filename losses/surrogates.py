@@ -17,7 +17,10 @@ LogRatioFunction: TypeAlias = Callable[[Any, Any, Key], Array]
 def ppo_clip(
     log_ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], eps: Number | Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """min(rho A, clip(rho, 1 - eps, 1 + eps) A), rho = exp(log_ratio) (PPO, arXiv 1707.06347, eq. 7)."""
+    """min(rho A, clip(rho, 1 - eps, 1 + eps) A), rho = exp(log_ratio) (PPO, arXiv 1707.06347, eq. 7).
+
+    rho is held at e^80 from there on, so that it and its gradient are finite in single precision.
+    """
     same_shapes(log_ratio=log_ratio, advantage=advantage)
     # The gradient of the branch that is not taken enters as 0 times it, so it must be finite.
     ratio = jnp.exp(straight_through_clamp(log_ratio, high=80.0))
@@ -29,9 +32,11 @@ def spo(
 ) -> Float[Array, "*batch"]:
     """rho A - |A| (rho - 1)^2 / (2 eps): its maximum is at rho = 1 + eps sign(A), and it pulls an overshoot
     back.
+
+    rho is held at e^40 from there on, whose square is finite in single precision.
     """
     same_shapes(log_ratio=log_ratio, advantage=advantage)
-    ratio = jnp.exp(straight_through_clamp(log_ratio, high=40.0))  # its square is finite in single precision
+    ratio = jnp.exp(straight_through_clamp(log_ratio, high=40.0))
     return ratio * advantage - jnp.abs(advantage) / (2 * eps) * (ratio - 1) ** 2
 
 
@@ -56,7 +61,10 @@ def kl_k1(log_ratio: Float[Array, "*batch"]) -> Scalar:
 
 
 def kl_k3(log_ratio: Float[Array, "*batch"]) -> Scalar:
-    """mean(exp(d) - 1 - d), d = log p_new - log p_old: unbiased for KL(old || new) and never negative (exp to e^80)."""
+    """mean(exp(d) - 1 - d), d = log p_new - log p_old: unbiased for KL(old || new) and never negative.
+
+    exp(d) is held at e^80 from there on.
+    """
     return jnp.mean(jnp.expm1(jnp.minimum(log_ratio, 80.0)) - log_ratio)
 
 

@@ -129,3 +129,15 @@ def adapted(time_limit):
         "brax": Brax(BraxChain(), name="brax/chain", time_limit=time_limit),
         "playground": Playground(PlaygroundChain(), name="playground/chain", time_limit=time_limit),
     }
+
+
+def pushed(vector, steps, key):
+    """The last state and the steps, [time, environment], of a batch that always acts with all force."""
+    actions = jnp.ones((vector.num, vector.env.spec.action_size))
+
+    @jax.jit
+    def run(key):
+        keys = jax.random.split(key, steps)
+        return jax.lax.scan(lambda state, key: vector.step(state, actions, key), vector.init(key), keys)
+
+    return run(key)

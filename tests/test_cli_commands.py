@@ -396,7 +396,9 @@ def test_a_path_need_not_be_text(capsys, tmp_path):
     assert main(["plot", name, "--out", name + ".png"]) == 0
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no such device")
+@pytest.mark.skipif(
+    not os.path.exists("/dev/full"), reason="a full disk is imitated by /dev/full, which only Linux has"
+)
 def test_a_full_disk_is_one_sentence():
     with open("/dev/full", "w") as full:
         done = subprocess.run(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chains import pushed
 
 from dpolicy.envs import FAMILIES, Brax, Gymnax, Vector, make, names
 
@@ -101,14 +102,7 @@ def test_gymnax_needs_continuous_actions():
 def test_brax_with_pooled_resets(getkey):
     vector = Vector(make("brax/inverted_pendulum", time_limit=3), 2, resets="pool", pool_size=2)
     assert vector.env.spec.obs_size == FAMILIES["brax"].tasks["inverted_pendulum"].obs_size
-
-    @jax.jit
-    def run(key):
-        state = vector.init(key)
-        one = lambda state, key: vector.step(state, jnp.ones((2, 1)), key)
-        return jax.lax.scan(one, state, jax.random.split(key, 4))
-
-    last, step = run(getkey())
+    last, step = pushed(vector, 4, getkey())
     np.testing.assert_array_equal(step.truncated[:, 0], [0, 0, 1, 0])
     assert not step.terminated.any()
     np.testing.assert_array_equal(step.episode_return[2], [3.0, 3.0])

@@ -1,4 +1,4 @@
-"""The adapter of MuJoCo Playground, on a stand-in with its interface and, where it is installed, on the package."""
+"""The adapter of MuJoCo Playground, on a stand-in with its interface and on the package."""
 
 import dataclasses
 import sys
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chains import LENGTH, PlaygroundChain, State
+from chains import LENGTH, PlaygroundChain, State, pushed
 
 from dpolicy.envs import FAMILIES, ActionRepeat, Playground, Vector, make
 
@@ -212,7 +212,7 @@ def test_what_is_missing_is_named(monkeypatch):
 
 
 def test_the_tables_are_the_packages():
-    suites = pytest.importorskip("mujoco_playground")
+    import mujoco_playground as suites
     from mujoco_playground.config import dm_control_suite_params, locomotion_params, manipulation_params
 
     parts = {
@@ -235,21 +235,12 @@ def test_the_tables_are_the_packages():
 
 @pytest.mark.parametrize("task", ["ReacherEasy", "PendulumSwingup"])
 def test_sizes_are_the_packages(task):
-    pytest.importorskip("mujoco_playground")
     assert make(f"playground/{task}").spec == TASKS[task]
 
 
 def test_cartpole_runs_to_its_time_limit_and_starts_anew(getkey):
-    pytest.importorskip("mujoco_playground")
     vector = Vector(make("playground/CartpoleBalance", time_limit=3), 2, resets="pool", pool_size=2)
-
-    @jax.jit
-    def run(key):
-        state = vector.init(key)
-        one = lambda state, key: vector.step(state, jnp.ones((2, 1)), key)
-        return jax.lax.scan(one, state, jax.random.split(key, 4))
-
-    last, step = run(getkey())
+    last, step = pushed(vector, 4, getkey())
     np.testing.assert_array_equal(step.truncated, [[False] * 2, [False] * 2, [True] * 2, [False] * 2])
     assert not step.terminated.any()
     np.testing.assert_allclose(step.episode_return[2], step.reward[:3].sum(0), rtol=1e-6)
@@ -263,7 +254,6 @@ def test_cartpole_runs_to_its_time_limit_and_starts_anew(getkey):
 
 def test_a_batch_of_warps_states_has_rows_of_its_own(getkey):
     """Warp's contacts are one array for the whole batch; a state that carried them could not be reset by rows."""
-    pytest.importorskip("mujoco_playground")
     vector = Vector(make("playground/HopperHop", impl="warp"), 3, resets="pool", pool_size=2)
     state = jax.eval_shape(vector.init, getkey())
     assert {leaf.shape[0] for leaf in jax.tree.leaves(state.env)} == {3}
