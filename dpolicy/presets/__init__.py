@@ -6,14 +6,14 @@ from fnmatch import fnmatch
 from typing import Any
 
 from dpolicy import _checks
+from dpolicy.presets.off_policy import PUBLISHED as _OFF_POLICY
 from dpolicy.presets.on_policy import PUBLISHED as _ON_POLICY
 from dpolicy.presets.preset import Preset as Preset
+from dpolicy.presets.preset import Table, joined
 from dpolicy.presets.tuned import TUNED as _TUNED
 
 # The first pattern that matches `family/task` is used.
-PRESETS: dict[str, list[tuple[str, Preset]]] = {
-    name: _TUNED.get(name, []) + _ON_POLICY.get(name, []) for name in (*_TUNED, *_ON_POLICY)
-}
+PRESETS: Table = joined(_TUNED, _ON_POLICY, _OFF_POLICY)
 
 DEFAULT_STEPS = {"on_policy": 1_000_000, "off_policy": 100_000, "offline": 10_000}
 

@@ -5,9 +5,7 @@ IsaacLab tasks by the names of release 2; `isaaclab/*` patterns match release 3'
 
 from typing import Any
 
-from dpolicy.presets.preset import Preset
-
-Table = dict[str, list[tuple[str, Preset]]]
+from dpolicy.presets.preset import Preset, Table, joined
 
 # DP-CPPO (arXiv 2603.04790): what its tables 6 to 13 share. Discount and initial deviation are not given; the recipe's
 # defaults stand for them. Its table 2 is of 1,000 iterations, which are taken for all tasks.
@@ -331,7 +329,7 @@ def _flowrl_isaaclab() -> Table:
 
 # Review (arXiv 2601.06133), tables 9 to 11, PPO and GenPO alike: rate, widths, rollout, epochs, minibatches, KL target,
 # entropy, value coefficient, discount.
-_REVIEW: dict[str, tuple[float, tuple[int, ...], int, int, int, float, float, float, float]] = {
+REVIEW_TASKS: dict[str, tuple[float, tuple[int, ...], int, int, int, float, float, float, float]] = {
     "Isaac-Cartpole*": (3e-4, (32, 32), 16, 8, 8, 0.008, 0.0, 2.0, 0.99),
     "Isaac-Ant*": (3e-4, (256, 128, 64), 16, 4, 2, 0.008, 0.0, 1.0, 0.99),
     "Isaac-Humanoid*": (5e-4, (400, 200, 100), 32, 5, 4, 0.01, 0.0, 2.0, 0.99),
@@ -349,7 +347,17 @@ _REVIEW: dict[str, tuple[float, tuple[int, ...], int, int, int, float, float, fl
 
 def _review_isaaclab() -> Table:
     table: Table = {"ppo": [], "genpo": []}
-    for task, (rate, widths, rollout, epochs, minibatches, kl, entropy, value, discount) in _REVIEW.items():
+    for task, (
+        rate,
+        widths,
+        rollout,
+        epochs,
+        minibatches,
+        kl,
+        entropy,
+        value,
+        discount,
+    ) in REVIEW_TASKS.items():
         shared: dict[str, Any] = {
             "num_envs": 1024,
             "steps": 1_000 * 1024 * rollout,  # not given
@@ -375,15 +383,7 @@ def _review_isaaclab() -> Table:
     return table
 
 
-def _joined(*tables: Table) -> Table:
-    joined: Table = {}
-    for table in tables:
-        for algorithm, rows in table.items():
-            joined.setdefault(algorithm, []).extend(rows)
-    return joined
-
-
-PUBLISHED = _joined(
+PUBLISHED = joined(
     _cppo_isaaclab(),
     _cppo_playground(),
     _fpo_playground(),

@@ -1,6 +1,6 @@
 """What a preset is."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 
 class Preset(NamedTuple):
@@ -15,3 +15,16 @@ class Preset(NamedTuple):
     values: dict[str, Any]
     source: str
     name: str = "tuned"
+
+
+# Algorithm: patterns of `family/task`, each with its preset; the first that matches is used.
+Table: TypeAlias = dict[str, list[tuple[str, Preset]]]
+
+
+def joined(*tables: Table) -> Table:
+    """One table with the rows of all, in their order."""
+    rows: Table = {}
+    for table in tables:
+        for algorithm, of_table in table.items():
+            rows.setdefault(algorithm, []).extend(of_table)
+    return rows

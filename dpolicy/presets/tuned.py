@@ -1,6 +1,6 @@
 """Settings found here, for tasks that two cores can learn; each with the page that shows what they reach."""
 
-from dpolicy.presets.preset import Preset
+from dpolicy.presets.preset import Preset, Table
 
 _SMALL = (64, 64)
 _MULTIGOAL = "benchmarks/results/multigoal_sweep.md"
@@ -49,7 +49,7 @@ _PENDULUM_OFF_POLICY = {
 }
 _PENDULUM_DIFFUSION = {**_PENDULUM_OFF_POLICY, "sampler_steps": 10}
 
-TUNED: dict[str, list[tuple[str, Preset]]] = {
+TUNED: Table = {
     "dp_cppo": [
         (
             "multigoal/*",
