@@ -1,0 +1,394 @@
+"""Where does each off-policy method go when Q is known? Stationary samples against exp(Q / T) / Z and its own law.
+
+The critics are replaced by the bandit's Q itself: what is measured is the policy improvement alone, with the method's
+own proposals, averages and temperatures, in double precision. "Own law" is what the method's documentation says its
+fixed point is, computed on a grid without any network: exp(Q / T) / Z where it samples that, else the iteration of its
+improvement step (`OWN`). Samples are of the policy as it explores, without additive noise, one candidate, by the
+method's own sampler. KL is of histograms, from the samples to the law; the floor is that of exact samples.
+
+    python benchmarks/fixed_points.py --out benchmarks/results/fixed_points
+"""
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.ndimage import gaussian_filter
+from scipy.optimize import brentq, linear_sum_assignment
+from scipy.spatial.distance import cdist
+
+from dpolicy._types import Transition
+from dpolicy.algorithms import ALGORITHMS
+from dpolicy.envs import make
+from dpolicy.fields import FunctionField
+from dpolicy.learner import adam, learner
+from dpolicy.samplers import ddpm
+from dpolicy.schedules import CosineVP
+from dpolicy.train.intervals import interval_text
+
+TEMPERATURE = {"double_well": 0.25, "eight_gaussians": 1.0}
+STATES, POOL, SAMPLES, UPDATES = 32, 4_096, 4_000, 4_000
+NOISE = 0.1  # additive noise of the methods whose own law depends on it
+NET: dict[str, Any] = {"hidden": (64, 64), "learning_rate": 1e-3}
+
+
+class Known(eqx.Module):
+    """The twin critics of a bandit whose Q is known; it has nothing to train."""
+
+    function: Callable[[Any], Any] = eqx.field(static=True)
+
+    def __call__(self, obs: Any, action: Any) -> Any:
+        return jnp.full(2, self.function(action))
+
+
+def methods(temperature: float) -> dict[str, tuple[str, dict[str, Any], str]]:
+    """Label -> recipe, its settings, and which law it should have."""
+    entropic = {"temperature": temperature, "evaluation_candidates": 1, **NET}
+    descent = {
+        "candidates": 8,
+        "noise_interval": 10**9,
+        "initial_noise": 1.0,
+        "exploration_noise": NOISE,
+        **NET,
+    }
+    return {
+        "sdac": ("sdac", {"samples": 64, **entropic}, "boltzmann"),
+        "maxentdp": ("maxentdp", {"samples": 64, "soft": False, **entropic}, "boltzmann"),
+        "idem": (
+            "idem",
+            {"samples": 64, "normalise_temperature": False, "exploration_noise": 0.0, **entropic},
+            "boltzmann",
+        ),
+        "dps": (
+            "dps",
+            {
+                "samples": 64,
+                "initial_temperature": 10 * temperature,
+                "final_temperature": temperature,
+                "anneal_updates": UPDATES // 4,
+                "proposal": "truncated",
+                **NET,
+            },
+            "boltzmann",
+        ),
+        "qsm (paper)": ("qsm", {"variant": "paper", "exploration_noise": 0.0, **entropic}, "qsm"),
+        "qvpo": (
+            "qvpo",
+            {
+                "uniform_weight": 0.02,
+                "final_uniform_weight": 0.02,
+                "exploration_candidates": 1,
+                "max_grad_norm": None,
+                **NET,
+            },
+            "qvpo",
+        ),
+        "dpmd": ("dpmd", {"temperature": 1.0, **descent}, "noise after"),
+        "fpmd (rectified flow)": ("fpmd", {"temperature": 1.0, "q_clip": 3.0, **descent}, "noise before"),
+        "gempo (linear)": ("gempo", {"reference_interval": 200, "target_kl": 0.5, **NET}, "linear"),
+        "gempo (exponential)": (
+            "gempo",
+            {"weight": "exponential", "reference_interval": 200, "target_kl": 0.5, **NET},
+            "exponential",
+        ),
+        "dipo": ("dipo", {"sampler_steps": 20, "max_grad_norm": None, **NET}, "ascent"),
+    }
+
+
+# The laws, on a grid of actions
+
+
+class Grid:
+    """A density on a regular grid over [-1, 1]^d, and the steps that methods take with it."""
+
+    def __init__(self, env: Any):
+        self.d = env.spec.action_size
+        self.n = 2_001 if self.d == 1 else 201
+        axis = np.linspace(-1, 1, self.n)
+        self.points = np.stack([x.ravel() for x in np.meshgrid(*[axis] * self.d, indexing="ij")], -1)
+        self.q = np.asarray(jax.vmap(env.energy)(jnp.asarray(self.points)), float)
+        self.uniform = np.full(len(self.points), 1 / len(self.points))
+        self.modes = np.asarray(env.modes)
+
+    def boltzmann(self, temperature: float) -> np.ndarray:
+        weight = np.exp((self.q - self.q.max()) / temperature)
+        return weight / weight.sum()
+
+    def best_of(self, p: np.ndarray, n: int) -> np.ndarray:
+        """The law of the best of n draws: differences of (P(Q(b) <= Q(a)))^n in the order of Q."""
+        order = np.argsort(self.q, kind="stable")
+        below = np.concatenate([[0.0], np.cumsum(p[order])])
+        best = np.empty_like(p)
+        best[order] = np.diff(below**n)
+        return best / best.sum()
+
+    def noised(self, p: np.ndarray, std: float) -> np.ndarray:
+        """Gaussian noise, what leaves the box put on its face."""
+        cells = std * (self.n - 1) / 2
+        width = int(4 * cells) + 1
+        wide = np.pad(p.reshape([self.n] * self.d), width)
+        wide = gaussian_filter(wide, cells, mode="constant")
+        for axis in range(self.d):
+            wide = np.moveaxis(wide, axis, 0)
+            inner = wide[width:-width].copy()
+            inner[0] += wide[:width].sum(0)
+            inner[-1] += wide[-width:].sum(0)
+            wide = np.moveaxis(inner, 0, axis)
+        return wide.ravel() / wide.sum()
+
+    def descent(self, noise_first: bool) -> np.ndarray:
+        """DPMD and FPMD: best of 8, noise (before the choice in FPMD), weight exp(clip((Q - M) / R, -3, 3)), again."""
+        p = proposed = self.uniform
+        for _ in range(200):
+            best = self.best_of(self.noised(p, NOISE) if noise_first else p, 8)
+            proposed = best if noise_first else self.noised(best, NOISE)
+            mean = (proposed * self.q).sum()
+            std = np.sqrt((proposed * (self.q - mean) ** 2).sum())
+            p = proposed * np.exp(np.clip((self.q - mean) / max(std, 1e-6), -3, 3))
+            p = p / p.sum()
+        return proposed  # how it explores
+
+    def tilted(self, shape: str, kl: float) -> np.ndarray:
+        """GeMPO: noise on the old policy, then weights of a given divergence from equal ones, again and again."""
+        p = self.uniform
+        for _ in range(40):
+            p = self.noised(p, 0.2)
+            weight = partial(self._exponential if shape == "exponential" else self._linear, p)
+
+            def excess(log_t: float, p: np.ndarray = p, weight: Any = weight) -> float:
+                w = weight(np.exp(log_t))
+                return float((p * w * np.log(np.maximum(w, 1e-300))).sum()) - kl
+
+            p = p * weight(np.exp(brentq(excess, -8, 8)))
+            p = p / p.sum()
+        return p
+
+    def _exponential(self, p: np.ndarray, temperature: float) -> np.ndarray:
+        w = np.exp((self.q - self.q.max()) / temperature)
+        return w / (p * w).sum()
+
+    def _linear(self, p: np.ndarray, temperature: float) -> np.ndarray:
+        total = lambda nu: float((p * np.maximum((self.q - nu) / temperature, 0)).sum()) - 1
+        nu = brentq(total, self.q.min() - 2 * temperature - 10, self.q.max())
+        return np.maximum((self.q - nu) / temperature, 0)
+
+    def qvpo(self, omega: float = 0.02, candidates: int = 64, uniform: int = 10) -> np.ndarray:
+        """QVPO: the best of 64 by its advantage, mixed with uniform actions, again and again."""
+        p = self.uniform
+        for _ in range(200):
+            best = self.best_of(p, candidates) * np.maximum(self.q - (p * self.q).sum(), 0)
+            p = (best / best.sum() + uniform * omega * self.uniform) / (1 + uniform * omega)
+        return p
+
+    def ascent(self, env: Any) -> np.ndarray:
+        """DIPO: every action at the top of the slope it started on, uniformly drawn starts."""
+        climb = jax.jit(jax.vmap(jax.grad(lambda a: env.energy(a))))
+        a = jnp.asarray(self.points)
+        for _ in range(4_000):
+            g = climb(a)
+            a = jnp.clip(a + 2e-3 * g / (jnp.linalg.norm(g, axis=-1, keepdims=True) + 1e-2), -1, 1)
+        cells = np.rint((np.asarray(a).T + 1) * (self.n - 1) / 2).astype(int)
+        nearest = np.ravel_multi_index(tuple(cells), [self.n] * self.d)
+        return np.bincount(nearest, minlength=len(self.points)) / len(self.points)
+
+    def draw(self, p: np.ndarray, n: int, seed: int) -> np.ndarray:
+        """`n` points of the law."""
+        rng = np.random.default_rng(seed)
+        shift = rng.uniform(-1, 1, (n, self.d)) / (self.n - 1)
+        return np.clip(self.points[rng.choice(len(p), n, p=p)] + shift, -1, 1)
+
+
+def qsm_law(env: Any, temperature: float) -> np.ndarray:
+    """Samples of what QSM's sampler returns for the field its target defines, noise = -sigma grad Q / temperature."""
+    schedule = CosineVP()
+    field = FunctionField(
+        lambda x, t, obs: -schedule.sigma(t) * jax.grad(env.energy)(x) / temperature,
+        schedule=schedule,
+        prediction="noise",
+        action_size=env.spec.action_size,
+    )
+    sampler = ddpm(steps=20)
+    keys = jax.random.split(jax.random.key(0), 20 * SAMPLES)
+    return np.asarray(jax.jit(jax.vmap(lambda key: sampler(field, jnp.zeros(1), key)))(keys))
+
+
+# The methods
+
+
+def stationary(algorithm: Any, env: Any, seeds: int) -> np.ndarray:
+    """Samples `[seeds, n, d]` of the policy after `UPDATES` updates under the known Q."""
+    known = Known(env.function)
+
+    def run(key: Any) -> Any:
+        init_key, pool_key, scan_key, sample_key = jax.random.split(key, 4)
+        state = algorithm.init(init_key, env.spec)
+        critic = learner(known, adam(1e-3))
+        state = eqx.tree_at(lambda s: (s.critic, s.target_critic), state, (critic, known))
+        actions = jax.random.uniform(pool_key, (POOL, env.spec.action_size), minval=-1.0)
+        zeros, end = jnp.zeros((POOL, 1)), jnp.ones(POOL, bool)
+        pool = Transition(zeros, actions, jax.vmap(env.energy)(actions), zeros, end, ~end)
+        if algorithm.memory is not None:
+            pool = dataclasses.replace(pool, extras=jax.vmap(algorithm.memory.start)(pool))
+
+        def step(carry: Any, key: Any) -> tuple[Any, None]:
+            state, pool = carry
+            row_key, revise_key, update_key = jax.random.split(key, 3)
+            rows = jax.random.randint(row_key, (STATES,), 0, POOL)
+            batch = jax.tree.map(lambda leaf: leaf[rows], pool)
+            if algorithm.memory is not None:
+                batch = algorithm.memory.revise(state, batch, revise_key)
+                pool = jax.tree.map(lambda leaf, new: leaf.at[rows].set(new), pool, batch)
+            return (algorithm.update(state, batch, update_key)[0], pool), None
+
+        (state, _), _ = jax.lax.scan(step, (state, pool), jax.random.split(scan_key, UPDATES))
+        keys = jax.random.split(sample_key, SAMPLES)
+        return jax.vmap(lambda key: algorithm.act(state, jnp.zeros(1), key, "explore")[0])(keys)
+
+    return np.clip(jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), seeds)), -1, 1)
+
+
+# How far apart
+
+
+def wasserstein(a: np.ndarray, b: np.ndarray) -> float:
+    """The 2-Wasserstein distance: of quantiles in one dimension, by assignment of a thousand points in two."""
+    if a.shape[-1] == 1:
+        levels = (np.arange(SAMPLES) + 0.5) / SAMPLES
+        return float(np.sqrt(np.mean((np.quantile(a, levels) - np.quantile(b, levels)) ** 2)))
+    cost = cdist(a[:1_000], b[:1_000], "sqeuclidean")
+    return float(np.sqrt(cost[linear_sum_assignment(cost)].mean()))
+
+
+def divergence(samples: np.ndarray, law: np.ndarray) -> float:
+    """KL(samples || law) of histograms, the law's from many draws with half a count in every empty cell."""
+    d = samples.shape[-1]
+    edges = [np.linspace(-1, 1, 51 if d == 1 else 21)] * d
+    p = np.histogramdd(samples, edges)[0].ravel() / len(samples)
+    counts = np.maximum(np.histogramdd(law, edges)[0].ravel(), 0.5)
+    q = counts / counts.sum()
+    return float((p[p > 0] * np.log(p[p > 0] / q[p > 0])).sum())
+
+
+def modes_found(samples: np.ndarray, modes: np.ndarray) -> int:
+    """Modes within 0.15 of which at least 2 % of the samples fall."""
+    near = np.linalg.norm(samples[:, None] - modes, axis=-1) < 0.15
+    return int((near.mean(0) >= 0.02).sum())
+
+
+def laws(env: Any, temperature: float) -> dict[str, np.ndarray]:
+    """Many samples of each law."""
+    grid = Grid(env)
+    many = 50 * SAMPLES
+    found = {
+        "boltzmann": grid.boltzmann(temperature),
+        "noise after": grid.descent(False),
+        "noise before": grid.descent(True),
+        "linear": grid.tilted("linear", 0.5),
+        "exponential": grid.tilted("exponential", 0.5),
+        "qvpo": grid.qvpo(),
+        "ascent": grid.ascent(env),
+    }
+    return {name: grid.draw(p, many, 0) for name, p in found.items()} | {
+        "qsm": np.clip(qsm_law(env, temperature), -1, 1)
+    }
+
+
+def draw(panels: dict[str, tuple[np.ndarray, np.ndarray]], path: Path, title: str) -> None:
+    """Samples of every method beside its own law."""
+    d = next(iter(panels.values()))[0].shape[-1]
+    columns = 4
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.0 * columns, 2.2 * rows if d == 1 else 3.0 * rows), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=d == 2)).ravel()
+    for axis, (label, (samples, law)) in zip(axes, panels.items(), strict=False):
+        axis.set_title(label, fontsize=9)
+        if d == 1:
+            bins = np.linspace(-1, 1, 51).tolist()
+            axis.hist(samples[:, 0], bins, density=True, color="tab:blue", alpha=0.6, label="samples")
+            axis.hist(law[:, 0], bins, density=True, histtype="step", color="black", label="its own law")
+            axis.set_xlabel("action")
+            axis.set_yticks([])
+        else:
+            axis.plot(*law[:1_500].T, ".", color="black", markersize=1.5, alpha=0.3, label="its own law")
+            axis.plot(*samples[:1_500].T, ".", color="tab:blue", markersize=1.5, alpha=0.5, label="samples")
+            axis.set_aspect("equal")
+    axes[0].legend(fontsize=7)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, help="directory for the table and the pictures; printed in any case"
+    )
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tasks", nargs="*", choices=[[], *TEMPERATURE], help="all by default")
+    parser.add_argument("--only", nargs="*", help="methods, by their label's first word; all by default")
+    arguments = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    lines = [
+        f"Command: `python benchmarks/fixed_points.py`, {arguments.seeds} seeds, {UPDATES} updates of {STATES} states; "
+        "mean and 95 % bootstrap interval. Q is known: no critic is learned.",
+        "",
+        "| task | method | own law | KL to exp(Q/T)/Z | KL to own law | floor | W2 to exp(Q/T)/Z | W2 to own law "
+        "| floor | modes found |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(lines), flush=True)
+    for name in arguments.tasks or TEMPERATURE:
+        env: Any = make(f"bandit/{name}")
+        law = laws(env, TEMPERATURE[name])
+        fresh = Grid(env).draw(Grid(env).boltzmann(TEMPERATURE[name]), SAMPLES, 1)
+        floors = divergence(fresh, law["boltzmann"]), wasserstein(fresh, law["boltzmann"])
+        panels = {}
+        for label, (recipe, settings, own) in methods(TEMPERATURE[name]).items():
+            if arguments.only and label.split()[0] not in arguments.only:
+                continue
+            begun = time.perf_counter()
+            samples = stationary(ALGORITHMS[recipe].recipe(**settings), env, arguments.seeds)
+            panels[label] = samples[0], law[own]
+
+            def over_seeds(distance: Any, target: np.ndarray, samples: np.ndarray = samples) -> str:
+                return interval_text(np.asarray([distance(cloud, target) for cloud in samples]), digits=3)
+
+            cells = [
+                name,
+                label,
+                "exp(Q/T)/Z" if own == "boltzmann" else own,
+                over_seeds(divergence, law["boltzmann"]),
+                # Atoms have no density.
+                "-" if own == "ascent" else over_seeds(divergence, law[own]),
+                f"{floors[0]:.3g}",
+                over_seeds(wasserstein, law["boltzmann"]),
+                over_seeds(wasserstein, law[own]),
+                f"{floors[1]:.3g}",
+                ", ".join(str(modes_found(cloud, np.asarray(env.modes))) for cloud in samples)
+                + f" of {len(env.modes)}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+            print(lines[-1], f"({time.perf_counter() - begun:.0f} s)", flush=True)
+        if arguments.out is not None:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            draw(panels, arguments.out / f"{name}.png", f"{name}, temperature {TEMPERATURE[name]}")
+    if arguments.out is not None:
+        pictures = [f"![{name}]({name}.png)" for name in arguments.tasks or TEMPERATURE]
+        text = "\n".join([*lines, "", *pictures]) + "\n"
+        (arguments.out / "fixed_points.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""One method of the package flow-rl, timed. Run by `flowrl_speed.py` with an interpreter that has flow-rl's packages.
+
+python flowrl_peer.py CHECKOUT sdac 8.0
+"""
+
+import importlib
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+OBS, ACTION, BATCH, TIME, ENVS = 17, 6, 256, 24, 256
+# file of the agent, its class, file of its settings
+OFF_POLICY = {
+    "sac": ("sac", "SACAgent", "sac"),
+    "qsm": ("qsm", "QSMAgent", "qsm"),
+    "idem": ("idem", "IDEMAgent", "idem"),
+    "sdac": ("sdac", "SDACAgent", "sdac"),
+    "qvpo": ("qvpo", "QVPOAgent", "qvpo"),
+    "gempo": ("gempo", "GeMPOAgent", "gempo_linear"),
+    "dpmd": ("dpmd", "DPMDAgent", "dpmd"),
+}
+ON_POLICY = {
+    "ppo": ("ppo", "PPOAgent", "ppo"),
+    "dppo": ("dppo", "DPPOAgent", "dppo"),
+    "genpo": ("genpo", "GenPOAgent", "genpo"),
+    "fpopp": ("fpopp", "FPOPPAgent", "fpopp"),
+}
+# The same numbers of transitions, passes and units as dpolicy's side.
+LIKE_OURS = {
+    "num_envs": ENVS,
+    "rollout_length": TIME,
+    "batch_size": TIME * ENVS // 4,
+    "num_minibatches": 4,
+    "num_epochs": 4,
+    "critic_hidden_dims": [256, 256, 256],
+}
+
+
+def main(checkout: str, name: str, seconds: float) -> None:
+    sys.path.insert(0, checkout)
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from omegaconf import OmegaConf
+
+    on_policy = name in ON_POLICY
+    module, agent_class, settings = {**OFF_POLICY, **ON_POLICY}[name]
+    folder = "isaaclab_onpolicy" if on_policy else "mujoco"
+    path = Path(checkout) / "examples" / "online" / "config" / folder / "algo" / f"{settings}.yaml"
+    config = OmegaConf.merge({"task": "HalfCheetah-v5"}, OmegaConf.load(path))
+    if on_policy:
+        config.algo.update({k: v for k, v in LIKE_OURS.items() if k in config.algo})
+    OmegaConf.resolve(config)
+    types = importlib.import_module("flowrl.types")
+    agent = getattr(importlib.import_module(f"flowrl.agent.online.{module}"), agent_class)(
+        OBS, ACTION, config.algo, 0
+    )
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+    ends = lambda *shape: jnp.asarray(rng.random(shape) < 0.01, jnp.float32)
+    if on_policy:
+        obs = normal(TIME * ENVS, OBS)
+        actions, info = agent.sample_actions(obs, deterministic=False)
+        grid = lambda leaf: jnp.asarray(leaf).reshape(TIME, ENVS, *leaf.shape[1:])
+        batch = types.RolloutBatch(
+            obs=grid(obs),
+            actions=grid(actions),
+            next_obs=grid(obs[::-1]),
+            rewards=normal(TIME, ENVS, 1),
+            terminated=ends(TIME, ENVS, 1),
+            truncated=jnp.zeros((TIME, ENVS, 1)),
+            extras={key: grid(value) for key, value in info.items()},
+        )
+    else:
+        action = jnp.tanh(normal(BATCH, ACTION))
+        batch = types.Batch(
+            obs=normal(BATCH, OBS),
+            action=action,
+            reward=normal(BATCH, 1),
+            terminal=ends(BATCH, 1),
+            next_obs=normal(BATCH, OBS),
+            next_action=action,
+        )
+    starting = time.perf_counter()
+    jax.block_until_ready(agent.train_step(batch, step=0))
+    first = time.perf_counter() - starting
+    repeat = 1 if on_policy else 10
+    times, step, end = [], 1, time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 3:
+        starting = time.perf_counter()
+        for _ in range(repeat):
+            metrics = agent.train_step(batch, step=step)
+            step += 1
+        jax.block_until_ready((metrics, agent.actor))
+        times.append((time.perf_counter() - starting) / repeat)
+    update = statistics.median(times)
+    print(json.dumps({"compile": first - update, "update": update, "jax": jax.__version__}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))

@@ -1,0 +1,184 @@
+"""Seconds to compile and per update, beside flow-rl (arXiv 2603.27450), on one machine in one run.
+
+flow-rl runs unchanged from a checkout (its release on the package index lacks modules that it imports), in a virtual
+environment that is made here with the versions it asks for, and is called as its own trainer calls it, with data that
+lie on the device already. dpolicy runs the preset `flowrl` of the same method in a `lax.scan`, as in training. Random
+transitions with 17 observations and 6 actions: batches of 256 off policy; 6,144 steps, 4 passes over 4 minibatches on
+policy. The two alternate, each in a new process; the ratio is of medians over rounds.
+
+    python benchmarks/flowrl_speed.py --flowrl path/to/flow-rl --out benchmarks/results/flowrl_speed.md
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from flowrl_peer import BATCH, ENVS, OFF_POLICY, ON_POLICY, TIME
+
+HERE = Path(__file__).resolve().parent
+PACKAGES = (
+    "jax==0.5.3",
+    "flax==0.10.5",
+    "orbax-checkpoint==0.11.23",
+    "optax",
+    "distrax",
+    "omegaconf",
+    "gymnasium",
+    "tqdm",
+)
+# What each is here: recipe, settings beyond the preset `flowrl`.
+OURS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sac": ("sac", {}),
+    "qsm": ("qsm", {}),
+    "idem": ("idem", {}),
+    "sdac": ("sdac", {}),
+    "qvpo": ("qvpo", {}),
+    "gempo": ("gempo", {}),
+    "dpmd": ("gempo", {"weight": "exponential"}),
+    "ppo": ("ppo", {}),
+    "dppo": ("dppo", {}),
+    "genpo": ("genpo", {}),
+    "fpopp": (
+        "fpopp",
+        {
+            "draws": 16,
+            "hidden": (256, 256, 256),
+            "value_hidden": (256, 256, 256),
+            "epochs": 4,
+            "minibatches": 4,
+        },
+    ),
+}
+
+
+def ours(name: str, seconds: float) -> dict[str, Any]:
+    """dpolicy's side, in this process."""
+    import jax
+
+    from dpolicy._types import Transition
+    from dpolicy.algorithms import ALGORITHMS
+    from dpolicy.envs import Spec
+    from dpolicy.presets import presets_for, resolve
+
+    recipe, changes = OURS[name]
+    on_policy = name in ON_POLICY
+    env = "isaaclab/Isaac-Ant-v0" if on_policy else "brax/halfcheetah"
+    choose = "flowrl" if "flowrl" in presets_for(recipe, env) else "none"
+    config = resolve(recipe, env, changes, choose=choose)
+    algorithm = ALGORITHMS[recipe].recipe(**config["hyperparameters"])
+    spec = Spec("benchmark", 17, 6, 1000)
+    count, repeat = (TIME * ENVS, 1) if on_policy else (BATCH, 10)
+    lead = (TIME, ENVS) if on_policy else (BATCH,)
+
+    def experience(state: Any, key: Any) -> Transition:
+        keys = jax.random.split(key, 4)
+        obs = jax.random.normal(keys[0], (count, spec.obs_size))
+        action, extras = jax.vmap(algorithm.act, in_axes=(None, 0, 0, None))(
+            state, obs, jax.random.split(keys[1], count), "explore"
+        )
+        end = jax.random.bernoulli(keys[2], 0.01, (count,))
+        reward = jax.random.normal(keys[3], (count,))
+        batch = Transition(obs, action, reward, obs[::-1], end, ~end & end, extras if on_policy else {})
+        return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), batch)
+
+    def updates(state: Any, batch: Transition, key: Any) -> Any:
+        state, metrics = jax.lax.scan(
+            lambda state, key: algorithm.update(state, batch, key), state, jax.random.split(key, repeat)
+        )
+        return state, jax.tree.map(lambda values: values[-1], metrics)
+
+    state = jax.jit(lambda key: algorithm.init(key, spec))(jax.random.key(0))
+    batch = jax.jit(experience)(state, jax.random.key(1))
+    begun = time.perf_counter()
+    run = jax.jit(updates, donate_argnums=0).lower(state, batch, jax.random.key(2)).compile()
+    compiled = time.perf_counter() - begun
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 3:
+        begun = time.perf_counter()
+        state, metrics = run(state, batch, jax.random.key(len(times)))
+        jax.block_until_ready((state, metrics))
+        times.append((time.perf_counter() - begun) / repeat)
+    return {"compile": compiled, "update": statistics.median(times), "jax": jax.__version__}
+
+
+def measured(command: list[str], name: str) -> dict[str, Any]:
+    """The last line that a process prints, as JSON."""
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"{name}: {result.stderr[-2_000:]}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def make_environment(directory: Path) -> str:
+    """A virtual environment with what flow-rl needs; its interpreter."""
+    python = directory / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+    return str(python)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--flowrl", type=Path, help="a checkout of flow-rl")
+    parser.add_argument(
+        "--venv", type=Path, help="where its environment is made, or is already; else temporary"
+    )
+    parser.add_argument("--out", type=Path, help="Markdown file for the table; printed in any case")
+    parser.add_argument("--seconds", type=float, default=6.0, help="how long each process is timed")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", choices=[[], *OURS], help="methods; all by default")
+    parser.add_argument("--ours", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.ours:
+        print(json.dumps(ours(arguments.ours, arguments.seconds)))
+        return
+    if arguments.flowrl is None or not (arguments.flowrl / "flowrl" / "flow").is_dir():
+        parser.error(
+            f"--flowrl must be a checkout of flow-rl with its package flowrl/, got {arguments.flowrl}."
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        python = make_environment((arguments.venv or Path(temporary) / "venv").absolute())
+        lines = [
+            f"Command: `python benchmarks/flowrl_speed.py --flowrl CHECKOUT`; {os.cpu_count()} cores, medians of "
+            f"{arguments.rounds} rounds. Above 1: dpolicy is faster.",
+            "",
+            "| method | flow-rl, ms per update | dpolicy, ms | ratio | flow-rl, compile s | dpolicy, s | ratio |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        print("\n".join(lines), flush=True)
+        for name in arguments.only or [*OFF_POLICY, *ON_POLICY]:
+            theirs, mine = [], []
+            for _ in range(arguments.rounds):
+                peer = [python, str(HERE / "flowrl_peer.py"), str(arguments.flowrl.absolute()), name]
+                theirs.append(measured([*peer, str(arguments.seconds)], f"flow-rl {name}"))
+                own = [sys.executable, __file__, "--ours", name, "--seconds", str(arguments.seconds)]
+                mine.append(measured(own, name))
+            middle = lambda runs, what: statistics.median(run[what] for run in runs)
+            update = middle(theirs, "update"), middle(mine, "update")
+            compile = middle(theirs, "compile"), middle(mine, "compile")
+            lines.append(
+                f"| {name} | {1e3 * update[0]:.3g} | {1e3 * update[1]:.3g} | {update[0] / update[1]:.2f} | "
+                f"{compile[0]:.1f} | {compile[1]:.1f} | {compile[0] / compile[1]:.2f} |"
+            )
+            print(lines[-1], flush=True)
+        lines += [
+            "",
+            f"JAX {theirs[-1]['jax']} for flow-rl, as it asks for, and {mine[-1]['jax']} for dpolicy.",
+        ]
+    if arguments.out is not None:
+        arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
