@@ -168,7 +168,8 @@ class Grid:
                 w = weight(np.exp(log_t))
                 return float((p * w * np.log(np.maximum(w, 1e-300))).sum()) - kl
 
-            p = p * weight(np.exp(brentq(excess, -8, 8)))
+            log_t: Any = brentq(excess, -8, 8)
+            p = p * weight(np.exp(log_t))
             p = p / p.sum()
         return p
 

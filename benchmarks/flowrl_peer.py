@@ -43,7 +43,7 @@ def main(checkout: str, name: str, seconds: float) -> None:
     import jax
     import jax.numpy as jnp
     import numpy as np
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf  # pyright: ignore[reportMissingImports]
 
     on_policy = name in ON_POLICY
     module, agent_class, settings = {**OFF_POLICY, **ON_POLICY}[name]

@@ -22,8 +22,10 @@ from dpolicy.train import History, train_config
 from dpolicy.train.intervals import interval_text
 from dpolicy.train.run_directory import build
 
+OFF_POLICY = tuple(name for name, entry in ALGORITHMS.items() if entry.family == "off_policy")
 JOBS = {
-    "gymnax/Pendulum-v1": ("sac", "sdac", "qsm", "ppo", "fpo", "dp_cppo"),
+    "gymnax/Pendulum-v1": (*OFF_POLICY, "ppo", "fpo", "dp_cppo"),
+    "multigoal/multigoal": OFF_POLICY,
     "brax/hopper": ("sac", "ppo"),
 }
 # What counts as solved: the return usually quoted for a swing-up that is held (an optimal policy makes about -150).

@@ -1,0 +1,81 @@
+"""Off-policy settings found here, for tasks that two cores can learn; each with the page of what they reach."""
+
+from typing import Any
+
+from dpolicy.presets.preset import Preset, Table
+from dpolicy.presets.tuned import LEARNING, MULTIGOAL, SMALL
+
+_PENDULUM: dict[str, Any] = {
+    "steps": 15_000,
+    "num_envs": 4,
+    "updates_per_step": 4,
+    "batch_size": 128,
+    "replay_size": 20_000,
+    "warmup": 1_000,
+    "evaluation_interval": 1_000,
+    "evaluation_episodes": 32,
+    "reward_scale": 0.1,
+    "discount": 0.95,
+    "hidden": SMALL,
+    "critic_hidden": SMALL,
+    "learning_rate": 1e-3,
+    "critic_learning_rate": 1e-3,
+}
+_MULTIGOAL_TASK: dict[str, Any] = {
+    "steps": 4_096 + 5 * 8_192,
+    "num_envs": 32,
+    "batch_size": 128,
+    "updates_per_step": 2,
+    "warmup": 4_096,
+    "evaluation_interval": 8_192,
+    "evaluation_episodes": 16,
+    "replay_size": 65_536,
+    "hidden": SMALL,
+    "critic_hidden": SMALL,
+    "learning_rate": 1e-3,
+    "critic_learning_rate": 1e-3,
+}
+_FIELD: dict[str, Any] = {"sampler_steps": 10}
+_FEW: dict[str, Any] = {"candidates": 16}
+# Per method: on both tasks; on Pendulum only; on Multi-Goal only (single samples also in evaluation, which shows the
+# distribution that is learned).
+_ONE: dict[str, Any] = {"evaluation_candidates": 1}
+_METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "sac": ({}, {}, {}),
+    "qsm": (_FIELD, {}, _ONE),
+    "idem": (_FIELD | {"samples": 32}, {}, _ONE),
+    "dps": (_FIELD | {"samples": 32}, {}, {}),
+    "sdac": (_FIELD, {"samples": 32}, _ONE | {"samples": 16, "temperature": 0.5}),
+    "maxentdp": (_FIELD | {"soft": False}, {"samples": 32}, _ONE | {"samples": 16, "temperature": 0.5}),
+    "qvpo": (_FIELD | _FEW, {}, _ONE),
+    "dpmd": (_FIELD | {"candidates": 8}, {}, _ONE),
+    "fpmd": ({"candidates": 8, "sampler_steps": 10}, {}, {}),
+    "gempo": (_FIELD | _FEW | {"reference_interval": 200, "target_kl": 0.5}, {}, _ONE),
+    "dipo": (_FIELD | {"ascent_steps": 20}, {}, {}),
+}
+
+_BRAX_SAC: dict[str, Any] = {
+    "steps": 4_000 + 120_000,
+    "num_envs": 16,
+    "updates_per_step": 8,
+    "batch_size": 128,
+    "replay_size": 128_000,
+    "warmup": 4_000,
+    "resets": "pool",
+    "evaluation_interval": 8_000,
+    "evaluation_episodes": 32,
+    "hidden": (128, 128),
+    "critic_hidden": (128, 128),
+    "learning_rate": 1e-3,
+    "critic_learning_rate": 1e-3,
+    "normalise_observations": True,
+}
+
+TUNED: Table = {
+    name: [
+        ("multigoal/*", Preset(_MULTIGOAL_TASK | both | goals, MULTIGOAL if name == "sdac" else LEARNING)),
+        ("gymnax/Pendulum-v1", Preset(_PENDULUM | both | pendulum, LEARNING)),
+    ]
+    for name, (both, pendulum, goals) in _METHODS.items()
+}
+TUNED["sac"].append(("brax/*", Preset(_BRAX_SAC, LEARNING)))
