@@ -144,7 +144,9 @@ def test_pretrained():
     _, extras = algorithm.act(state, OBS, KEY, "explore")
     assert extras["chain"].shape == extras["frozen"].shape == (3, SIZE)
     assert extras["log_prob"].shape == (2,)
-    with pytest.raises(ValueError, match="pretrained must give actions of size 1, got one of 3"):
+    with pytest.raises(
+        ValueError, match="pretrained must give actions of size 1, those of task, got one of 3"
+    ):
         algorithm.init(KEY, Spec("task", 2, 1, 5))
     with pytest.raises(ValueError, match="cloning_coefficient needs a pretrained field, got 0.1"):
         dppo(cloning_coefficient=0.1)
@@ -155,6 +157,8 @@ def test_bad_arguments():
         chain_log_likelihood(ddpm(steps=4, final_noise=True))
     with pytest.raises(ValueError, match="final_noise=True"):
         chain_log_likelihood(ddpm(steps=4, min_std=0.1))
+    with pytest.raises(ValueError, match=r"the sampler must not clip x \(clip_state=None\), .* got 2.0"):
+        chain_log_likelihood(ddpm(steps=4, clip_state=2.0, **NOISY))
     with pytest.raises(ValueError, match="trained must be an integer from 1 to 4, got 5"):
         chain_log_likelihood(ddpm(steps=4, **NOISY), trained=5)
     with pytest.raises(ValueError, match="reduction must be one of mean, sum"):
