@@ -1,8 +1,7 @@
 """Diffusion Policy Policy Optimisation: PPO over the steps of the denoising chain."""
 
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -41,6 +40,16 @@ def _cloning(likelihood: LogLikelihood) -> Callable[..., tuple[Scalar, Metrics]]
         return value, {"loss": value}
 
     return loss
+
+
+def _found(
+    pretrained: AbstractField | Mapping[str, Any] | str | os.PathLike[str] | None,
+) -> AbstractField | None:
+    if pretrained is None:
+        return None
+    from dpolicy.train import pretrained_field  # which knows the recipes
+
+    return pretrained_field(pretrained)
 
 
 def _check_fits(schedule: AbstractSchedule, steps: int) -> None:
@@ -96,7 +105,7 @@ def dppo(
     reduction: str = "mean",
     log_prob_low: Number = -5.0,
     log_prob_high: Number = 2.0,
-    pretrained: AbstractField | str | os.PathLike[str] | None = None,
+    pretrained: AbstractField | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     cloning_coefficient: Number | None = None,
 ) -> Algorithm:
     """DPPO: every denoising step is a Gaussian decision with a clipped ratio of its own (arXiv 2409.00588).
@@ -127,9 +136,9 @@ def dppo(
         log_prob_low: Lower clamp of each coordinate's log-density.
         log_prob_high: Upper clamp.
         pretrained: A field to start from, or the directory of the run of bc that fitted it (its average, of the first
-            seed that has not failed), with its schedule, prediction and network; its weights serve the steps that are
-            not trained. Observations must be what it was trained on: leave them as they are in both
-            (`normalise_observations=False`).
+            seed that has not failed; a description of that run also), with its schedule, prediction and network; its
+            weights serve the steps that are not trained. It must have been fitted to observations as they are, and is
+            given them so (`normalise_observations=False`).
         cloning_coefficient: Weight of staying likely to produce the pretrained policy's actions; None for none.
     """
     _checks.positive("clip", clip)
@@ -138,18 +147,13 @@ def dppo(
     trained = sampler_steps if trained_steps is None else trained_steps
     _checks.integer("trained_steps", trained, 1, sampler_steps)
     _checks.positive("exploration_std", exploration_std)
-    if isinstance(pretrained, (str, os.PathLike)):
-        from dpolicy.train import pretrained_field
-
-        pretrained = pretrained_field(Path(pretrained))
-    if not (pretrained is None or isinstance(pretrained, AbstractField)):
-        raise ValueError(f"pretrained must be a field, the directory of a run or None, got {pretrained!r}.")
     betas = cosine_betas(sampler_steps if schedule_steps is None else schedule_steps)
     schedule = DiscreteVP(betas)
-    if pretrained is None:
+    begin = _found(pretrained)
+    if begin is None:
         schedule.grid(sampler_steps)  # refuses step counts that do not fit
     else:
-        _check_fits(pretrained.schedule, sampler_steps)
+        _check_fits(begin.schedule, sampler_steps)
     clips = clip_schedule(trained, clip if clip_low is None else clip_low, clip, clip_rate)
 
     def sampler(std: Number, *, explore: bool = True) -> Ancestral:
@@ -180,14 +184,15 @@ def dppo(
     )
 
     def make(key: Key, spec: Any) -> AbstractField:
-        if pretrained is None:
+        if begin is None:
             return policy.make(key, spec)
-        if pretrained.action_size != spec.action_size:
+        if begin.action_size != spec.action_size:
             raise ValueError(
-                f"pretrained must give actions of size {spec.action_size}, got one of {pretrained.action_size}."
+                f"pretrained must give actions of size {spec.action_size}, those of {spec.name}, got one of "
+                f"{begin.action_size}."
             )
-        _check_observations(pretrained, spec)
-        return pretrained
+        _check_observations(begin, spec)
+        return begin
 
     def propose(
         field: AbstractField, frozen: AbstractField | None, obs: Observation, key: Key, mode: Mode
@@ -205,16 +210,17 @@ def dppo(
     terms: dict[str, Any] = {"ppo": (1.0, surrogate)}
     if cloning_coefficient is not None:
         _checks.non_negative("cloning_coefficient", cloning_coefficient)
-        if pretrained is None:
+        if begin is None:
             raise ValueError(f"cloning_coefficient needs a pretrained field, got {cloning_coefficient!r}.")
         terms["cloning"] = (cloning_coefficient, _cloning(likelihood))
     # Without frozen steps or cloning the pretrained weights are a start and no more.
-    keeps = pretrained is not None and (trained < sampler_steps or cloning_coefficient is not None)
-    return train(
+    keeps = begin is not None and (trained < sampler_steps or cloning_coefficient is not None)
+    algorithm = train(
         name="dppo",
         make_policy=make,
         propose=propose,
         policy_loss=add(**terms),
         kl=sampled_kl(ratio),
-        make_extra=lambda key, spec, field: pretrained if keeps else None,
+        make_extra=lambda key, spec, field: begin if keeps else None,
     )
+    return algorithm._replace(raw_observations=begin is not None)
