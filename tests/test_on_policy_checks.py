@@ -114,6 +114,61 @@ def test_warm_up_trains_the_critic_alone(name):
     assert furthest(trained.learner.model.policy, warm.learner.model.policy) > 1e-6
 
 
+def test_rates_rise_and_fall_in_cycles():
+    """Per iteration: from the floor up in two, down along a cosine in four, and again; the policy's after its wait."""
+    keys = jax.random.split(KEY, 3)
+    algorithm = MAKE["ppo"](
+        **ONCE, target_kl=None, learning_rate=1e-3, critic_warmup=1, learning_rate_floor=0.2, learning_rate_warmup=2,
+        learning_rate_cycle=6,
+    )  # fmt: skip
+    state = algorithm.init(keys[0], SPEC)
+    batch = rollout(algorithm, state, keys[1])
+
+    def one(state, key):
+        after, metrics = algorithm.update(state, batch, key)
+        moved = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), after.learner.model, state.learner.model)
+        return after, (metrics["learning_rate"], moved.policy.log_std, moved.value.mlp.layers[-1].bias)
+
+    found = jax.jit(lambda s: jax.lax.scan(one, s, jax.random.split(keys[2], 8)))(state)[1]
+    cosine = (1 + np.cos(np.pi * np.arange(4) / 4)) / 2
+    factors = 0.2 + 0.8 * np.array([0, 0.5, *cosine, 0, 0.5])
+    rates, policy, value = (np.asarray(column) for column in found)
+    np.testing.assert_allclose(rates, 1e-3 * factors[[0, 0, 1, 2, 3, 4, 5, 6]], rtol=1e-6)
+    assert policy[0] == 0
+    # Adam's first step is the rate in every direction.
+    np.testing.assert_allclose([policy[1], value[0]], [0.2e-3, 0.2e-3], rtol=1e-3)
+    assert np.all(value[1:6] / factors[1:6] < 1.2e-3)
+    with pytest.raises(ValueError, match="learning_rate_warmup must be an integer from 0 to 5, got 6"):
+        ppo(learning_rate_warmup=6, learning_rate_cycle=6)
+
+
+def test_advantages_beyond_quantiles(x64):
+    """The same gradient as of rewards that make the bounded advantages themselves."""
+    settings = {"normalise_advantages": "none", "value_coefficient": 0.0, "target_kl": None}
+    plain = MAKE["ppo"](**ONCE, **settings)
+    bounded = MAKE["ppo"](**ONCE, **settings, advantage_low_quantile=0.1, advantage_high_quantile=0.6)
+    keys = jax.random.split(KEY, 3)
+    state = plain.init(keys[0], SPEC)
+    batch = rollout(plain, state, keys[1])
+    yes = jnp.ones_like(batch.terminated)
+    advantage = np.asarray(jax.random.normal(keys[2], yes.shape))
+
+    def earned(advantage):  # in episodes of one step
+        fields = lambda b: (b.reward, b.terminated, b.truncated)
+        return eqx.tree_at(fields, batch, (batch.extras["value"] + advantage, yes, ~yes))
+
+    clip = np.clip(advantage, *np.quantile(advantage, [0.1, 0.6]))
+    ours, expected, other = (
+        gradient_of(jax.jit(algorithm.update)(state, earned(jnp.asarray(a)), keys[2])[0]).policy
+        for algorithm, a in ((bounded, advantage), (plain, clip), (plain, advantage))
+    )
+    for left, right in zip(leaves(ours), leaves(expected), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-8, atol=1e-12)
+    assert furthest(ours, other) > 1e-3
+    with pytest.raises(ValueError, match="advantage_low_quantile must not exceed advantage_high_quantile"):
+        ppo(advantage_low_quantile=0.9, advantage_high_quantile=0.1)
+
+
 def test_the_squash_of_the_environment_does_not_enter_the_loss():
     field = Field(2, 3, schedule=RectifiedFlow(), prediction="velocity", hidden=(8,), key=KEY)
     ratio = matched_ratio(flow_matching_log_ratio(matching(perturb(RectifiedFlow())), draws=4))
