@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.scipy.stats import norm
 from scipy import integrate
-from test_proximal import MAKE, ONCE, SPEC, gradient_of, rollout
+from test_proximal import MAKE, ONCE, SPEC, by_hand, gradient_of, rollout
 
 from dpolicy._types import Transition
 from dpolicy.algorithms import dppo, fpo, ppo
@@ -66,6 +66,51 @@ def test_ppo_on_a_one_step_bandit():
     policy = state.learner.model.policy
     np.testing.assert_allclose(policy.mean(jnp.zeros(1)), 1.0, atol=0.1)
     assert np.exp(policy.log_std[0]) < 0.6
+
+
+def test_ppo_with_a_squashed_policy(x64):
+    """The density of the action by the change of variables, the entropy's estimate, the closed form of the KL."""
+    algorithm = MAKE["ppo"](
+        **ONCE, policy="tanh_gaussian", initial_std=0.5, entropy_coefficient=0.1, target_kl=1.0
+    )
+    keys = jax.random.split(KEY, 3)
+    state = algorithm.init(keys[0], SPEC)
+    batch = rollout(algorithm, state, keys[1])
+    np.testing.assert_allclose(batch.action, np.tanh(batch.extras["unsquashed"]), rtol=1e-12)
+    policy, obs = state.learner.model.policy, jnp.ones(SPEC.obs_size)
+    np.testing.assert_array_equal(algorithm.act(state, obs, KEY, "evaluate")[0], policy.mode(obs))
+
+    def density(policy, obs, action):
+        mean, q = jnp.split(policy.mlp(obs), 2)
+        u, std = jnp.arctanh(action), jax.nn.softplus(q) + 1e-3
+        return jnp.sum(norm.logpdf(u, mean, std) - jnp.log(1 - action**2))
+
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+    stored = jax.vmap(density, (None, 0, 0))(policy, flat.obs, flat.action)
+    np.testing.assert_allclose(flat.extras["log_prob"], stored, rtol=1e-7)
+    update = jax.jit(algorithm.update)
+    after, metrics = update(state, batch, keys[2])
+    assert metrics["policy/ppo/ratio_min"] == metrics["policy/ppo/ratio_max"] == 1
+    assert metrics["kl"] == 0
+    plain = jax.jit(MAKE["ppo"](**ONCE, policy="tanh_gaussian", initial_std=0.5).update)
+    advantage, _, _ = by_hand(state.learner.model, batch, brax=False)
+    loss = lambda p: -jnp.mean(advantage * jax.vmap(density, (None, 0, 0))(p, flat.obs, flat.action))
+    without = gradient_of(plain(state, batch, keys[2])[0]).policy
+    for left, right in zip(leaves(without), leaves(eqx.filter_grad(loss)(policy)), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-6, atol=1e-10)
+    # What the bonus adds points where the entropy grows.
+    added = jax.tree.map(lambda a, b: b - a, gradient_of(after).policy, without)
+    entropy = lambda p: jnp.mean(
+        jax.vmap(lambda o: jnp.mean(jax.vmap(p.entropy, (None, 0))(o, many)))(flat.obs)
+    )
+    many = jax.random.split(jax.random.key(3), 200)
+    ascent = eqx.filter_jit(eqx.filter_grad(entropy))(policy)
+    inner = sum(float(np.sum(a * b)) for a, b in zip(leaves(added), leaves(ascent), strict=True))
+    sizes = [np.sqrt(sum(float(np.sum(a**2)) for a in leaves(tree))) for tree in (added, ascent)]
+    assert inner / (sizes[0] * sizes[1]) > 0.8
+    np.testing.assert_allclose(sizes[0], 0.1 * sizes[1], rtol=0.3)
+    with pytest.raises(ValueError, match="policy must be one of gaussian, tanh_gaussian; got 'beta'"):
+        ppo(policy="beta")
 
 
 def test_the_rate_is_adapted_before_the_step_it_is_for():

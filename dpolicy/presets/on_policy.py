@@ -3,6 +3,7 @@
 IsaacLab tasks by the names of release 2; `isaaclab/*` patterns match release 3's names too, which drop the version.
 """
 
+import math
 from typing import Any
 
 from dpolicy.presets.preset import Preset
@@ -157,8 +158,8 @@ def _cppo_playground() -> Table:
 def _fpo_playground() -> Table:
     """FPO's own settings and those of its Gaussian baselines (arXiv 2507.21053, tables 1 and A.1-A.2).
 
-    60 million steps in rollouts of 480 (16 unrolls of 30) from 2048 environments. The Gaussian baselines there are
-    squashed and of a width that depends on the state; `ppo` has neither.
+    60 million steps in rollouts of 480 (16 unrolls of 30) from 2048 environments. The baselines are Brax's PPO: a
+    squashed Gaussian whose width depends on the state, at first softplus(0) + 0.001 where the network gives 0.
     """
     shared: dict[str, Any] = {
         "steps": 60_000_000,
@@ -179,6 +180,8 @@ def _fpo_playground() -> Table:
     baseline: dict[str, Any] = {
         **shared,
         **networks,
+        "policy": "tanh_gaussian",
+        "initial_std": math.log(2) + 0.001,
         "entropy_coefficient": 0.01,
         "value_coefficient": 0.25,
         "value_clip": None,
