@@ -236,6 +236,27 @@ def test_bounded_advantages():
     np.testing.assert_array_equal(bounded_advantage(a), a)
 
 
+@pytest.mark.parametrize("average", ["mean_then_exp", "exp_then_mean"])
+def test_one_ratio_for_all_draws_of_fpopp(average, x64):
+    """At unchanged parameters its gradient is that of the ratios of the draws; what differs is where it leads."""
+    keys, settings = jax.random.split(KEY, 3), {**ONCE, "surrogate": "ppo"}
+    several = MAKE["fpopp"](**settings)
+    state = several.init(keys[0], SPEC)
+    batch = rollout(several, state, keys[1])
+    one = MAKE["fpopp"](**settings, average=average)
+    stored = jax.vmap(lambda obs: one.act(state, obs, KEY, "explore")[1]["log_prob"])(batch.obs[0])
+    assert stored.shape == ((4,) if average == "mean_then_exp" else (4, 2))
+    if average == "mean_then_exp":
+        log_prob = jnp.mean(batch.extras["log_prob"], axis=-1)
+        single = eqx.tree_at(lambda b: b.extras["log_prob"], batch, log_prob)
+    else:
+        single = batch
+    pairs = [(several, batch), (one, single)]
+    ours, theirs = (gradient_of(jax.jit(a.update)(state, b, keys[2])[0]).policy for a, b in pairs)
+    for left, right in zip(leaves(ours), leaves(theirs), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-8, atol=1e-11)
+
+
 def test_average_of_fpopp():
     """Before `ema_after` evaluation has the weights of now, at it the average is reset, then it decays."""
     algorithm = MAKE["fpopp"](**ONCE, ema_after=2, ema_decay=0.75, learning_rate=0.01)

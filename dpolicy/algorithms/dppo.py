@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Metrics, Mode, Number, Observation, Scalar
@@ -28,7 +29,7 @@ from dpolicy.recipe import composed
 from dpolicy.samplers import Ancestral, ddim, ddpm
 from dpolicy.schedules import AbstractSchedule, DiscreteVP, cosine_betas
 
-DENOISERS = ("ddpm", "ddim")
+DENOISERS = ("ddpm", "ddim", "euler")
 
 
 def _cloning(likelihood: LogLikelihood) -> Callable[..., tuple[Scalar, Metrics]]:
@@ -103,8 +104,9 @@ def dppo(
     likelihood_std: Number | None = None,
     noise_bound: Number | None = 3.0,
     reduction: str = "mean",
-    log_prob_low: Number = -5.0,
-    log_prob_high: Number = 2.0,
+    log_prob_low: Number | None = -5.0,
+    log_prob_high: Number | None = 2.0,
+    squash: bool = False,
     pretrained: AbstractField | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     cloning_coefficient: Number | None = None,
 ) -> Algorithm:
@@ -119,11 +121,15 @@ def dppo(
     fine-tunes a cloned policy with 20 steps, the last 10 of them trained, clip 0.01, denoising discount 0.99 and chunks
     of 4 actions.
 
+    With `denoiser="euler"` it is the baseline that FPO's paper calls DPPO, in its code a "denoising MDP" (table 1: clip
+    0.2, exploration_std 0.05): one ratio for each step of a flow, the same advantage for all.
+
     Args:
         clip: Clip range of the ratio at the last step.
         clip_low: Clip range at the noisiest trained step; None for the same.
         clip_rate: How sharply the clip range grows in between.
-        denoiser: ddpm (posterior variance) or ddim (eta 1 while exploring, 0 in evaluation).
+        denoiser: ddpm (posterior variance), ddim (eta 1 while exploring, 0 in evaluation) or euler (steps of a
+            rectified flow, with noise of `exploration_std` added to each while exploring).
         sampler_steps: Denoising steps K.
         schedule_steps: Steps of the cosine schedule, a multiple of K (DDIM: 100 for 5 steps); None for K.
         trained_steps: How many of the last steps are trained, K'; None for all. Without a pretrained field the earlier
@@ -133,8 +139,9 @@ def dppo(
         likelihood_std: The same in the likelihood; None for equal, without which the ratio is not the sampler's.
         noise_bound: Noise is clipped to this many standard deviations; None for none.
         reduction: Over the action, mean or sum of the log-densities.
-        log_prob_low: Lower clamp of each coordinate's log-density.
-        log_prob_high: Upper clamp.
+        log_prob_low: Lower clamp of each coordinate's log-density; None for none.
+        log_prob_high: Upper clamp; None for none.
+        squash: Whether the environment receives tanh of the chain's last point.
         pretrained: A field to start from, or the directory of the run of bc that fitted it (its average, of the first
             seed that has not failed; a description of that run also), with its schedule, prediction and network; its
             weights serve the steps that are not trained. It must have been fitted to observations as they are, and is
@@ -147,6 +154,9 @@ def dppo(
     trained = sampler_steps if trained_steps is None else trained_steps
     _checks.integer("trained_steps", trained, 1, sampler_steps)
     _checks.positive("exploration_std", exploration_std)
+    _checks.boolean("squash", squash)
+    if denoiser == "euler" and schedule_steps is not None:
+        raise ValueError(f"schedule_steps must be None for the denoiser euler, got {schedule_steps!r}.")
     betas = cosine_betas(sampler_steps if schedule_steps is None else schedule_steps)
     schedule = DiscreteVP(betas)
     begin = _found(pretrained)
@@ -160,6 +170,8 @@ def dppo(
         shared: dict[str, Any] = {"steps": sampler_steps, "min_std": std, "final_noise": explore}
         if explore:
             shared["noise_bound"] = noise_bound
+        if denoiser == "euler":  # DDIM without noise of its own is Euler's step in a rectified flow
+            return ddim(eta=0.0, clip=None, **shared)
         if denoiser == "ddpm":
             return ddpm(variance="posterior", **shared)
         return ddim(eta=1.0 if explore else 0.0, recompute=True, **shared)
@@ -173,15 +185,20 @@ def dppo(
         reduction=reduction,
     )
     ratio = log_ratio(likelihood)
-    policy = make_field(
-        schedule=schedule,
-        prediction="noise",
-        sampler="ddpm",
-        sampler_steps=sampler_steps,
-        embedding=lambda key: Projected(
+    diffusion: dict[str, Any] = {
+        "schedule": schedule,
+        "prediction": "noise",
+        "embedding": lambda key: Projected(
             Sinusoidal(16, scale=len(betas), shift=-1.0), 16, hidden=(32,), key=key
         ),
+    }
+    flow = {"schedule": "rectified_flow", "prediction": "velocity", "embedding": "cos_sin"}
+    policy = make_field(
+        sampler="ddpm", sampler_steps=sampler_steps, **(flow if denoiser == "euler" else diffusion)
     )
+
+    def executed(chain: Float[Array, "points a"]) -> Action:
+        return jnp.tanh(chain[-1]) if squash else chain[-1]
 
     def make(key: Key, spec: Any) -> AbstractField:
         if begin is None:
@@ -198,13 +215,13 @@ def dppo(
         field: AbstractField, frozen: AbstractField | None, obs: Observation, key: Key, mode: Mode
     ) -> tuple[Action, dict[str, Any]]:
         if mode == "evaluate":
-            return evaluator.chain(field, obs, key, early=frozen, last=trained)[-1], {}
+            return executed(evaluator.chain(field, obs, key, early=frozen, last=trained)), {}
         key, frozen_key = jax.random.split(key)
         chain = explorer.chain(field, obs, key, early=frozen, last=trained)
         extras = {"chain": chain, "log_prob": likelihood(field, acted(obs, chain[-1], {"chain": chain}), key)}
         if frozen is not None and cloning_coefficient is not None:
             extras["frozen"] = explorer.chain(frozen, obs, frozen_key, last=trained)
-        return chain[-1], extras
+        return executed(chain), extras
 
     surrogate = clipped(ratio, eps=clips, weights=denoising_discounts(trained, denoising_discount))
     terms: dict[str, Any] = {"ppo": (1.0, surrogate)}
