@@ -144,7 +144,7 @@ def fpopp(
         x_1 = jnp.zeros(field.action_size) if mode == "zero" else None
         return sampler(deployed.field, obs, key, start=x_1), {}
 
-    def average(
+    def follow(
         field: AbstractField, deployed: Deployed, examples: Transition, key: Key
     ) -> tuple[Deployed, Metrics]:
         updates = deployed.updates + 1
@@ -164,6 +164,6 @@ def fpopp(
         policy_loss=add(**terms),
         kl=sampled_kl(ratio) if kl_measure == "ratio" else prediction_change(several),
         make_extra=lambda key, spec, field: Deployed(field, jnp.zeros((), jnp.int32)),
-        afterwards=average,
+        afterwards=follow,
         modes=("explore", "evaluate", *STARTS),
     )
