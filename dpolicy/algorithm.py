@@ -22,6 +22,8 @@ class Algorithm(NamedTuple):
         update: `(state, batch, key) -> (state, metrics)`. The leaves of `batch` have leading axes
             `[time, environment]` on policy and `[batch]` otherwise.
         modes: The values of `mode` that `act` knows. "explore" and "evaluate" are always among them.
+        raw_observations: Whether it must be given observations as they are, because it starts from a policy that was
+            fitted to such.
     """
 
     name: str
@@ -30,3 +32,4 @@ class Algorithm(NamedTuple):
     act: Callable[[Any, Any, Key, Mode], tuple[Any, dict[str, Any]]]
     update: Callable[[Any, Transition, Key], tuple[Any, Metrics]]
     modes: tuple[str, ...] = ("explore", "evaluate")
+    raw_observations: bool = False
