@@ -51,6 +51,7 @@ from dpolicy.learner import adam as adam
 from dpolicy.learner import descend as descend
 from dpolicy.learner import learner as learner
 from dpolicy.mean_field import MeanField as MeanField
+from dpolicy.minibatches import over_minibatches as over_minibatches
 from dpolicy.networks import MLP as MLP
 from dpolicy.networks import Ensemble as Ensemble
 from dpolicy.networks import ensemble as ensemble
@@ -59,7 +60,6 @@ from dpolicy.policies import ResidualGaussian as ResidualGaussian
 from dpolicy.policies import TanhGaussian as TanhGaussian
 from dpolicy.policies import gaussian_policy as gaussian_policy
 from dpolicy.proximal import Proximal as Proximal
-from dpolicy.proximal import over_minibatches as over_minibatches
 from dpolicy.proximal import proximal as proximal
 from dpolicy.recipe import composed as composed
 from dpolicy.recipe import tunable as tunable

@@ -42,6 +42,8 @@ class Algorithm(NamedTuple):
             is the critic, which is what `dpolicy.audit` compares. None where no such loss is known (on policy it
             needs a rollout's advantages and likelihoods).
         memory: What it stores beside each transition of the replay and rewrites; None where there is no such thing.
+        raw_observations: Whether it must be given observations as they are, because it starts from a policy that was
+            fitted to such.
     """
 
     name: str
@@ -52,3 +54,4 @@ class Algorithm(NamedTuple):
     modes: tuple[str, ...] = ("explore", "evaluate")
     objective: Callable[[Any, Critic], tuple[Model, Loss]] | None = None
     memory: Memory | None = None
+    raw_observations: bool = False

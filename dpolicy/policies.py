@@ -1,4 +1,4 @@
-"""Gaussian policies: squashed (SAC), state-independent (PPO) and residual (DP-CPPO)."""
+"""Gaussian policies: squashed (SAC, PPO), of state-independent width (PPO) and residual (DP-CPPO)."""
 
 import math
 from collections.abc import Callable
@@ -15,6 +15,8 @@ from dpolicy.networks import MLP, check_network
 from dpolicy.recipe import tunable
 
 _LOG_2PI = math.log(2 * math.pi)
+WIDTHS = ("exp", "softplus")
+LEAST_STD = 1e-3  # of width "softplus"
 
 
 def gaussian_log_prob(x: Action, mean: Action, log_std: Action) -> Scalar:
@@ -42,14 +44,21 @@ def tanh_log_det(u: Action) -> Scalar:
     return jnp.sum(2 * (math.log(2) - u - jax.nn.softplus(-2 * u)))
 
 
+def _drawn(mean: Action, log_std: Action, key: Key) -> Action:
+    return mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)
+
+
 class TanhGaussian(eqx.Module):
     """a = tanh(u), u ~ N(mean(s), std(s)^2): the squashed Gaussian of SAC (arXiv 1812.05905, appendix C).
 
-    One MLP gives mean and log std; the latter is clipped to [log_std_min, log_std_max].
+    One MLP gives the mean and q, which makes the width: std = exp(clip(q, log_std_min, log_std_max)) for `width` "exp"
+    (SAC), std = softplus(q) + 0.001 for "softplus" (Brax's PPO). With `initial_std` the bias of q is shifted by what
+    makes that the width where the network gives 0.
     """
 
     mlp: MLP
     action_size: int = eqx.field(static=True)
+    width: str = eqx.field(static=True)
     log_std_min: float = eqx.field(static=True)
     log_std_max: float = eqx.field(static=True)
 
@@ -62,6 +71,8 @@ class TanhGaussian(eqx.Module):
         activation: str = "relu",
         log_std_min: float | int = -20.0,
         log_std_max: float | int = 2.0,
+        width: str = "exp",
+        initial_std: Number | None = None,
         initialisation: str = "orthogonal",
         final_scale: float | int = 1.0,
         key: Key,
@@ -69,7 +80,8 @@ class TanhGaussian(eqx.Module):
         _checks.integer("action_size", action_size)
         _checks.in_range("log_std_min", log_std_min)
         _checks.in_range("log_std_max", log_std_max, float(log_std_min))
-        self.mlp = MLP(
+        _checks.one_of("width", width, WIDTHS)
+        mlp = MLP(
             (obs_size,),
             2 * action_size,
             hidden=hidden,
@@ -78,18 +90,33 @@ class TanhGaussian(eqx.Module):
             final_scale=final_scale,
             key=key,
         )
+        if initial_std is not None:
+            least = LEAST_STD if width == "softplus" else 0.0
+            _checks.in_range("initial_std", initial_std, least, open_low=True)
+            std = jnp.asarray(initial_std, float)
+            q = jnp.log(std) if width == "exp" else jnp.log(jnp.expm1(std - LEAST_STD))
+            shift = jnp.zeros(2 * action_size).at[action_size:].set(q)
+            mlp = eqx.tree_at(lambda m: m.layers[-1].bias, mlp, replace_fn=lambda bias: bias + shift)
+        self.mlp = mlp
+        self.width = width
         self.action_size = action_size
         self.log_std_min, self.log_std_max = float(log_std_min), float(log_std_max)
 
     def parameters(self, obs: Observation) -> tuple[Action, Action]:
         """(mean, log_std) of the Gaussian before the squash."""
-        mean, log_std = jnp.split(self.mlp(obs), 2)
-        return mean, jnp.clip(log_std, self.log_std_min, self.log_std_max)
+        mean, q = jnp.split(self.mlp(obs), 2)
+        if self.width == "softplus":
+            return mean, jnp.log(jax.nn.softplus(q) + LEAST_STD)
+        return mean, jnp.clip(q, self.log_std_min, self.log_std_max)
+
+    def unsquashed(self, obs: Observation, key: Key) -> Action:
+        """u, of which the action is tanh(u); differentiable in the parameters (reparameterised)."""
+        return _drawn(*self.parameters(obs), key)
 
     def sample(self, obs: Observation, key: Key) -> tuple[Action, Scalar]:
         """An action and its log-probability, both differentiable in the parameters (reparameterised)."""
         mean, log_std = self.parameters(obs)
-        u = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)
+        u = _drawn(mean, log_std, key)
         return jnp.tanh(u), gaussian_log_prob(u, mean, log_std) - tanh_log_det(u)
 
     def mode(self, obs: Observation) -> Action:
@@ -100,6 +127,11 @@ class TanhGaussian(eqx.Module):
         """log pi(tanh(u) | s), from the stored u: inverting tanh is never needed."""
         mean, log_std = self.parameters(obs)
         return gaussian_log_prob(u, mean, log_std) - tanh_log_det(u)
+
+    def entropy(self, obs: Observation, key: Key) -> Scalar:
+        """One-sample estimate of the entropy in nats: that of the Gaussian, plus log(1 - tanh(u)^2) of a fresh u."""
+        mean, log_std = self.parameters(obs)
+        return gaussian_entropy(log_std) + tanh_log_det(_drawn(mean, log_std, key))
 
 
 class _FreeWidth(eqx.Module):
@@ -115,7 +147,7 @@ class _FreeWidth(eqx.Module):
         self.log_std = jnp.full(action_size, jnp.log(jnp.asarray(initial_std, float)))
 
     def _around(self, mean: Action, key: Key) -> tuple[Action, Scalar]:
-        action = mean + jnp.exp(self.log_std) * jax.random.normal(key, mean.shape, mean.dtype)
+        action = _drawn(mean, self.log_std, key)
         return action, gaussian_log_prob(action, mean, self.log_std)
 
     def entropy(self) -> Scalar:
@@ -155,6 +187,10 @@ class Gaussian(_FreeWidth):
     def mean(self, obs: Observation) -> Action:
         """The mean action."""
         return self.mlp(obs)
+
+    def parameters(self, obs: Observation) -> tuple[Action, Action]:
+        """(mean, log_std)."""
+        return self.mlp(obs), self.log_std
 
     def mode(self, obs: Observation) -> Action:
         """The mean action, that of evaluation."""
@@ -218,20 +254,20 @@ class ResidualGaussian(_FreeWidth):
 
 @tunable("hidden", "activation", "initial_std", "initialisation")
 def gaussian_policy(
-    kind: type[Gaussian] | type[ResidualGaussian],
+    kind: Callable[..., Any],
     *,
     hidden: tuple[int, ...] = (256, 256),
     activation: str = "elu",
     initial_std: Number = 1.0,
     initialisation: str = "torch",
 ) -> Callable[[Key, Any], Any]:
-    """`(key, spec) -> policy`: the slot that `proximal` fills with a policy of free width.
+    """`(key, spec) -> policy`: the slot that `proximal` fills with a Gaussian policy.
 
     Args:
-        kind: `Gaussian` or `ResidualGaussian`.
+        kind: `Gaussian`, `ResidualGaussian` or `TanhGaussian`.
         hidden: Widths of the policy's network.
         activation: Activation of policy and value network.
-        initial_std: Starting standard deviation, in action units.
+        initial_std: Starting standard deviation, in action units (before the squash, where there is one).
         initialisation: Of the weights: torch (RSL-RL's), orthogonal, lecun_normal, lecun_uniform, he_normal or
             xavier_uniform.
 

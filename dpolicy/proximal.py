@@ -10,7 +10,6 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from dpolicy import _checks
-from dpolicy._metrics import reduce_metrics
 from dpolicy._types import Action, Key, Loss, Metrics, Mode, Model, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.critics import ValueNetwork
@@ -26,6 +25,7 @@ from dpolicy.losses import (
     on,
     standardise,
 )
+from dpolicy.minibatches import in_segments, over_minibatches
 from dpolicy.networks import ACTIVATIONS, check_network, check_residual
 from dpolicy.recipe import tunable
 
@@ -42,18 +42,6 @@ NORMALISATIONS = ("rollout", "minibatch", "none")
 def _parts(model: Model) -> Model:
     """Which of the two networks each parameter of a `PolicyValue` belongs to."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[0].name, model)
-
-
-def in_segments(batch: Transition, length: int) -> Transition:
-    """A rollout [time, environment] as [segment, `length`], each a stretch of one environment.
-
-    Raises:
-        ValueError: if the length does not divide the rollout.
-    """
-    time = batch.reward.shape[0]
-    if time % length:
-        raise ValueError(f"recompute_segment must divide the {time} steps of a rollout, got {length}.")
-    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, length, *leaf.shape[2:]), batch)
 
 
 class PolicyValue(eqx.Module):
@@ -78,44 +66,12 @@ def acted(obs: Observation, action: Action, extras: dict[str, Any]) -> Transitio
     return Transition(obs, action, zero, obs, no, no, extras)
 
 
-def over_minibatches(
-    body: Callable[[Any, Any], tuple[Any, Metrics]],
-    carry: Any,
-    examples: Any,
-    key: Key,
-    *,
-    epochs: int,
-    count: int,
-    name: str = "minibatches",
-    of: str = "samples",
-) -> tuple[Any, Metrics]:
-    """Scan `body(carry, (minibatch, key))` over `epochs` shuffles of `examples` in `count` parts.
-
-    Metrics are averaged; those that end in `_min` or `_max` keep the extreme.
-
-    Raises:
-        ValueError: if `count`, called `name`, does not divide the number of examples, which are called `of`.
-    """
-    size = jax.tree.leaves(examples)[0].shape[0]
-    if size % count:
-        raise ValueError(f"{name} must divide the {size} {of} of an iteration, got {count}.")
-
-    def one(carry: Any, inputs: Any) -> tuple[Any, Metrics]:
-        index, key = inputs
-        return body(carry, (jax.tree.map(lambda leaf: leaf[index], examples), key))
-
-    def epoch(carry: Any, key: Key) -> tuple[Any, Metrics]:
-        shuffle_key, key = jax.random.split(key)
-        order = jax.random.permutation(shuffle_key, size).reshape(count, -1)
-        return jax.lax.scan(one, carry, (order, jax.random.split(key, count)))
-
-    carry, metrics = jax.lax.scan(epoch, carry, jax.random.split(key, epochs))
-    return carry, reduce_metrics(metrics)
-
-
 @tunable(
     "learning_rate",
     "value_learning_rate",
+    "learning_rate_floor",
+    "learning_rate_warmup",
+    "learning_rate_cycle",
     "weight_decay",
     "target_kl",
     "stop_kl",
@@ -124,6 +80,8 @@ def over_minibatches(
     "gae_dialect",
     "recompute_segment",
     "normalise_advantages",
+    "advantage_low_quantile",
+    "advantage_high_quantile",
     "advantage_clip",
     "value_coefficient",
     "value_clip",
@@ -155,6 +113,9 @@ def proximal(
     initialisation: str = "torch",
     learning_rate: Number = 1e-3,
     value_learning_rate: Number | None = None,
+    learning_rate_floor: Number = 1.0,
+    learning_rate_warmup: int = 10,
+    learning_rate_cycle: int = 1_000,
     weight_decay: Number | None = None,
     target_kl: Number | None = None,
     stop_kl: Number | None = None,
@@ -163,6 +124,8 @@ def proximal(
     gae_dialect: str = "exact",
     recompute_segment: int | None = None,
     normalise_advantages: str = "rollout",
+    advantage_low_quantile: Number | None = None,
+    advantage_high_quantile: Number | None = None,
     advantage_clip: Number | None = None,
     value_coefficient: Number = 1.0,
     value_clip: Number | None = None,
@@ -201,6 +164,10 @@ def proximal(
             xavier_uniform.
         learning_rate: Adam's rate, or its start where it adapts.
         value_learning_rate: Rate of the value network where it has one of its own, which then does not adapt.
+        learning_rate_floor: Smallest factor on both rates, where a cycle of warm-up and cosine starts and ends; 1 keeps
+            them constant (DPPO, arXiv 2409.00588, whose warm-up and cycle the next two are).
+        learning_rate_warmup: Iterations at the start of a cycle over which that factor rises to 1.
+        learning_rate_cycle: Iterations of a cycle, warm-up included; then the next one starts.
         weight_decay: Decoupled weight decay; None for none.
         target_kl: Target of the adaptive rate; None keeps the rate fixed.
         stop_kl: The rest of an iteration is skipped once the KL of a minibatch exceeds it; None for never.
@@ -211,6 +178,9 @@ def proximal(
         recompute_segment: Compute advantages and returns anew for every minibatch, with the value network as it then
             is, along segments of this many steps, of which minibatches are then made (Brax); None for once per rollout.
         normalise_advantages: Standardise advantages over the rollout, over each minibatch, or none.
+        advantage_low_quantile: Advantages of a minibatch below this quantile of theirs are raised to it (DPPO); None
+            for none.
+        advantage_high_quantile: Those above this one are lowered to it; None for none.
         advantage_clip: Bound of the advantages after that; None for none.
         value_coefficient: Weight of the value loss.
         value_clip: Largest change of a value per iteration before its loss flattens; None switches that off.
@@ -242,6 +212,18 @@ def proximal(
     _checks.integer("epochs", epochs)
     _checks.integer("minibatches", minibatches)
     _checks.integer("critic_warmup", critic_warmup, 0)
+    _checks.fraction("learning_rate_floor", learning_rate_floor)
+    _checks.integer("learning_rate_cycle", learning_rate_cycle)
+    _checks.integer("learning_rate_warmup", learning_rate_warmup, 0, learning_rate_cycle - 1)
+    for setting, value in (
+        ("advantage_low_quantile", advantage_low_quantile),
+        ("advantage_high_quantile", advantage_high_quantile),
+    ):
+        if value is not None:
+            _checks.fraction(setting, value)
+    _checks.ordered(
+        "advantage_low_quantile", advantage_low_quantile, "advantage_high_quantile", advantage_high_quantile
+    )
     _checks.one_of("normalise_advantages", normalise_advantages, NORMALISATIONS)
     _checks.positive("max_grad_norm", max_grad_norm)
     for setting, value in (
@@ -262,6 +244,13 @@ def proximal(
         optimiser = optax.chain(
             optax.clip_by_global_norm(max_grad_norm), optax.partition({"policy": each, "value": each}, _parts)
         )
+
+    cosine = optax.warmup_cosine_decay_schedule(
+        learning_rate_floor, 1.0, learning_rate_warmup, learning_rate_cycle, learning_rate_floor
+    )
+
+    def factor(iterations: Int[Array, ""]) -> Float[Array, ""]:
+        return cosine(iterations % learning_rate_cycle)  # pyright: ignore[reportReturnType]
 
     def value_loss(value: ValueNetwork, example: Transition, key: Key) -> tuple[Float[Array, ""], Metrics]:
         old, target, now = example.extras["value"], example.extras["return"], value(example.obs)
@@ -324,6 +313,11 @@ def proximal(
 
     def shaped(advantage: Float[Array, " b"]) -> Float[Array, " b"]:
         advantage = standardise(advantage) if normalise_advantages == "minibatch" else advantage
+        low, high = (
+            None if quantile is None else jnp.quantile(advantage, quantile)
+            for quantile in (advantage_low_quantile, advantage_high_quantile)
+        )
+        advantage = jnp.clip(advantage, low, high)
         return advantage if advantage_clip is None else jnp.clip(advantage, -advantage_clip, advantage_clip)
 
     def update(state: Proximal, batch: Transition, key: Key) -> tuple[Proximal, Metrics]:
@@ -331,6 +325,9 @@ def proximal(
         examples = labelled(state.learner.model, batch.extras["value"], batch)
         segments = examples if recompute_segment is None else in_segments(batch, recompute_segment)
         warm = jnp.asarray(True) if critic_warmup == 0 else state.iterations >= critic_warmup
+        # The policy's cycle starts when the policy does.
+        policy_factor = factor(jnp.maximum(state.iterations - critic_warmup, 0))
+        value_factor = factor(state.iterations)
 
         def body(carry: Any, inputs: tuple[Transition, Key]) -> tuple[Any, Metrics]:
             current, rate, going = carry
@@ -351,9 +348,9 @@ def proximal(
                     going = going & (divergence <= stop_kl)
 
             def step(updates: PolicyValue) -> PolicyValue:
-                policy = scaled(updates.policy, -jnp.where(warm, rate, 0.0))
-                value = scaled(updates.value, -(rate if value_learning_rate is None else value_learning_rate))
-                return PolicyValue(policy, value)
+                policy = scaled(updates.policy, -jnp.where(warm, policy_factor * rate, 0.0))
+                of_value = rate if value_learning_rate is None else value_learning_rate
+                return PolicyValue(policy, scaled(updates.value, -value_factor * of_value))
 
             weighted = loss(1.0 if critic_warmup == 0 else warm.astype(float))
             after, metrics = descend(
@@ -383,7 +380,7 @@ def proximal(
         metrics = {
             **metrics,
             **more,
-            "learning_rate": rate,
+            "learning_rate": policy_factor * rate,
             "log_prob": jnp.mean(batch.extras["log_prob"]),
             "explained_variance": explained_variance(examples.extras["value"], examples.extras["return"]),
         }

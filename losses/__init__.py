@@ -25,6 +25,7 @@ from dpolicy.losses.denoising import denoising_discounts as denoising_discounts
 from dpolicy.losses.distillation import distil as distil
 from dpolicy.losses.entropy import dual as dual
 from dpolicy.losses.entropy import entropy as entropy
+from dpolicy.losses.entropy import estimated_entropy as estimated_entropy
 from dpolicy.losses.entropy import knn_entropy as knn_entropy
 from dpolicy.losses.entropy import predicted_entropy as predicted_entropy
 from dpolicy.losses.entropy import score_regulariser as score_regulariser
@@ -58,6 +59,8 @@ from dpolicy.losses.ratios import ratio_from_losses as ratio_from_losses
 from dpolicy.losses.ratios import residual_gaussian_log_likelihood as residual_gaussian_log_likelihood
 from dpolicy.losses.ratios import residual_gaussian_log_ratio as residual_gaussian_log_ratio
 from dpolicy.losses.ratios import straight_through_clamp as straight_through_clamp
+from dpolicy.losses.ratios import tanh_gaussian_log_likelihood as tanh_gaussian_log_likelihood
+from dpolicy.losses.ratios import tanh_gaussian_log_ratio as tanh_gaussian_log_ratio
 from dpolicy.losses.surrogates import adaptive_rate as adaptive_rate
 from dpolicy.losses.surrogates import aspo as aspo
 from dpolicy.losses.surrogates import bounded_advantage as bounded_advantage

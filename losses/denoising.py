@@ -18,7 +18,7 @@ def chain_log_likelihood(
     sampler: Ancestral,
     *,
     trained: int | None = None,
-    bounds: tuple[Number, Number] | None = (-5.0, 2.0),
+    bounds: tuple[Number | None, Number | None] | None = (-5.0, 2.0),
     reduction: str = "mean",
 ) -> LogLikelihood:
     """log N(x_{k-1}; mean_k, std_k^2) of every trained step of the stored chain, the noisiest first.
@@ -28,27 +28,35 @@ def chain_log_likelihood(
 
     **Arguments:**
 
-    - `sampler`: a `ddpm` or `ddim` whose every step draws: `min_std` above zero and `final_noise`.
+    - `sampler`: a `ddpm` or `ddim` whose every step is a Gaussian draw: `min_std` above zero, `final_noise`, no
+      `clip_state`. The density is that of noise without `noise_bound`, as in the reference.
     - `trained`: how many of the last steps; None for all.
-    - `bounds`: clamp of the log-density of each coordinate, where it has no gradient; None for none.
+    - `bounds`: clamp of the log-density of each coordinate, where it has no gradient; None for none, on one side or
+      both.
     - `reduction`: over the coordinates, `mean` (the reference code: ratios stay near 1, so clips are small) or `sum`
       (the joint density).
 
     **Returns:** a log-likelihood of shape [trained].
 
-    Raises `ValueError` for arguments out of range or a sampler without noise in some step.
+    Raises `ValueError` for arguments out of range, or a sampler without noise in some step or that clips x.
     Source: Ren et al. 2024 (arXiv 2409.00588, eqs. 4.2-4.4).
     """
     trained = sampler.steps if trained is None else trained
     integer("trained", trained, 1, sampler.steps)
     one_of("reduction", reduction, REDUCTIONS)
     if bounds is not None:
-        in_range("bounds[0]", bounds[0])
-        in_range("bounds[1]", bounds[1])
+        for i in range(2):
+            if bounds[i] is not None:
+                in_range(f"bounds[{i}]", bounds[i])
         ordered("bounds[0]", bounds[0], "bounds[1]", bounds[1])
     positive("the sampler's min_std", sampler.min_std)
     if not sampler.final_noise:
         raise ValueError("the sampler must draw in its last step too (final_noise=True), got False.")
+    if sampler.clip_state is not None:
+        raise ValueError(
+            "the sampler must not clip x (clip_state=None), as a clipped step is no Gaussian one, got "
+            f"{sampler.clip_state!r}."
+        )
     reduce = jnp.mean if reduction == "mean" else jnp.sum
 
     def log_likelihood(field: Any, example: Any, key: Key) -> Array:

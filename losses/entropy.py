@@ -21,6 +21,12 @@ def entropy(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
     return value, {"loss": value}
 
 
+def estimated_entropy(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+    """An estimate of H in the example's state, model.entropy(obs, key), where it has no closed form."""
+    value = model.entropy(example.obs, key)
+    return value, {"loss": value}
+
+
 def score_regulariser(
     model: Any, example: Any, key: Key, *, variance_gradient: bool = False
 ) -> tuple[Scalar, Metrics]:

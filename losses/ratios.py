@@ -105,6 +105,11 @@ def gaussian_log_likelihood(model: Any, example: Any, key: Key) -> Array:
     return model.log_prob(example.obs, example.action)
 
 
+def tanh_gaussian_log_likelihood(model: Any, example: Any, key: Key) -> Array:
+    """log p(tanh(u) | s) = model.log_prob_from_unsquashed(obs, u), with u = example.extras["unsquashed"]."""
+    return model.log_prob_from_unsquashed(example.obs, example.extras["unsquashed"])
+
+
 def residual_gaussian_log_likelihood(model: Any, example: Any, key: Key) -> Array:
     """log p(a | a0, s) = model.log_prob(obs, base, action), with a0 = example.extras["base"] (arXiv
     2603.04790).
@@ -177,4 +182,5 @@ def flow_matching_log_ratio(
 
 
 gaussian_log_ratio = log_ratio(gaussian_log_likelihood)
+tanh_gaussian_log_ratio = log_ratio(tanh_gaussian_log_likelihood)
 residual_gaussian_log_ratio = log_ratio(residual_gaussian_log_likelihood)

@@ -16,11 +16,11 @@ from dpolicy import FieldPolicy, Transition, field_policy
 from dpolicy.algorithms import bc, dppo
 from dpolicy.cli import main
 from dpolicy.cli.train import resolve as resolve_words
-from dpolicy.envs import Spec
+from dpolicy.envs import Spec, make
 from dpolicy.losses import chain_log_likelihood
 from dpolicy.presets import resolve
 from dpolicy.samplers import ddim, ddpm
-from dpolicy.train import build, load_run, pretrained_field
+from dpolicy.train import build, load_run, on_policy, pretrained_field
 from dpolicy.train.checkpoint import Checkpoints
 from dpolicy.train.run_directory import pinned
 
@@ -91,8 +91,8 @@ def test_a_run_that_starts_from_another(here, capsys, monkeypatch):
     """Trained, evaluated and resumed from elsewhere, the pretrained run in place, changed or gone."""
     assert main(dppo_on("--pretrained", "bc", "--out", "ft")) == 0
     config = json.loads((here / "ft" / "config.json").read_text())
-    about = config["pretrained_run"]
-    assert config["hyperparameters"]["pretrained"] == about["run"] == str(here / "bc")
+    about = config["hyperparameters"]["pretrained"]
+    assert about["run"] == str(here / "bc")
     assert (about["algorithm"], about["seed"], about["step"], about["obs_size"]) == ("bc", 0, 2, 1)
     assert (about["action_size"], len(about["sha256"])) == (2, 64)
     field, first = pretrained_field("bc"), load_run("ft")
@@ -119,7 +119,7 @@ def test_a_run_that_starts_from_another(here, capsys, monkeypatch):
         f"{here / 'bc'} is not the directory of a run: it has no config.json."
     )
     (here / "moved").rename(here / "bc")
-    config["pretrained_run"]["sha256"] = "0" * 64
+    config["hyperparameters"]["pretrained"]["sha256"] = "0" * 64
     (here / "ft" / "config.json").write_text(json.dumps(config))
     assert mistake(capsys, "train", "--resume", "../ft", "--no-progress").endswith(
         f"the run in {here / 'bc'}, which this one starts from, has changed since."
@@ -147,16 +147,16 @@ def test_the_setting_shows(here, capsys):
         ("--pretrained unnamed", "unnamed was not started by name, so its field cannot be rebuilt."),
         (
             "--pretrained bc --normalise-observations",
-            "pretrained needs observations as they are, as the field was fitted to them: switch ",
+            "normalise_observations must be off (--no-normalise-observations) for dppo that starts from a pretrained "
+            "policy, which was fitted to observations as they are.",
         ),
         (
             "--pretrained bc --action-chunk 4",
-            "pretrained must take observations and give actions of sizes (1, 4) (probe/time_limit "
-            "action_chunk=4), the field in ",
+            "pretrained must give actions of size 4, those of probe/time_limit action_chunk=4, got one of 2.",
         ),
         (
             "--pretrained bc --frame-stack 2",
-            "pretrained must take observations and give actions of sizes (2, 2) (",
+            "pretrained must take observations of size 2, those of probe/time_limit ",
         ),
         (
             "--pretrained bc --sampler-steps 3",
@@ -193,6 +193,20 @@ def test_a_field_of_standardised_observations_is_refused(here, runs, capsys):
         "dpolicy train dppo: the field in standard takes standardised observations, which a run that starts from it "
         "would not give it: fit it without normalise_observations."
     )
+
+
+def test_standardised_observations_are_refused_in_python_too():
+    env = make("probe/time_limit")
+    field = field_policy(hidden=(4,)).make(jax.random.key(0), env.spec)
+    with pytest.raises(ValueError, match="normalise_observations must be off .* for dppo that starts from"):
+        on_policy(dppo(pretrained=field), env)
+    assert on_policy(dppo(pretrained=field), env, normalise_observations=False).algorithm.raw_observations
+    assert not on_policy(dppo(), env).algorithm.raw_observations
+
+
+def test_a_description_that_lacks_something_is_refused():
+    with pytest.raises(ValueError, match=r"^pretrained must have 'algorithm', got run, seed\.$"):
+        dppo(pretrained={"run": "bc", "seed": 0})
 
 
 def test_a_field_of_other_observations_is_refused():
@@ -287,7 +301,7 @@ def test_build_reads_what_it_is_not_told(here):
         env_options={"time_limit": 4, "action_chunk": 2},
     )
     whole = pinned(config)
-    assert whole["pretrained_run"]["run"] == whole["hyperparameters"]["pretrained"] == str(here / "bc")
+    assert whole["hyperparameters"]["pretrained"]["run"] == str(here / "bc")
     assert pinned(whole) == whole
     for given in (config, whole):
         algorithm, env, _ = build(given)

@@ -12,8 +12,8 @@ from dpolicy.algorithms import dppo
 from dpolicy.envs.protocol import Spec
 from dpolicy.fields import Field
 from dpolicy.losses import chain_log_likelihood, clip_schedule, clipped, denoising_discounts, log_ratio
-from dpolicy.samplers import ddim, ddpm
-from dpolicy.schedules import CosineVP, DiscreteVP, cosine_betas, ddpm_table
+from dpolicy.samplers import ddim, ddpm, ode
+from dpolicy.schedules import CosineVP, DiscreteVP, RectifiedFlow, cosine_betas, ddpm_table
 
 OBS, KEY, SIZE, STEPS = jnp.array([0.3, -0.2]), jax.random.key(0), 3, 6
 NOISY = {"min_std": 0.1, "final_noise": True}
@@ -144,10 +144,41 @@ def test_pretrained():
     _, extras = algorithm.act(state, OBS, KEY, "explore")
     assert extras["chain"].shape == extras["frozen"].shape == (3, SIZE)
     assert extras["log_prob"].shape == (2,)
-    with pytest.raises(ValueError, match="pretrained must give actions of size 1, got one of 3"):
+    with pytest.raises(
+        ValueError, match="pretrained must give actions of size 1, those of task, got one of 3"
+    ):
         algorithm.init(KEY, Spec("task", 2, 1, 5))
     with pytest.raises(ValueError, match="cloning_coefficient needs a pretrained field, got 0.1"):
         dppo(cloning_coefficient=0.1)
+
+
+def test_the_chain_of_a_flow(x64):
+    """FPO's baseline: Euler's steps with the same noise in each, their joint densities, tanh of the last point."""
+    algorithm = dppo(
+        denoiser="euler", sampler_steps=4, exploration_std=0.05, squash=True, reduction="sum", log_prob_low=None,
+        log_prob_high=None, noise_bound=None, hidden=(8,), value_hidden=(4,),
+    )  # fmt: skip
+    state = algorithm.init(KEY, Spec("task", 2, SIZE, 5))
+    field = state.learner.model.policy
+    assert (field.prediction, type(field.schedule)) == ("velocity", RectifiedFlow)
+    act = jax.jit(jax.vmap(lambda key: algorithm.act(state, OBS, key, "explore")))
+    action, extras = act(jax.random.split(KEY, 500))
+    chain, logs = extras["chain"], extras["log_prob"]
+    np.testing.assert_allclose(action, np.tanh(chain[:, -1]), rtol=1e-12)
+    noise = []
+    for i in range(4):
+        t = jnp.asarray(1 - i / 4)
+        mean = chain[:, i] - jax.vmap(lambda x, t=t: field(x, t, OBS))(chain[:, i]) / 4
+        noise.append((chain[:, i + 1] - mean) / 0.05)
+        expected = norm.logpdf(chain[:, i + 1], mean, 0.05).sum(axis=1)
+        np.testing.assert_allclose(logs[:, i], expected, rtol=1e-9)
+    noise = np.stack(noise)
+    assert abs(noise.std() - 1) < 4 / np.sqrt(2 * noise.size)
+    assert abs(noise.mean()) < 4 / np.sqrt(noise.size)
+    calm = algorithm.act(state, OBS, KEY, "evaluate")[0]
+    np.testing.assert_allclose(calm, np.tanh(ode(steps=4)(field, OBS, KEY)), rtol=1e-9)
+    with pytest.raises(ValueError, match="schedule_steps must be None for the denoiser euler, got 8"):
+        dppo(denoiser="euler", schedule_steps=8)
 
 
 def test_bad_arguments():
@@ -155,6 +186,8 @@ def test_bad_arguments():
         chain_log_likelihood(ddpm(steps=4, final_noise=True))
     with pytest.raises(ValueError, match="final_noise=True"):
         chain_log_likelihood(ddpm(steps=4, min_std=0.1))
+    with pytest.raises(ValueError, match=r"the sampler must not clip x \(clip_state=None\), .* got 2.0"):
+        chain_log_likelihood(ddpm(steps=4, clip_state=2.0, **NOISY))
     with pytest.raises(ValueError, match="trained must be an integer from 1 to 4, got 5"):
         chain_log_likelihood(ddpm(steps=4, **NOISY), trained=5)
     with pytest.raises(ValueError, match="reduction must be one of mean, sum"):

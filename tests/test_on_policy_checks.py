@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.scipy.stats import norm
 from scipy import integrate
-from test_proximal import MAKE, ONCE, SPEC, gradient_of, rollout
+from test_proximal import MAKE, ONCE, SPEC, by_hand, gradient_of, rollout
 
 from dpolicy._types import Transition
 from dpolicy.algorithms import dppo, fpo, ppo
@@ -68,6 +68,51 @@ def test_ppo_on_a_one_step_bandit():
     assert np.exp(policy.log_std[0]) < 0.6
 
 
+def test_ppo_with_a_squashed_policy(x64):
+    """The density of the action by the change of variables, the entropy's estimate, the closed form of the KL."""
+    algorithm = MAKE["ppo"](
+        **ONCE, policy="tanh_gaussian", initial_std=0.5, entropy_coefficient=0.1, target_kl=1.0
+    )
+    keys = jax.random.split(KEY, 3)
+    state = algorithm.init(keys[0], SPEC)
+    batch = rollout(algorithm, state, keys[1])
+    np.testing.assert_allclose(batch.action, np.tanh(batch.extras["unsquashed"]), rtol=1e-12)
+    policy, obs = state.learner.model.policy, jnp.ones(SPEC.obs_size)
+    np.testing.assert_array_equal(algorithm.act(state, obs, KEY, "evaluate")[0], policy.mode(obs))
+
+    def density(policy, obs, action):
+        mean, q = jnp.split(policy.mlp(obs), 2)
+        u, std = jnp.arctanh(action), jax.nn.softplus(q) + 1e-3
+        return jnp.sum(norm.logpdf(u, mean, std) - jnp.log(1 - action**2))
+
+    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+    stored = jax.vmap(density, (None, 0, 0))(policy, flat.obs, flat.action)
+    np.testing.assert_allclose(flat.extras["log_prob"], stored, rtol=1e-7)
+    update = jax.jit(algorithm.update)
+    after, metrics = update(state, batch, keys[2])
+    assert metrics["policy/ppo/ratio_min"] == metrics["policy/ppo/ratio_max"] == 1
+    assert metrics["kl"] == 0
+    plain = jax.jit(MAKE["ppo"](**ONCE, policy="tanh_gaussian", initial_std=0.5).update)
+    advantage, _, _ = by_hand(state.learner.model, batch, brax=False)
+    loss = lambda p: -jnp.mean(advantage * jax.vmap(density, (None, 0, 0))(p, flat.obs, flat.action))
+    without = gradient_of(plain(state, batch, keys[2])[0]).policy
+    for left, right in zip(leaves(without), leaves(eqx.filter_grad(loss)(policy)), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-6, atol=1e-10)
+    # What the bonus adds points where the entropy grows.
+    added = jax.tree.map(lambda a, b: b - a, gradient_of(after).policy, without)
+    entropy = lambda p: jnp.mean(
+        jax.vmap(lambda o: jnp.mean(jax.vmap(p.entropy, (None, 0))(o, many)))(flat.obs)
+    )
+    many = jax.random.split(jax.random.key(3), 200)
+    ascent = eqx.filter_jit(eqx.filter_grad(entropy))(policy)
+    inner = sum(float(np.sum(a * b)) for a, b in zip(leaves(added), leaves(ascent), strict=True))
+    sizes = [np.sqrt(sum(float(np.sum(a**2)) for a in leaves(tree))) for tree in (added, ascent)]
+    assert inner / (sizes[0] * sizes[1]) > 0.8
+    np.testing.assert_allclose(sizes[0], 0.1 * sizes[1], rtol=0.3)
+    with pytest.raises(ValueError, match="policy must be one of gaussian, tanh_gaussian; got 'beta'"):
+        ppo(policy="beta")
+
+
 def test_the_rate_is_adapted_before_the_step_it_is_for():
     """The first minibatch has KL 0, the second not: the update's last rate is the rule applied to the second KL."""
     keys = jax.random.split(KEY, 3)
@@ -114,6 +159,61 @@ def test_warm_up_trains_the_critic_alone(name):
     assert furthest(trained.learner.model.policy, warm.learner.model.policy) > 1e-6
 
 
+def test_rates_rise_and_fall_in_cycles():
+    """Per iteration: from the floor up in two, down along a cosine in four, and again; the policy's after its wait."""
+    keys = jax.random.split(KEY, 3)
+    algorithm = MAKE["ppo"](
+        **ONCE, target_kl=None, learning_rate=1e-3, critic_warmup=1, learning_rate_floor=0.2, learning_rate_warmup=2,
+        learning_rate_cycle=6,
+    )  # fmt: skip
+    state = algorithm.init(keys[0], SPEC)
+    batch = rollout(algorithm, state, keys[1])
+
+    def one(state, key):
+        after, metrics = algorithm.update(state, batch, key)
+        moved = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), after.learner.model, state.learner.model)
+        return after, (metrics["learning_rate"], moved.policy.log_std, moved.value.mlp.layers[-1].bias)
+
+    found = jax.jit(lambda s: jax.lax.scan(one, s, jax.random.split(keys[2], 8)))(state)[1]
+    cosine = (1 + np.cos(np.pi * np.arange(4) / 4)) / 2
+    factors = 0.2 + 0.8 * np.array([0, 0.5, *cosine, 0, 0.5])
+    rates, policy, value = (np.asarray(column) for column in found)
+    np.testing.assert_allclose(rates, 1e-3 * factors[[0, 0, 1, 2, 3, 4, 5, 6]], rtol=1e-6)
+    assert policy[0] == 0
+    # Adam's first step is the rate in every direction.
+    np.testing.assert_allclose([policy[1], value[0]], [0.2e-3, 0.2e-3], rtol=1e-3)
+    assert np.all(value[1:6] / factors[1:6] < 1.2e-3)
+    with pytest.raises(ValueError, match="learning_rate_warmup must be an integer from 0 to 5, got 6"):
+        ppo(learning_rate_warmup=6, learning_rate_cycle=6)
+
+
+def test_advantages_beyond_quantiles(x64):
+    """The same gradient as of rewards that make the bounded advantages themselves."""
+    settings = {"normalise_advantages": "none", "value_coefficient": 0.0, "target_kl": None}
+    plain = MAKE["ppo"](**ONCE, **settings)
+    bounded = MAKE["ppo"](**ONCE, **settings, advantage_low_quantile=0.1, advantage_high_quantile=0.6)
+    keys = jax.random.split(KEY, 3)
+    state = plain.init(keys[0], SPEC)
+    batch = rollout(plain, state, keys[1])
+    yes = jnp.ones_like(batch.terminated)
+    advantage = np.asarray(jax.random.normal(keys[2], yes.shape))
+
+    def earned(advantage):  # in episodes of one step
+        fields = lambda b: (b.reward, b.terminated, b.truncated)
+        return eqx.tree_at(fields, batch, (batch.extras["value"] + advantage, yes, ~yes))
+
+    clip = np.clip(advantage, *np.quantile(advantage, [0.1, 0.6]))
+    ours, expected, other = (
+        gradient_of(jax.jit(algorithm.update)(state, earned(jnp.asarray(a)), keys[2])[0]).policy
+        for algorithm, a in ((bounded, advantage), (plain, clip), (plain, advantage))
+    )
+    for left, right in zip(leaves(ours), leaves(expected), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-8, atol=1e-12)
+    assert furthest(ours, other) > 1e-3
+    with pytest.raises(ValueError, match="advantage_low_quantile must not exceed advantage_high_quantile"):
+        ppo(advantage_low_quantile=0.9, advantage_high_quantile=0.1)
+
+
 def test_the_squash_of_the_environment_does_not_enter_the_loss():
     field = Field(2, 3, schedule=RectifiedFlow(), prediction="velocity", hidden=(8,), key=KEY)
     ratio = matched_ratio(flow_matching_log_ratio(matching(perturb(RectifiedFlow())), draws=4))
@@ -134,6 +234,27 @@ def test_bounded_advantages():
     np.testing.assert_array_equal(bounded_advantage(a, "positive"), [0, 0, 3])
     np.testing.assert_allclose(bounded_advantage(a, "softplus"), np.log1p(np.exp(a)), rtol=1e-6)
     np.testing.assert_array_equal(bounded_advantage(a), a)
+
+
+@pytest.mark.parametrize("average", ["mean_then_exp", "exp_then_mean"])
+def test_one_ratio_for_all_draws_of_fpopp(average, x64):
+    """At unchanged parameters its gradient is that of the ratios of the draws; what differs is where it leads."""
+    keys, settings = jax.random.split(KEY, 3), {**ONCE, "surrogate": "ppo"}
+    several = MAKE["fpopp"](**settings)
+    state = several.init(keys[0], SPEC)
+    batch = rollout(several, state, keys[1])
+    one = MAKE["fpopp"](**settings, average=average)
+    stored = jax.vmap(lambda obs: one.act(state, obs, KEY, "explore")[1]["log_prob"])(batch.obs[0])
+    assert stored.shape == ((4,) if average == "mean_then_exp" else (4, 2))
+    if average == "mean_then_exp":
+        log_prob = jnp.mean(batch.extras["log_prob"], axis=-1)
+        single = eqx.tree_at(lambda b: b.extras["log_prob"], batch, log_prob)
+    else:
+        single = batch
+    pairs = [(several, batch), (one, single)]
+    ours, theirs = (gradient_of(jax.jit(a.update)(state, b, keys[2])[0]).policy for a, b in pairs)
+    for left, right in zip(leaves(ours), leaves(theirs), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-8, atol=1e-11)
 
 
 def test_average_of_fpopp():

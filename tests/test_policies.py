@@ -94,6 +94,33 @@ def test_tanh_gaussian_clips_log_std(getkey):
     assert {float(v) for v in jnp.concatenate([low, high])} == {-1.0, 0.5}
 
 
+def test_tanh_gaussian_of_brax(x64, getkey):
+    """std = softplus(q) + 0.001; with a network of weights and biases 0 it is the initial one in every state."""
+    policy = TanhGaussian(3, 2, hidden=(4,), width="softplus", key=getkey())
+    obs = jax.random.normal(getkey(), (3,))
+    _, log_std = policy.parameters(obs)
+    np.testing.assert_allclose(np.exp(log_std), np.log1p(np.exp(policy.mlp(obs)[2:])) + 1e-3, rtol=1e-9)
+    for width in ("softplus", "exp"):
+        blank = TanhGaussian(3, 2, final_scale=0, width=width, initial_std=0.3, hidden=(4,), key=getkey())
+        mean, log_std = blank.parameters(obs)
+        np.testing.assert_allclose(np.exp(log_std), [0.3, 0.3], rtol=1e-9)
+        np.testing.assert_array_equal(mean, [0, 0])
+
+
+def test_entropy_of_a_tanh_gaussian(x64, getkey):
+    """The mean of the estimates is -E log p of the squashed density, by quadrature in u."""
+    policy = TanhGaussian(3, 1, hidden=(4,), width="softplus", initial_std=0.8, key=getkey())
+    obs = jnp.ones(3)
+    (mean,), (log_std,) = policy.parameters(obs)
+    u = mean + jnp.exp(log_std) * jnp.linspace(-9, 9, 4_001)
+    log_prob = jax.vmap(lambda v: policy.log_prob_from_unsquashed(obs, v[None]))(u)
+    density = jnp.exp(jax.vmap(lambda v: gaussian_log_prob(v[None], mean[None], log_std[None]))(u))
+    expected = -integrate.simpson(np.asarray(density * log_prob), x=np.asarray(u))
+    estimates = jax.vmap(policy.entropy, (None, 0))(obs, jax.random.split(getkey(), 20_000))
+    assert abs(estimates.mean() - expected) < 4 * estimates.std() / 20_000**0.5
+    assert abs(estimates.mean() - gaussian_entropy(log_std[None])) > 0.1
+
+
 def test_gaussian(x64, getkey):
     policy = Gaussian(3, 2, hidden=(8,), initialisation="torch", initial_std=0.7, key=getkey())
     obs = jax.random.normal(getkey(), (3,))
@@ -130,6 +157,8 @@ def test_residual_gaussian_starts_at_its_base(getkey):
         (lambda key: Gaussian(3, 2, initial_std=0.0, key=key), "initial_std must be"),
         (lambda key: Gaussian(3, 0, key=key), "action_size must be an integer of at least 1, got 0"),
         (lambda key: TanhGaussian(3, 2, log_std_min=3.0, key=key), "log_std_max must be"),
+        (lambda key: TanhGaussian(3, 2, width="relu", key=key), "width must be one of exp, softplus; got"),
+        (lambda key: TanhGaussian(3, 2, width="softplus", initial_std=1e-3, key=key), "initial_std must be"),
         (lambda key: ResidualGaussian(3, 2, hidden=(0,), key=key), "hidden must be"),
     ],
 )

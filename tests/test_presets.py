@@ -27,6 +27,12 @@ def test_every_preset_builds_its_algorithm(algorithm, env, name):
 @pytest.mark.parametrize(
     ("algorithm", "env", "name", "expected"),
     [
+        (
+            "dppo",
+            "gymnax/Pendulum-v1",
+            "tuned",
+            {"steps": 224_000, "rollout": 50, "normalise_observations": False},
+        ),
         # arXiv 2603.04790, tables 6, 8, 12 and 14
         ("dp_cppo", "isaaclab/Isaac-Ant-v0", "dp-cppo", {"learning_rate": 5e-4, "hidden": (400, 200, 100)}),
         ("dp_cppo", "isaaclab/Isaac-Ant", "dp-cppo", {"rollout": 32, "flow_epochs": 15}),

@@ -86,7 +86,8 @@ def after_one_update(algorithm, key, *edits):
     def run(key):
         keys = jax.random.split(key, 3)
         state = algorithm.init(keys[0], SPEC)
-        batch = rollout(algorithm, state, keys[1])
+        # Computed once: rewards that were the values up to rounding would not do for an advantage of zero.
+        batch = jax.lax.optimization_barrier(rollout(algorithm, state, keys[1]))
         batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(edit(batch) for edit in edits))
         return state, batches, *jax.lax.map(lambda batch: algorithm.update(state, batch, keys[2]), batches)
 

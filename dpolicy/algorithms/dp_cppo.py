@@ -22,8 +22,9 @@ from dpolicy.losses import (
     residual_gaussian_log_ratio,
     score_regulariser,
 )
+from dpolicy.minibatches import over_minibatches
 from dpolicy.policies import ResidualGaussian, gaussian_kl, gaussian_policy
-from dpolicy.proximal import over_minibatches, proximal
+from dpolicy.proximal import proximal
 from dpolicy.recipe import composed
 
 MODES = ("explore", "evaluate", "flow", "flow+residual", "flow+residual+noise", "improved")

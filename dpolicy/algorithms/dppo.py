@@ -1,12 +1,12 @@
 """Diffusion Policy Policy Optimisation: PPO over the steps of the denoising chain."""
 
 import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Metrics, Mode, Number, Observation, Scalar
@@ -29,7 +29,7 @@ from dpolicy.recipe import composed
 from dpolicy.samplers import Ancestral, ddim, ddpm
 from dpolicy.schedules import AbstractSchedule, DiscreteVP, cosine_betas
 
-DENOISERS = ("ddpm", "ddim")
+DENOISERS = ("ddpm", "ddim", "euler")
 
 
 def _cloning(likelihood: LogLikelihood) -> Callable[..., tuple[Scalar, Metrics]]:
@@ -41,6 +41,16 @@ def _cloning(likelihood: LogLikelihood) -> Callable[..., tuple[Scalar, Metrics]]
         return value, {"loss": value}
 
     return loss
+
+
+def _found(
+    pretrained: AbstractField | Mapping[str, Any] | str | os.PathLike[str] | None,
+) -> AbstractField | None:
+    if pretrained is None:
+        return None
+    from dpolicy.train import pretrained_field  # which knows the recipes
+
+    return pretrained_field(pretrained)
 
 
 def _check_fits(schedule: AbstractSchedule, steps: int) -> None:
@@ -94,9 +104,10 @@ def dppo(
     likelihood_std: Number | None = None,
     noise_bound: Number | None = 3.0,
     reduction: str = "mean",
-    log_prob_low: Number = -5.0,
-    log_prob_high: Number = 2.0,
-    pretrained: AbstractField | str | os.PathLike[str] | None = None,
+    log_prob_low: Number | None = -5.0,
+    log_prob_high: Number | None = 2.0,
+    squash: bool = False,
+    pretrained: AbstractField | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     cloning_coefficient: Number | None = None,
 ) -> Algorithm:
     """DPPO: every denoising step is a Gaussian decision with a clipped ratio of its own (arXiv 2409.00588).
@@ -110,11 +121,15 @@ def dppo(
     fine-tunes a cloned policy with 20 steps, the last 10 of them trained, clip 0.01, denoising discount 0.99 and chunks
     of 4 actions.
 
+    With `denoiser="euler"` it is the baseline that FPO's paper calls DPPO, in its code a "denoising MDP" (table 1: clip
+    0.2, exploration_std 0.05): one ratio for each step of a flow, the same advantage for all.
+
     Args:
         clip: Clip range of the ratio at the last step.
         clip_low: Clip range at the noisiest trained step; None for the same.
         clip_rate: How sharply the clip range grows in between.
-        denoiser: ddpm (posterior variance) or ddim (eta 1 while exploring, 0 in evaluation).
+        denoiser: ddpm (posterior variance), ddim (eta 1 while exploring, 0 in evaluation) or euler (steps of a
+            rectified flow, with noise of `exploration_std` added to each while exploring).
         sampler_steps: Denoising steps K.
         schedule_steps: Steps of the cosine schedule, a multiple of K (DDIM: 100 for 5 steps); None for K.
         trained_steps: How many of the last steps are trained, K'; None for all. Without a pretrained field the earlier
@@ -124,12 +139,13 @@ def dppo(
         likelihood_std: The same in the likelihood; None for equal, without which the ratio is not the sampler's.
         noise_bound: Noise is clipped to this many standard deviations; None for none.
         reduction: Over the action, mean or sum of the log-densities.
-        log_prob_low: Lower clamp of each coordinate's log-density.
-        log_prob_high: Upper clamp.
+        log_prob_low: Lower clamp of each coordinate's log-density; None for none.
+        log_prob_high: Upper clamp; None for none.
+        squash: Whether the environment receives tanh of the chain's last point.
         pretrained: A field to start from, or the directory of the run of bc that fitted it (its average, of the first
-            seed that has not failed), with its schedule, prediction and network; its weights serve the steps that are
-            not trained. Observations must be what it was trained on: leave them as they are in both
-            (`normalise_observations=False`).
+            seed that has not failed; a description of that run also), with its schedule, prediction and network; its
+            weights serve the steps that are not trained. It must have been fitted to observations as they are, and is
+            given them so (`normalise_observations=False`).
         cloning_coefficient: Weight of staying likely to produce the pretrained policy's actions; None for none.
     """
     _checks.positive("clip", clip)
@@ -138,24 +154,24 @@ def dppo(
     trained = sampler_steps if trained_steps is None else trained_steps
     _checks.integer("trained_steps", trained, 1, sampler_steps)
     _checks.positive("exploration_std", exploration_std)
-    if isinstance(pretrained, (str, os.PathLike)):
-        from dpolicy.train import pretrained_field
-
-        pretrained = pretrained_field(Path(pretrained))
-    if not (pretrained is None or isinstance(pretrained, AbstractField)):
-        raise ValueError(f"pretrained must be a field, the directory of a run or None, got {pretrained!r}.")
+    _checks.boolean("squash", squash)
+    if denoiser == "euler" and schedule_steps is not None:
+        raise ValueError(f"schedule_steps must be None for the denoiser euler, got {schedule_steps!r}.")
     betas = cosine_betas(sampler_steps if schedule_steps is None else schedule_steps)
     schedule = DiscreteVP(betas)
-    if pretrained is None:
+    begin = _found(pretrained)
+    if begin is None:
         schedule.grid(sampler_steps)  # refuses step counts that do not fit
     else:
-        _check_fits(pretrained.schedule, sampler_steps)
+        _check_fits(begin.schedule, sampler_steps)
     clips = clip_schedule(trained, clip if clip_low is None else clip_low, clip, clip_rate)
 
     def sampler(std: Number, *, explore: bool = True) -> Ancestral:
         shared: dict[str, Any] = {"steps": sampler_steps, "min_std": std, "final_noise": explore}
         if explore:
             shared["noise_bound"] = noise_bound
+        if denoiser == "euler":  # DDIM without noise of its own is Euler's step in a rectified flow
+            return ddim(eta=0.0, clip=None, **shared)
         if denoiser == "ddpm":
             return ddpm(variance="posterior", **shared)
         return ddim(eta=1.0 if explore else 0.0, recompute=True, **shared)
@@ -169,52 +185,59 @@ def dppo(
         reduction=reduction,
     )
     ratio = log_ratio(likelihood)
-    policy = make_field(
-        schedule=schedule,
-        prediction="noise",
-        sampler="ddpm",
-        sampler_steps=sampler_steps,
-        embedding=lambda key: Projected(
+    diffusion: dict[str, Any] = {
+        "schedule": schedule,
+        "prediction": "noise",
+        "embedding": lambda key: Projected(
             Sinusoidal(16, scale=len(betas), shift=-1.0), 16, hidden=(32,), key=key
         ),
+    }
+    flow = {"schedule": "rectified_flow", "prediction": "velocity", "embedding": "cos_sin"}
+    policy = make_field(
+        sampler="ddpm", sampler_steps=sampler_steps, **(flow if denoiser == "euler" else diffusion)
     )
 
+    def executed(chain: Float[Array, "points a"]) -> Action:
+        return jnp.tanh(chain[-1]) if squash else chain[-1]
+
     def make(key: Key, spec: Any) -> AbstractField:
-        if pretrained is None:
+        if begin is None:
             return policy.make(key, spec)
-        if pretrained.action_size != spec.action_size:
+        if begin.action_size != spec.action_size:
             raise ValueError(
-                f"pretrained must give actions of size {spec.action_size}, got one of {pretrained.action_size}."
+                f"pretrained must give actions of size {spec.action_size}, those of {spec.name}, got one of "
+                f"{begin.action_size}."
             )
-        _check_observations(pretrained, spec)
-        return pretrained
+        _check_observations(begin, spec)
+        return begin
 
     def propose(
         field: AbstractField, frozen: AbstractField | None, obs: Observation, key: Key, mode: Mode
     ) -> tuple[Action, dict[str, Any]]:
         if mode == "evaluate":
-            return evaluator.chain(field, obs, key, early=frozen, last=trained)[-1], {}
+            return executed(evaluator.chain(field, obs, key, early=frozen, last=trained)), {}
         key, frozen_key = jax.random.split(key)
         chain = explorer.chain(field, obs, key, early=frozen, last=trained)
         extras = {"chain": chain, "log_prob": likelihood(field, acted(obs, chain[-1], {"chain": chain}), key)}
         if frozen is not None and cloning_coefficient is not None:
             extras["frozen"] = explorer.chain(frozen, obs, frozen_key, last=trained)
-        return chain[-1], extras
+        return executed(chain), extras
 
     surrogate = clipped(ratio, eps=clips, weights=denoising_discounts(trained, denoising_discount))
     terms: dict[str, Any] = {"ppo": (1.0, surrogate)}
     if cloning_coefficient is not None:
         _checks.non_negative("cloning_coefficient", cloning_coefficient)
-        if pretrained is None:
+        if begin is None:
             raise ValueError(f"cloning_coefficient needs a pretrained field, got {cloning_coefficient!r}.")
         terms["cloning"] = (cloning_coefficient, _cloning(likelihood))
     # Without frozen steps or cloning the pretrained weights are a start and no more.
-    keeps = pretrained is not None and (trained < sampler_steps or cloning_coefficient is not None)
-    return train(
+    keeps = begin is not None and (trained < sampler_steps or cloning_coefficient is not None)
+    algorithm = train(
         name="dppo",
         make_policy=make,
         propose=propose,
         policy_loss=add(**terms),
         kl=sampled_kl(ratio),
-        make_extra=lambda key, spec, field: pretrained if keeps else None,
+        make_extra=lambda key, spec, field: begin if keeps else None,
     )
+    return algorithm._replace(raw_observations=begin is not None)

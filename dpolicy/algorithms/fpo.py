@@ -58,6 +58,8 @@ def fpo(
     default leaves that to the small clip, as the reference does; `surrogate="aspo"` pulls an overshoot back,
     `loss_clip` and `log_ratio_clip` bound it, `advantages="positive"` or "softplus" never raise a loss.
 
+    The baseline that the paper calls DPPO, a ratio for each noisy step of the same flow, is `dppo(denoiser="euler")`.
+
     Defaults are the reference's for 2048 environments, rollouts of 480 steps and rewards times 10. Unlike
     the reference's, advantages are computed and normalised once per rollout, not in every minibatch: that is
     `recompute_segment=30` with `normalise_advantages="minibatch"`, as in the presets of its tasks.

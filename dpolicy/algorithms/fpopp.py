@@ -62,6 +62,7 @@ def fpopp(
     clip: Number = 0.05,
     draws: int = 16,
     surrogate: str = "aspo",
+    average: str = "per_sample",
     time_exponent: Number = 1.0,
     loss_clip: Number | None = 20.0,
     log_ratio_clip: Number | None = 10.0,
@@ -85,6 +86,8 @@ def fpopp(
         clip: Clip range of each ratio.
         draws: Pairs (t, eps) per action.
         surrogate: aspo, ppo (for fine-tuning a pretrained policy) or spo.
+        average: A clipped ratio for each draw (per_sample), or one for all, as FPO has it: of their mean loss
+            (mean_then_exp), or the mean of their ratios (exp_then_mean).
         time_exponent: t = 1 - (1 - u)^(1/exponent), squeezed into [0.005, 0.995]; above 1 it favours small t.
         loss_clip: Bound of each loss, beyond which it has no gradient; None for none.
         log_ratio_clip: Upper bound of each log-ratio, its gradient kept; None for none.
@@ -92,7 +95,8 @@ def fpopp(
             None for none.
         kl_measure: What `target_kl` and `stop_kl` bound: ratio, the k3 estimate from the ratios, or prediction, the
             mean squared change of the predicted noise (with a target of 1e-4).
-        action_noise: Standard deviation of Gaussian noise on x_0 while exploring; None for none.
+        action_noise: Standard deviation of Gaussian noise on x_0 while exploring, stored as well as executed (the
+            reference's "storage noise" is more of the same: the variances add up); None for none.
         start: Of evaluation: zero or random.
         ema_decay: Decay of the averaged weights, per iteration.
         ema_after: Iterations at which the average starts; before, evaluation uses the current weights.
@@ -119,7 +123,7 @@ def fpopp(
         flow_matching_log_ratio(
             matching(pairs, reduction="sqrt"),
             draws=draws,
-            mode="per_sample",
+            mode=average,
             loss_clip=loss_clip,
             clip=log_ratio_clip,
         )
@@ -140,7 +144,7 @@ def fpopp(
         x_1 = jnp.zeros(field.action_size) if mode == "zero" else None
         return sampler(deployed.field, obs, key, start=x_1), {}
 
-    def average(
+    def follow(
         field: AbstractField, deployed: Deployed, examples: Transition, key: Key
     ) -> tuple[Deployed, Metrics]:
         updates = deployed.updates + 1
@@ -160,6 +164,6 @@ def fpopp(
         policy_loss=add(**terms),
         kl=sampled_kl(ratio) if kl_measure == "ratio" else prediction_change(several),
         make_extra=lambda key, spec, field: Deployed(field, jnp.zeros((), jnp.int32)),
-        afterwards=average,
+        afterwards=follow,
         modes=("explore", "evaluate", *STARTS),
     )

@@ -1,54 +1,85 @@
 """Proximal Policy Optimisation with a Gaussian policy."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Mode, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm
-from dpolicy.losses import add, clipped, entropy, gaussian_log_ratio
-from dpolicy.policies import Gaussian, gaussian_kl, gaussian_policy
+from dpolicy.losses import (
+    add,
+    clipped,
+    entropy,
+    estimated_entropy,
+    gaussian_log_ratio,
+    tanh_gaussian_log_ratio,
+)
+from dpolicy.policies import Gaussian, TanhGaussian, gaussian_kl, gaussian_policy
 from dpolicy.proximal import proximal
 from dpolicy.recipe import composed
+
+POLICIES = ("gaussian", "tanh_gaussian")
 
 
 @composed(gaussian_policy, proximal, target_kl=0.01)
 def ppo(
-    policy: Callable[..., Any],
+    make_policy: Callable[..., Any],
     train: Callable[..., Algorithm],
     *,
+    policy: str = "gaussian",
     clip: Number = 0.2,
     entropy_coefficient: Number = 0.005,
 ) -> Algorithm:
-    """Proximal Policy Optimisation with a diagonal Gaussian of state-independent width (arXiv 1707.06347).
+    """Proximal Policy Optimisation with a diagonal Gaussian policy (arXiv 1707.06347).
+
+    As in RSL-RL its width is one vector, the same in every state, and its actions are unbounded. As in Brax
+    (`policy="tanh_gaussian"`) the network gives the width too, softplus(q) + 0.001, the action is tanh of the draw, and
+    the entropy is estimated with a fresh draw.
 
     Args:
+        policy: gaussian or tanh_gaussian.
         clip: Clip range of the likelihood ratio.
         entropy_coefficient: Weight of the entropy bonus.
     """
+    _checks.one_of("policy", policy, POLICIES)
     _checks.positive("clip", clip)
     _checks.non_negative("entropy_coefficient", entropy_coefficient)
+    squashed = policy == "tanh_gaussian"
 
     def propose(
-        policy: Gaussian, extra: Any, obs: Observation, key: Key, mode: Mode
+        actor: Gaussian | TanhGaussian, extra: Any, obs: Observation, key: Key, mode: Mode
     ) -> tuple[Action, dict[str, Any]]:
         if mode == "evaluate":
-            return policy.mode(obs), {}
-        action, log_prob = policy.sample(obs, key)
-        return action, {"log_prob": log_prob, "mean": policy.mean(obs), "log_std": policy.log_std}
+            return actor.mode(obs), {}
+        mean, log_std = actor.parameters(obs)
+        extras = {"mean": mean, "log_std": log_std}
+        if isinstance(actor, TanhGaussian):
+            u = actor.unsquashed(obs, key)
+            return jnp.tanh(u), {
+                **extras,
+                "unsquashed": u,
+                "log_prob": actor.log_prob_from_unsquashed(obs, u),
+            }
+        action, log_prob = actor.sample(obs, key)
+        return action, {**extras, "log_prob": log_prob}
 
-    def kl(policy: Gaussian, example: Transition, key: Key) -> Float[Array, ""]:
+    def kl(actor: Gaussian | TanhGaussian, example: Transition, key: Key) -> Float[Array, ""]:
+        # The squash is the same in both: it does not change the divergence.
         old = example.extras
-        return gaussian_kl(old["mean"], old["log_std"], policy.mean(example.obs), policy.log_std)
+        return gaussian_kl(old["mean"], old["log_std"], *actor.parameters(example.obs))
 
+    ratio = tanh_gaussian_log_ratio if squashed else gaussian_log_ratio
     return train(
         name="ppo",
-        make_policy=policy(Gaussian),
+        make_policy=make_policy(partial(TanhGaussian, width="softplus") if squashed else Gaussian),
         propose=propose,
         policy_loss=add(
-            ppo=(1.0, clipped(gaussian_log_ratio, eps=clip)), entropy=(-entropy_coefficient, entropy)
+            ppo=(1.0, clipped(ratio, eps=clip)),
+            entropy=(-entropy_coefficient, estimated_entropy if squashed else entropy),
         ),
         kl=kl,
     )

@@ -3,6 +3,7 @@
 IsaacLab tasks by the names of release 2; `isaaclab/*` patterns match release 3's names too, which drop the version.
 """
 
+import math
 from typing import Any
 
 from dpolicy.presets.preset import Preset, Table, joined
@@ -153,10 +154,11 @@ def _cppo_playground() -> Table:
 
 
 def _fpo_playground() -> Table:
-    """FPO's own settings and those of its Gaussian baselines (arXiv 2507.21053, tables 1 and A.1-A.2).
+    """FPO's own settings and those of its baselines (arXiv 2507.21053, tables 1 and A.1-A.2).
 
-    60 million steps in rollouts of 480 (16 unrolls of 30) from 2048 environments. The Gaussian baselines there are
-    squashed and of a width that depends on the state; `ppo` has neither.
+    60 million steps in rollouts of 480 (16 unrolls of 30) from 2048 environments. The baselines are Brax's PPO: a
+    squashed Gaussian whose width depends on the state, at first softplus(0) + 0.001 where the network gives 0;
+    and what its table 1 calls DPPO, the steps of FPO's flow as decisions.
     """
     shared: dict[str, Any] = {
         "steps": 60_000_000,
@@ -177,6 +179,8 @@ def _fpo_playground() -> Table:
     baseline: dict[str, Any] = {
         **shared,
         **networks,
+        "policy": "tanh_gaussian",
+        "initial_std": math.log(2) + 0.001,
         "entropy_coefficient": 0.01,
         "value_coefficient": 0.25,
         "value_clip": None,
@@ -184,7 +188,25 @@ def _fpo_playground() -> Table:
         "initialisation": "lecun_uniform",
         "max_grad_norm": 1e6,
     }
-    table: Table = {"fpo": [], "ppo": []}
+    denoising: dict[str, Any] = {
+        **shared,
+        **networks,
+        "denoiser": "euler",
+        "sampler_steps": 10,
+        "clip": 0.2,
+        "exploration_std": 0.05,
+        "squash": True,
+        "reduction": "sum",
+        "log_prob_low": None,
+        "log_prob_high": None,
+        "noise_bound": None,
+        "stop_kl": None,
+        "learning_rate": 3e-4,
+        "value_learning_rate": None,
+        "initialisation": "lecun_uniform",
+        "output_scale": 0.25,
+    }
+    table: Table = {"fpo": [], "dppo": [], "ppo": []}
     rows: dict[str, dict[str, Any]] = {
         **{task: {"steps": 100_000_000} for task in ("AcrobotSwingup*", "Swimmer*", "WalkerRun")},
         "PendulumSwingup": {"epochs": 4},
@@ -195,6 +217,10 @@ def _fpo_playground() -> Table:
         pattern, chosen = f"playground/{task}", {"discount": discount}
         fpo = {**shared, **chosen, "sampler_steps": 10, "draws": 8, "clip": 0.05, "learning_rate": 3e-4}
         table["fpo"].append((pattern, Preset(fpo, "FPO, arXiv 2507.21053, table A.2 and its code", "fpo")))
+        steps = Preset(
+            {**denoising, **chosen}, "FPO, arXiv 2507.21053, table 1 (there DPPO) and its code", "fpo"
+        )
+        table["dppo"].append((pattern, steps))
         tuned = {**baseline, **chosen, "clip": 0.1, "learning_rate": 3e-4}
         table["ppo"].append(
             (pattern, Preset(tuned, "FPO, arXiv 2507.21053, table A.1 (tuned baseline)", "fpo"))

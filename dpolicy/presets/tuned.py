@@ -20,6 +20,7 @@ _METHODS = "benchmarks/results/ablations/methods-multigoal-multigoal.md"
 _MULTIGOAL_FIELD = {k: v for k, v in _MULTIGOAL_ON_POLICY.items() if k != "entropy_coefficient"}
 
 LEARNING = "benchmarks/results/learning/learning.md"
+_FINE_TUNING = "benchmarks/results/finetune/finetune.md (from scratch; there in chunks)"
 
 # Pendulum: rewards to a tenth, a short horizon (0.95), as its episodes of 200 steps have no end to plan for.
 _PENDULUM_ON_POLICY = {
@@ -132,7 +133,25 @@ TUNED: Table = {
         (
             "multigoal/*",
             Preset(_MULTIGOAL_FIELD | {"learning_rate": 3e-4, "epochs": 5, "sampler_steps": 8}, _METHODS),
-        )
+        ),
+        (
+            "gymnax/Pendulum-v1",
+            Preset(
+                {
+                    **_PENDULUM_ON_POLICY,
+                    # In chunks of 4 actions, with a discount of 0.8, 96,000 decisions are enough.
+                    "steps": 70 * 3_200,
+                    "rollout": 50,
+                    # With standardised ones it learns more slowly.
+                    "normalise_observations": False,
+                    "learning_rate": 1e-3,
+                    "epochs": 10,
+                    "clip": 0.1,
+                    "sampler_steps": 10,
+                },
+                _FINE_TUNING,
+            ),
+        ),
     ],
     "fpopp": [
         (

@@ -15,7 +15,7 @@ from dpolicy.envs import Environment, Vector, VectorState
 from dpolicy.learner import keep_if
 from dpolicy.train.evaluate import evaluation
 from dpolicy.train.normalise import Normaliser
-from dpolicy.train.program import Program, TrainState, guard
+from dpolicy.train.program import Program, TrainState, check_observations, guard
 from dpolicy.train.replay import Replay
 
 
@@ -68,6 +68,7 @@ def off_policy(
         ValueError: for an algorithm of another family or a value out of its range.
     """
     _checks.one_of("algorithm.family", algorithm.family, ("off_policy",))
+    check_observations(algorithm, normalise_observations)
     for name, value in (
         ("num_envs", num_envs),
         ("batch_size", batch_size),

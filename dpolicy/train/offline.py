@@ -15,7 +15,7 @@ from dpolicy.data.sources import checked
 from dpolicy.envs import Environment
 from dpolicy.train.evaluate import evaluation
 from dpolicy.train.normalise import Normaliser
-from dpolicy.train.program import Program, TrainState, guard
+from dpolicy.train.program import Program, TrainState, check_observations, guard
 
 
 def offline(
@@ -50,6 +50,7 @@ def offline(
             its range.
     """
     _checks.one_of("algorithm.family", algorithm.family, ("offline",))
+    check_observations(algorithm, normalise_observations)
     _checks.integer("batch_size", batch_size)
     _checks.integer("updates_per_evaluation", updates_per_evaluation)
     _checks.integer("evaluation_episodes", evaluation_episodes)

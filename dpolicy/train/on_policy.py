@@ -12,7 +12,7 @@ from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment, Step, Vector
 from dpolicy.train.evaluate import evaluation
 from dpolicy.train.normalise import Normaliser, RewardScale
-from dpolicy.train.program import Program, TrainState, guard
+from dpolicy.train.program import Program, TrainState, check_observations, guard
 
 
 def on_policy(
@@ -50,9 +50,11 @@ def on_policy(
         resets: "fresh" draws a new start at every reset; "pool" picks from pre-drawn ones (slow simulators).
 
     Raises:
-        ValueError: for an algorithm of another family or a value out of its range.
+        ValueError: for an algorithm of another family, one that needs observations as they are where they would be
+            standardised, or a value out of its range.
     """
     _checks.one_of("algorithm.family", algorithm.family, ("on_policy",))
+    check_observations(algorithm, normalise_observations)
     _checks.integer("num_envs", num_envs)
     _checks.integer("rollout", rollout)
     _checks.integer("iterations_per_evaluation", iterations_per_evaluation)

@@ -1,6 +1,7 @@
 """A field that one run has fitted, as the start of another."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def _structure(about: Mapping[str, Any]) -> AbstractField:
     return field
 
 
-def _read(directory: Path | str) -> tuple[dict[str, Any], AbstractField]:
+def _read(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], AbstractField]:
     """What `described` and `pretrained_field` give; neither the run's data set nor its program is needed."""
     directory = Path(directory)
     config = read_config(directory)
@@ -79,22 +80,39 @@ def _read(directory: Path | str) -> tuple[dict[str, Any], AbstractField]:
     return {**about, "seed": seed, "step": step, "sha256": digest.hexdigest()}, field
 
 
-def pretrained_field(directory: Path | str) -> AbstractField:
-    """The field that a run has fitted, to start another one from: `dppo(pretrained=pretrained_field("runs/bc"))`.
+def pretrained_field(source: AbstractField | Mapping[str, Any] | str | os.PathLike[str]) -> AbstractField:
+    """The field to start from: `dppo(pretrained="runs/bc")` asks for `pretrained_field("runs/bc")`.
 
-    It is the average over updates, which also acts, of the first seed that has not failed.
+    Of a run it is the average over updates, which also acts, of the first seed that has not failed. Of a run that is
+    gone, or has gone on since it was described, the numbers are nan: a run that has a checkpoint needs only the
+    structure. `check_start` tells whether they are.
 
     Args:
-        directory: Of a run of `bc`, or of another algorithm that clones a field.
+        source: The directory of a run of `bc`, or of another algorithm that clones a field; what `described` says of
+            one; or a field, which is returned.
 
     Raises:
         ValueError: if the directory holds no run, no checkpoint yet, a run of another kind, one whose field sees
-            standardised observations, or one whose seeds have all failed.
+            standardised observations, or one whose seeds have all failed; for a description that lacks something, or
+            for anything else.
     """
-    return _read(directory)[1]
+    if isinstance(source, AbstractField):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        return _read(source)[1]
+    if not isinstance(source, Mapping):
+        raise ValueError(f"pretrained must be a field, the directory of a run or None, got {source!r}.")
+    _check_description(source)
+    try:
+        now, field = _read(source["run"])
+        if now["sha256"] == source["sha256"]:
+            return field
+    except (ValueError, OSError):
+        pass
+    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), _structure(source))
 
 
-def described(directory: Path | str) -> dict[str, Any]:
+def described(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """What a run's configuration keeps of the run it starts from: enough to rebuild the field but for its numbers.
 
     `run` (its absolute path), `algorithm`, `hyperparameters`, `obs_size`, `action_size`, and of the field itself
@@ -106,52 +124,10 @@ def described(directory: Path | str) -> dict[str, Any]:
     return _read(directory)[0]
 
 
-def description(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The description that a configuration has of the run it starts from; None where it has none.
-
-    Raises:
-        ValueError: for one that lacks something.
-    """
-    about = config.get("pretrained_run")
-    if not isinstance(about, Mapping) or about.get("run") != config["hyperparameters"].get("pretrained"):
-        return None
+def _check_description(about: Mapping[str, Any]) -> None:
     for name in _PARTS:
         if name not in about:
-            raise ValueError(f"pretrained_run must have {name!r}, got {', '.join(about)}.")
-    return about
-
-
-def start_of(config: Mapping[str, Any], spec: Spec) -> AbstractField:
-    """The field that the run of a configuration starts from.
-
-    Where the run that it comes from is gone, or has gone on since, its numbers are nan: a run that has a checkpoint
-    needs only its structure. `check_start` tells whether they are.
-
-    Raises:
-        ValueError: for sizes that are not the environment's, and as `pretrained_field`.
-    """
-    about = description(config)
-    if about is None:
-        about, field = _read(config["hyperparameters"]["pretrained"])
-    else:
-        field = _found(about)
-    sizes, wanted = (about["obs_size"], about["action_size"]), (spec.obs_size, spec.action_size)
-    if sizes != wanted:
-        raise ValueError(
-            f"pretrained must take observations and give actions of sizes {wanted} ({spec.name}), the field in "
-            f"{about['run']} has {sizes}."
-        )
-    if field is not None:
-        return field
-    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), _structure(about))
-
-
-def _found(about: Mapping[str, Any]) -> AbstractField | None:
-    try:
-        now, field = _read(about["run"])
-    except (ValueError, OSError):
-        return None
-    return field if now["sha256"] == about["sha256"] else None
+            raise ValueError(f"pretrained must have {name!r}, got {', '.join(about) or 'nothing'}.")
 
 
 def check_start(config: Mapping[str, Any]) -> None:
@@ -160,8 +136,9 @@ def check_start(config: Mapping[str, Any]) -> None:
     Raises:
         ValueError: if it cannot be read, or is not the one that the configuration was made with.
     """
-    if "pretrained_run" not in config or "hyperparameters" not in config:
-        return
-    about = description(config)
-    if about is not None and described(about["run"])["sha256"] != about["sha256"]:
-        raise ValueError(f"the run in {about['run']}, which this one starts from, has changed since.")
+    hyperparameters = config.get("hyperparameters")
+    about = hyperparameters.get("pretrained") if isinstance(hyperparameters, Mapping) else None
+    if isinstance(about, Mapping):
+        _check_description(about)
+        if described(about["run"])["sha256"] != about["sha256"]:
+            raise ValueError(f"the run in {about['run']}, which this one starts from, has changed since.")

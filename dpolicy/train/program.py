@@ -44,6 +44,19 @@ class TrainState(eqx.Module):
     rewards: RewardScale | None = None
 
 
+def check_observations(algorithm: Algorithm, normalise_observations: bool) -> None:
+    """Refuse to standardise the observations of an algorithm that needs them as they are.
+
+    Raises:
+        ValueError: if it does, and they would be.
+    """
+    if algorithm.raw_observations and normalise_observations:
+        raise ValueError(
+            f"normalise_observations must be off (--no-normalise-observations) for {algorithm.name} that starts from a "
+            "pretrained policy, which was fitted to observations as they are."
+        )
+
+
 def guard(old: Any, new: Any, metrics: Metrics, state: TrainState, steps: Array) -> tuple[Any, Array, Array]:
     """Keep `old` where the update produced a non-finite number: one diverged seed must not spoil the others.
 

@@ -84,19 +84,17 @@ def as_json(config: Mapping[str, Any]) -> dict[str, Any]:
 def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with what it reads, a data file or a pretrained run, by absolute path and with a digest.
 
-    A pretrained run is described as well (`pretrained_run`), so that a run that started from it can be rebuilt
-    without it; a description that is there already is kept.
+    A run that another starts from (`pretrained`) is replaced by its description, which says what its directory would:
+    a run that has started from it can be rebuilt without it.
 
     Raises:
         ValueError: if one of them is missing, or the run has no field to start from.
     """
-    from dpolicy.train.pretrained import described, description
+    from dpolicy.train.pretrained import described
 
     data, start = config["program"].get("data", "exact"), config["hyperparameters"].get("pretrained")
-    if isinstance(start, (str, os.PathLike)) and description(config) is None:
-        about = described(Path(start))
-        hyperparameters = {**config["hyperparameters"], "pretrained": about["run"]}
-        config = {**config, "hyperparameters": hyperparameters, "pretrained_run": about}
+    if isinstance(start, (str, os.PathLike)):
+        config = {**config, "hyperparameters": {**config["hyperparameters"], "pretrained": described(start)}}
     if not isinstance(data, str) or data == "exact":
         return dict(config)
     path = existing(data).absolute()
@@ -307,10 +305,9 @@ def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     from dpolicy import envs
     from dpolicy.algorithms import ALGORITHMS
     from dpolicy.train import PROGRAMS
-    from dpolicy.train.pretrained import start_of
 
     check_config(config, named=True, run=False)
-    name, hyperparameters = config["algorithm"], dict(config["hyperparameters"])
+    name = config["algorithm"]
     _checks.one_of("algorithm", name, ALGORITHMS)
     entry = ALGORITHMS[name]
     make_program = PROGRAMS[entry.family]
@@ -324,15 +321,7 @@ def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
                 f"dpolicy.train.{entry.family} from Python."
             )
     env = envs.make(config["env"], **config.get("env_options", {}))
-    if hyperparameters.get("pretrained") is not None:
-        normalise = "normalise_observations"
-        if normalise in parameters and settings.get(normalise, parameters[normalise].default):
-            raise ValueError(
-                "pretrained needs observations as they are, as the field was fitted to them: switch "
-                "normalise_observations off (--no-normalise-observations)."
-            )
-        hyperparameters["pretrained"] = start_of(config, env.spec)
-    algorithm = make_algorithm(name, hyperparameters)
+    algorithm = make_algorithm(name, config["hyperparameters"])
     return algorithm, env, make_program(algorithm, env, **settings)
 
 
