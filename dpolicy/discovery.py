@@ -12,7 +12,7 @@ from dpolicy import _checks
 from dpolicy._types import Key, Number
 from dpolicy.algorithm import Stored
 from dpolicy.clustering import clusters, path_distances
-from dpolicy.episodes import Episodes, draw_by_label, finished_episodes, paths
+from dpolicy.episodes import Episodes, draw_by_label, finished_episodes, kept_episodes, paths
 from dpolicy.modes import Heirs, balanced, heirs, shares
 from dpolicy.recipe import tunable
 
@@ -25,7 +25,7 @@ class Modes(eqx.Module):
     Attributes:
         live: Groups in use.
         embedding: A random vector that names each group; a mode keeps its own for as long as it lasts.
-        episodes: The episodes of the replay at the last look.
+        episodes: Episodes of the replay that are remembered.
         label: The mode that each of them belongs to, 0 for none.
     """
 
@@ -43,8 +43,8 @@ class Discovery(NamedTuple):
         interval: Steps of all environments between two looks.
         start: `key -> modes`, before anything is found.
         draw: `(modes, stored, key, batch_size) -> rows` of a batch split evenly among the groups, as `shares` has it.
-        look: `(modes, stored, labels, key) -> (modes, heirs, labels)`: find the modes of what is stored. `labels`
-            holds, in the row of an episode's last transition, the mode it belonged to at the last look, 0 for new ones.
+        look: `(modes, stored, seen, key) -> (modes, heirs)`: find the modes of what is stored; `seen` marks the
+            transitions that were there at the last look.
     """
 
     groups: int
@@ -92,12 +92,14 @@ def mode_discovery(
 
     Successful episodes are clustered by average linkage on the dynamic time warping of their positions. The other
     episodes join the cluster whose members are nearest on average. A cluster continues the mode with which it shares
-    most successful episodes; see `dpolicy.modes.heirs`.
+    most successful episodes; see `dpolicy.modes.heirs`. The successes and the failures of each mode have equal shares
+    of what is remembered; the oldest of too many are forgotten, however often the other modes are met.
 
     All shapes are fixed, so it compiles and maps over seeds; what that costs against a clustering on the host: at most
     `clustered_episodes` successes are clustered, as evenly from the modes known before (and the new ones) as there are
-    any, most recent first; further ones are treated as failures are; paths longer than `path_points` are thinned; and
-    three members stand for a cluster, its most recent ones, not drawn at random.
+    any, most recent first; further ones are treated as failures are; paths longer than `path_points` are thinned;
+    three members stand for a cluster, its most recent ones, not drawn at random; and episodes end with the replay that
+    holds them, which is a ring.
 
     Args:
         max_modes: Places for modes; more clusters than that become one.
@@ -111,7 +113,7 @@ def mode_discovery(
             None for `cluster_share` of the highest merge, which finds two modes or more wherever episodes differ.
         cluster_share: See `cluster_distance`.
         clustered_episodes: Successful episodes that are clustered, at most.
-        remembered_episodes: Episodes that modes are made of, at most; the most recent ones.
+        remembered_episodes: Episodes that modes are made of, at most.
         mode_size: Size of the vectors that name modes.
 
     Raises:
@@ -169,15 +171,14 @@ def mode_discovery(
         own = jnp.where(valid, index, taken.shape[0])
         return nearest.at[own].set(cluster.astype(nearest.dtype), mode="drop"), count
 
-    def look(
-        modes: Modes, stored: Stored, labels: Int[Array, " capacity"], key: Key
-    ) -> tuple[Modes, Heirs, Int[Array, " capacity"]]:
-        episodes = finished_episodes(stored, remembered_episodes, margin=discovery_interval)
+    def look(modes: Modes, stored: Stored, seen: Bool[Array, " capacity"], key: Key) -> tuple[Modes, Heirs]:
+        new = finished_episodes(stored, remembered_episodes, margin=discovery_interval, among=~seen)
+        old = kept_episodes(stored, modes.episodes, margin=discovery_interval)
+        episodes = jax.tree.map(lambda *parts: jnp.concatenate(parts), new, old)
         there = episodes.length > 0
-        success = there & (
-            episodes.terminated if success_return is None else episodes.returns >= success_return
-        )
-        before = jnp.where(there, labels[episodes.last], 0)
+        before = jnp.where(there, jnp.concatenate([jnp.zeros_like(modes.label), modes.label]), 0)
+        success = episodes.terminated if success_return is None else episodes.returns >= success_return
+        success = there & success
         where = range(stored.items.obs.shape[1]) if position is None else position
         taken, lengths = paths(stored, episodes, path_points, tuple(where))
         index, valid = balanced(success, before, groups, clustered_episodes)
@@ -188,10 +189,10 @@ def mode_discovery(
         fresh = jax.random.normal(key, modes.embedding.shape, modes.embedding.dtype)
         embedding = jnp.where((found.kept | ~found.live)[:, None], modes.embedding, fresh)
         label = jnp.where(there & (count > 0), found.place[cluster], 0).astype(jnp.int32)
-        # Only what was found now keeps a label; everything else is new at the next look.
-        rows = jnp.where(there, episodes.last, labels.shape[0])
-        labels = jnp.zeros_like(labels).at[rows].set(label, mode="drop")
-        return Modes(found.live, embedding, episodes, label), found, labels
+        # Each mode keeps as many successes and failures as it can: what it does rarely, or did long ago, stays.
+        chosen, _ = balanced(there, 2 * label + success, 2 * groups, remembered_episodes)
+        episodes, label = jax.tree.map(lambda leaf: leaf[chosen], (episodes, label))
+        return Modes(found.live, embedding, episodes, label), found
 
     return Discovery(groups, discovery_interval, start, draw, look)
 

@@ -35,13 +35,16 @@ class Episodes(eqx.Module):
         return Episodes(zeros, zeros, zeros, jnp.zeros(count), jnp.zeros(count, bool))
 
 
-def finished_episodes(stored: Stored, count: int, *, margin: int = 0) -> Episodes:
+def finished_episodes(
+    stored: Stored, count: int, *, margin: int = 0, among: Bool[Array, " capacity"] | None = None
+) -> Episodes:
     """The last `count` episodes that are stored from their first to their last transition.
 
     Args:
         stored: The ring.
         count: Episodes at most.
         margin: Those of which a transition will be overwritten within so many steps of all environments are left out.
+        among: Only episodes whose last transition is marked here; None for all.
 
     Raises:
         ValueError: for a count below 1 or a margin below 0.
@@ -68,8 +71,8 @@ def finished_episodes(stored: Stored, count: int, *, margin: int = 0) -> Episode
     returns, _ = jax.lax.associative_scan(add, (reward, after_done))
     # Of the oldest line it is known only while the ring is not full that it begins its episodes.
     whole = (begin > 0) | (filled < lines)
-    safe = begin >= margin - (lines - filled)
-    ends = (done & whole & safe).ravel()[::-1]
+    ends = done & whole & (begin >= margin - (lines - filled))
+    ends = (ends if among is None else ends & in_order(among)).ravel()[::-1]
     (back,) = jnp.nonzero(ends, size=count, fill_value=0)
     found = jnp.arange(count) < jnp.sum(ends)
     flat = lines * n - 1 - back
@@ -84,6 +87,19 @@ def finished_episodes(stored: Stored, count: int, *, margin: int = 0) -> Episode
         returns=jnp.where(found, returns.ravel()[flat], 0),
         terminated=found & stored.items.terminated[last],
     )
+
+
+def kept_episodes(stored: Stored, episodes: Episodes, *, margin: int) -> Episodes:
+    """Those of `episodes`, which must all still be there, that will be for `margin` further steps of all environments.
+
+    The places of the others are empty.
+    """
+    n = stored.num_envs
+    lines = stored.items.reward.shape[0] // n
+    filled = stored.size // n
+    age = (episodes.first // n - stored.cursor // n + filled) % lines
+    length = jnp.where(age >= margin - (lines - filled), episodes.length, 0)
+    return eqx.tree_at(lambda e: e.length, episodes, length)
 
 
 def paths(

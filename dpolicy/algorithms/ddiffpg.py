@@ -106,10 +106,10 @@ def ddiffpg(
 
     Modes come from `dpolicy.discovery.mode_discovery`, which says how it differs from a clustering on the host. A new
     mode continues critics, optimiser state and improved actions of the one with which it shares most successes, or of
-    group 0. Further differences from the published code: the replay is a ring, from which the oldest episodes go,
-    whatever their mode (there random ones of modes that hold too many); the ascent sees the critics after the
-    previous update's step; where two groups draw one transition at once, the improved action of the first is kept;
-    every heir of a mode inherits the optimiser's state (there only the first). Published runs take 8 updates of 4096
+    group 0. Further differences from the published code: group 0 draws from all that the replay, a ring, holds (there
+    from the episodes that modes are made of, and running ones); the ascent sees the critics after the previous update's
+    step; where two groups draw one transition at once, the improved action of the first is kept; every heir of a mode
+    inherits the optimiser's state (there only the first). Published runs take 8 updates of 4096
     transitions per step of 256 environments, and leave z_g = 0 for all modes by default.
 
     Args:
@@ -215,6 +215,11 @@ def ddiffpg(
         hidden = (group > 0) & (jnp.arange(group.shape[0]) % 2 == 0)
         return group, jnp.where(hidden[:, None], 0, modes.embedding[group])
 
+    def conditioned(example: Transition, z: Float[Array, "*b z"], action: Float[Array, "*b a"]) -> Transition:
+        """The transition as the actor's loss sees it: observations with z beside them, and this action."""
+        obs, next_obs = (jnp.concatenate([obs, z], axis=-1) for obs in (example.obs, example.next_obs))
+        return dataclasses.replace(example, obs=obs, next_obs=next_obs, action=action)
+
     def lower_mean(critic: Model, obs: Observation, action: Action) -> Float[Array, ""]:
         return jnp.min(jnp.exp(critic(obs, action)) @ support(value_low, value_high, atoms))
 
@@ -248,11 +253,11 @@ def ddiffpg(
 
     def organise(state: ModalState, stored: Stored, key: Key) -> tuple[ModalState, dict[str, Any]]:
         extras = stored.items.extras
-        modes, heirs, labels = discovery.look(state.modes, stored, extras["mode"], key)
+        modes, heirs = discovery.look(state.modes, stored, extras["seen"], key)
         inherit = lambda leaf: leaf[heirs.source] if eqx.is_array(leaf) else leaf
         critics, targets = jax.tree.map(inherit, (state.critics, state.target_critics))
         state = dataclasses.replace(state, critics=critics, target_critics=targets, modes=modes)
-        return state, {"improved": extras["improved"][:, heirs.source], "mode": labels}
+        return state, {"improved": extras["improved"][:, heirs.source], "seen": jnp.ones_like(extras["seen"])}
 
     def update(state: ModalState, batch: Transition, key: Key) -> tuple[ModalState, Metrics]:
         next_key, actor_key = jax.random.split(key)
@@ -285,11 +290,7 @@ def ddiffpg(
             return jnp.sum(weight * losses), {"loss": jnp.mean(losses)}
 
         critics, critic_metrics = descend(state.critics, critic_loss, critic_optimiser)
-        examples = dataclasses.replace(
-            batch,
-            obs=jnp.concatenate([batch.obs, z], axis=1),
-            action=batch.extras["improved"][row, group],
-        )
+        examples = conditioned(batch, z, batch.extras["improved"][row, group])
         loss = batched(fit)
         actor, metrics = descend(state.actor, lambda model: loss(model, examples, actor_key), actor_optimiser)
         seen, novelty_metrics = novelty.fit(state.novelty, batch)
@@ -313,14 +314,14 @@ def ddiffpg(
         def loss(actor: Model, example: Transition, key: Key) -> tuple[Float[Array, ""], Metrics]:
             lone = jnp.zeros(1, jnp.int32)
             improved = climb(lambda actions: q(example.obs, actions[0])[None], example.action[None], lone)[0]
-            obs = jnp.concatenate([example.obs, jnp.zeros_like(state.modes.embedding[0])])
-            return fit(actor, dataclasses.replace(example, obs=obs, action=improved), key)
+            z = jnp.zeros_like(state.modes.embedding[0])
+            return fit(actor, conditioned(example, z, improved), key)
 
         return state.actor.model, loss
 
     def remember(transition: Transition) -> dict[str, Any]:
         copies = jnp.tile(transition.action[None], (groups, 1))
-        return {"improved": copies, "mode": jnp.zeros((), jnp.int32)}
+        return {"improved": copies, "seen": jnp.zeros((), bool)}
 
     return Algorithm(
         "ddiffpg",
