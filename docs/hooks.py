@@ -22,7 +22,21 @@ MODULES = {
     "networks": ("Networks, policies, critics", ["networks", "policies", "critics"]),
     "combinators": (
         "Combinators",
-        ["algorithm", "recipe", "actor_critic", "proximal", "field_policy", "learner", "cloning", "ema"],
+        [
+            "algorithm",
+            "recipe",
+            "actor_critic",
+            "proximal",
+            "field_policy",
+            "learner",
+            "cloning",
+            "ema",
+            "discovery",
+            "clustering",
+            "episodes",
+            "modes",
+            "novelty",
+        ],
     ),
 }
 # Reference pages that list what these packages export.

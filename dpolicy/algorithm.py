@@ -3,9 +3,29 @@
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from jaxtyping import Array, Int
+
 from dpolicy._types import Critic, Key, Loss, Metrics, Mode, Model, Transition
 
 Family: TypeAlias = Literal["on_policy", "off_policy", "offline"]
+
+
+class Stored(NamedTuple):
+    """A replay ring as an algorithm sees it: `num_envs` transitions were written at a time, the oldest go first.
+
+    Row r + num_envs (modulo the capacity) therefore holds what the environment of row r showed next.
+
+    Attributes:
+        items: The transitions, every leaf `[capacity, ...]`.
+        cursor: The row written next.
+        size: Transitions stored so far, at most the capacity.
+        num_envs: Environments stepped together; divides the capacity.
+    """
+
+    items: Transition
+    cursor: Int[Array, ""]
+    size: Int[Array, ""]
+    num_envs: int
 
 
 class Memory(NamedTuple):
@@ -18,10 +38,18 @@ class Memory(NamedTuple):
         revise: `(state, batch, key) -> batch`, before each update: the extras of what it returns, in the structure
             `start` gave them, replace the drawn ones in the replay, and the update sees the batch it returns. A
             transition that was drawn twice is written once.
+        draw: `(state, stored, key, batch_size) -> rows`: rows of the next batch; None for uniform draws.
+        organise: `(state, stored, key) -> (state, extras)`: a look at everything that is stored, for methods that need
+            whole episodes: after the warmup, and then at every `interval`-th step of the environments. The extras
+            replace those of the whole replay. None where nothing is done.
+        interval: Environment steps (of all environments at once) between two calls of `organise`.
     """
 
     start: Callable[[Transition], dict[str, Any]]
     revise: Callable[[Any, Transition, Key], Transition]
+    draw: Callable[[Any, Stored, Key, int], Int[Array, " batch"]] | None = None
+    organise: Callable[[Any, Stored, Key], tuple[Any, dict[str, Any]]] | None = None
+    interval: int = 1
 
 
 class Algorithm(NamedTuple):
@@ -44,6 +72,8 @@ class Algorithm(NamedTuple):
         memory: What it stores beside each transition of the replay and rewrites; None where there is no such thing.
         raw_observations: Whether it must be given observations as they are, because it starts from a policy that was
             fitted to such.
+        explore_at: `(state, obs, key, place) -> (action, extras)`: how it explores in the environment at `place` of a
+            batch, from 0 (the first) to 1 (the last), where that differs between them; None where `act` says it all.
     """
 
     name: str
@@ -55,3 +85,4 @@ class Algorithm(NamedTuple):
     objective: Callable[[Any, Critic], tuple[Model, Loss]] | None = None
     memory: Memory | None = None
     raw_observations: bool = False
+    explore_at: Callable[[Any, Any, Key, Any], tuple[Any, dict[str, Any]]] | None = None

@@ -1,6 +1,8 @@
 """Critics: q(obs, action) and v(obs), scalars. Several of them are an `ensemble` (see `dpolicy.networks`)."""
 
 import equinox as eqx
+import jax
+from jaxtyping import Array, Float
 
 from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.networks import MLP
@@ -73,3 +75,37 @@ class ValueNetwork(eqx.Module):
 
     def __call__(self, obs: Observation) -> Scalar:
         return self.mlp(obs)[0]
+
+
+class CategoricalQ(eqx.Module):
+    """The law of the return of (s, a) over fixed atoms, as log-probabilities (C51, arXiv 1707.06887).
+
+    Its mean, sum_i p_i z_i, is Q(s, a); see `dpolicy.losses.support` for the atoms z.
+    """
+
+    mlp: MLP
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        *,
+        atoms: int = 51,
+        hidden: tuple[int, ...] = (256, 256),
+        activation: str = "relu",
+        initialisation: str = "orthogonal",
+        final_scale: float | int = 1.0,
+        key: Key,
+    ):
+        self.mlp = MLP(
+            (obs_size, action_size),
+            atoms,
+            hidden=hidden,
+            activation=activation,
+            initialisation=initialisation,
+            final_scale=final_scale,
+            key=key,
+        )
+
+    def __call__(self, obs: Observation, action: Action) -> Float[Array, " n"]:
+        return jax.nn.log_softmax(self.mlp(obs, action))

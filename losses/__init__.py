@@ -11,6 +11,9 @@ from dpolicy.losses.candidates import gradient_ascent as gradient_ascent
 from dpolicy.losses.candidates import jitter as jitter
 from dpolicy.losses.candidates import mix as mix
 from dpolicy.losses.candidates import uniform as uniform
+from dpolicy.losses.categorical import categorical_loss as categorical_loss
+from dpolicy.losses.categorical import categorical_target as categorical_target
+from dpolicy.losses.categorical import support as support
 from dpolicy.losses.change import noise_predictions as noise_predictions
 from dpolicy.losses.change import prediction_change as prediction_change
 from dpolicy.losses.compose import add as add

@@ -120,20 +120,22 @@ def jitter(std: Number, *, bound: float | None = None) -> Transform:
 
 
 def gradient_ascent(
-    value: Callable[[Action], Scalar],
-    action: Action,
+    value: Callable[[Float[Array, "*batch a"]], Scalar],
+    action: Float[Array, "*batch a"],
     *,
     steps: int,
     rate: Number,
     bound: float = 1.0,
     eps: float = 1e-5,
     max_grad_norm: Number | None = None,
-) -> Action:
+    limit: Callable[[Float[Array, "*batch a"]], Float[Array, "*batch a"]] | None = None,
+) -> Float[Array, "*batch a"]:
     """Projected Adam ascent of `value` from `action`: a <- clip(a + rate m / (sqrt(v) + eps), -bound, bound).
 
     A fresh Adam state (betas 0.9, 0.999, bias-corrected), so the scale of `value` hardly matters and each
     coordinate moves at most about steps * rate. With `max_grad_norm` each step's gradients of the whole batch
-    (under the axis "batch", as in `batched`), taken as one vector, are scaled down to that norm before.
+    (under the axis "batch", as in `batched`), taken as one vector, are scaled down to that norm before. Several
+    actions may climb one value, such as their mean Q; `limit` then maps their gradients, to bound them by groups.
     Source: DIPO (arXiv 2305.13122), code.
     """
     integer("steps", steps, 0)
@@ -149,6 +151,8 @@ def gradient_ascent(
         if max_grad_norm is not None:
             norm = jnp.sqrt(batch_sum(jnp.sum(gradient**2)))
             gradient = gradient * (max_grad_norm / jnp.maximum(norm, max_grad_norm))
+        if limit is not None:
+            gradient = limit(gradient)
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
         corrected = first / (1 - 0.9 ** (index + 1)), second / (1 - 0.999 ** (index + 1))

@@ -12,6 +12,7 @@ import pytest
 
 from dpolicy import _types
 from dpolicy._types import Transition
+from dpolicy.algorithm import Stored
 from dpolicy.algorithms import ALGORITHMS
 
 
@@ -56,6 +57,17 @@ TINY = {
     "fpmd": {**_DIFFUSION, "candidates": 2, "noise_interval": 1},
     "gempo": {**_DIFFUSION, "candidates": 4, "reference_interval": 1, "evaluation_candidates": 2},
     "dipo": {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2, "ascent_steps": 3},
+    "ddiffpg": {
+        **_DIFFUSION,
+        "ascent_steps": 3,
+        "atoms": 5,
+        "novelty_hidden": (8,),
+        "max_modes": 2,
+        "path_points": 4,
+        "clustered_episodes": 8,
+        "remembered_episodes": 16,
+        "discovery_interval": 1,
+    },
     "ppo": {"hidden": (8,), **_ON_POLICY},
     "fpo": {"hidden": (8,), "draws": 2, "sampler_steps": 2, **_ON_POLICY},
     "fpopp": {"hidden": (8,), "draws": 3, "sampler_steps": 2, "ema_after": 0, **_ON_POLICY},
@@ -88,6 +100,9 @@ SECOND = {
     "clip_rate": 60.0,
     "log_prob_low": 1.0,
     "log_prob_high": 0.0,
+    "value_low": -1.0,
+    "ascent_norm": 1e-7,
+    "exploration_updates": 0.0,
 }
 
 
@@ -131,10 +146,22 @@ def test_the_table_covers_the_tests():
 
 
 def updated(algorithm, state, batch, key):
-    """One update, on drawn transitions that have been revised where the algorithm does that."""
-    if algorithm.memory is not None:
-        batch = dataclasses.replace(batch, extras=jax.vmap(algorithm.memory.start)(batch))
-        batch = algorithm.memory.revise(state, batch, jax.random.fold_in(key, 0))
+    """One update, on drawn transitions that have been revised where the algorithm does that.
+
+    An algorithm that looks at the replay sees one that is half full of them.
+    """
+    memory = algorithm.memory
+    if memory is not None:
+        batch = dataclasses.replace(batch, extras=jax.vmap(memory.start)(batch))
+        if memory.organise is not None and memory.draw is not None:
+            size = batch.reward.shape[0]
+            items = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.zeros_like(leaf)]), batch)
+            stored = Stored(items, jnp.asarray(size), jnp.asarray(size), 4)
+            state, extras = memory.organise(state, stored, jax.random.fold_in(key, 1))
+            stored = stored._replace(items=dataclasses.replace(items, extras=extras))
+            rows = memory.draw(state, stored, jax.random.fold_in(key, 2), size)
+            batch = jax.tree.map(lambda leaf: leaf[rows], stored.items)
+        batch = memory.revise(state, batch, jax.random.fold_in(key, 0))
     return algorithm.update(state, batch, key)
 
 

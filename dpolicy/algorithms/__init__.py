@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from dpolicy.algorithm import Algorithm, Family
 from dpolicy.algorithms.bc import bc as bc
+from dpolicy.algorithms.ddiffpg import ddiffpg as ddiffpg
 from dpolicy.algorithms.dipo import dipo as dipo
 from dpolicy.algorithms.dp_cppo import dp_cppo as dp_cppo
 from dpolicy.algorithms.dpmd import dpmd as dpmd
@@ -61,6 +62,7 @@ ALGORITHMS: dict[str, Entry] = {
     "fpmd": Entry(     fpmd,     "off_policy", "weighted matching",  "previous", "next action, boltzmann (running statistics), perturb or MeanFlow", "Euler",   "twin Q, best of 32", "noisy best of 32 / one step",   "arXiv 2507.23675"),
     "gempo": Entry(    gempo,    "off_policy", "weighted matching",  "previous", "candidates, jitter, tilt, perturb",                                "DDPM",    "twin Q",             "one sample / best of 10",       "arXiv 2603.10250"),
     "dipo": Entry(     dipo,    "off_policy", "action gradient",    "replay",   "ascend (kept in the replay), perturb",                     "DDPM",  "twin Q",           "one sample / quiet chain", "arXiv 2305.13122"),
+    "ddiffpg": Entry(  ddiffpg, "off_policy", "action gradient",    "replay",   "ascend by mode (kept in the replay), even batch, perturb",    "DDPM",  "twin C51 per mode, intrinsic reward", "noisy, z_0 or z = 0 / z = 0 or a mode", "arXiv 2406.00681"),
     "ppo": Entry(      ppo,     "on_policy",  "policy gradient",    "previous", "clipped Gaussian ratio",                                   "exact", "V, GAE",           "sample / mode",           "arXiv 1707.06347"),
     "fpo": Entry(      fpo,     "on_policy",  "policy gradient",    "previous", "clipped flow-matching ratio: perturb",                     "Euler", "V, GAE",           "one sample",              "arXiv 2507.21053"),
     "fpopp": Entry(    fpopp,   "on_policy",  "policy gradient",    "previous", "clipped flow-matching ratio per draw: perturb",            "Euler", "V, GAE",           "zero start, EMA",         "arXiv 2602.02481"),

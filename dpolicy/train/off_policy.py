@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from dpolicy import _checks
 from dpolicy._metrics import reduce_metrics
 from dpolicy._types import Key, Metrics, Number, Transition
-from dpolicy.algorithm import Algorithm
+from dpolicy.algorithm import Algorithm, Stored
 from dpolicy.envs import Environment, Vector, VectorState
 from dpolicy.learner import keep_if
 from dpolicy.train.evaluate import evaluation
@@ -46,7 +46,8 @@ def off_policy(
 
     The first `warmup` environment steps act uniformly in [-1, 1] and fill the replay without learning; they are
     taken in `init`. Raw observations are stored and standardised with the current statistics when drawn. What an
-    algorithm keeps beside a transition (`Algorithm.memory`) is stored with it, and rewritten when it is drawn.
+    algorithm keeps beside a transition (`Algorithm.memory`) is stored with it, and rewritten when it is drawn; it may
+    also choose what is drawn, and look at all that is stored now and then.
 
     Args:
         algorithm: An off-policy algorithm.
@@ -65,7 +66,8 @@ def off_policy(
         resets: "fresh" draws a new start at every reset; "pool" picks from pre-drawn ones (slow simulators).
 
     Raises:
-        ValueError: for an algorithm of another family or a value out of its range.
+        ValueError: for an algorithm of another family or a value out of its range, or for an evaluation interval that
+            is no multiple of the interval at which the algorithm looks at the replay (nor below it).
     """
     _checks.one_of("algorithm.family", algorithm.family, ("off_policy",))
     check_observations(algorithm, normalise_observations)
@@ -83,6 +85,15 @@ def off_policy(
     for name, value in (("replay_size", replay_size), ("evaluation_interval", evaluation_interval)):
         if value % num_envs:
             raise ValueError(f"{name} must be a multiple of num_envs = {num_envs}, got {value}.")
+    length, looks = evaluation_interval // num_envs, 1
+    if algorithm.memory is not None and algorithm.memory.organise is not None:
+        between = min(algorithm.memory.interval, length)
+        looks = length // between
+        if length % between:
+            unit = f"num_envs * {between} = {num_envs * between}"
+            raise ValueError(
+                f"evaluation_interval must be a multiple of {unit} for {algorithm.name}, got {evaluation_interval}."
+            )
     envs = Vector(env, num_envs, resets=resets)
     evaluate = evaluation(algorithm, env, evaluation_episodes, evaluation_modes)
     spec, memory = env.spec, algorithm.memory
@@ -106,6 +117,19 @@ def off_policy(
             normaliser = normaliser.update(obs)
         return Experience(state, experience.replay.add(transition)), normaliser, step
 
+    def stored(state: TrainState) -> Stored:
+        replay = state.experience.replay
+        return Stored(replay.data, replay.cursor, replay.size, num_envs)
+
+    def organised(state: TrainState) -> TrainState:
+        if memory is None or memory.organise is None:
+            return state
+        key, organise_key = jax.random.split(state.key)
+        seen, extras = memory.organise(state.algorithm, stored(state), organise_key)
+        old = (state.algorithm, state.experience.replay.data.extras)
+        where = lambda s: (s.algorithm, s.experience.replay.data.extras, s.key)
+        return eqx.tree_at(where, state, (*keep_if(state.alive, old, (seen, extras)), key))
+
     def init(key: Key) -> TrainState:
         algorithm_key, env_key, warmup_key, key = jax.random.split(key, 4)
         no = jnp.asarray(False)
@@ -125,7 +149,7 @@ def off_policy(
         (experience, normaliser), _ = jax.lax.scan(
             random_step, (experience, normaliser), jax.random.split(warmup_key, count)
         )
-        return TrainState(
+        state = TrainState(
             algorithm=algorithm.init(algorithm_key, spec),
             normaliser=normaliser,
             experience=experience,
@@ -134,10 +158,14 @@ def off_policy(
             alive=jnp.asarray(True),
             failed_at=jnp.asarray(-1, jnp.int32),
         )
+        return organised(state)
 
     def learn(state: TrainState, key: Key) -> tuple[TrainState, Metrics]:
         sample_key, update_key = jax.random.split(key)
-        rows = state.experience.replay.draw(sample_key, batch_size)
+        if memory is None or memory.draw is None:
+            rows = state.experience.replay.draw(sample_key, batch_size)
+        else:
+            rows = memory.draw(state.algorithm, stored(state), sample_key, batch_size)
         drawn = batch = state.experience.replay[rows]
         if (see := state.normaliser) is not None:
             batch = eqx.tree_at(lambda b: (b.obs, b.next_obs), batch, (see(batch.obs), see(batch.next_obs)))
@@ -156,9 +184,13 @@ def off_policy(
     def iteration(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         key, act_key, env_key, learn_key = jax.random.split(state.key, 4)
         see = state.normaliser or (lambda obs: obs)
-        action, _extras = jax.vmap(algorithm.act, in_axes=(None, 0, 0, None))(
-            state.algorithm, see(state.experience.envs.obs), jax.random.split(act_key, num_envs), "explore"
-        )
+        obs, act_keys = see(state.experience.envs.obs), jax.random.split(act_key, num_envs)
+        if algorithm.explore_at is None:
+            act = jax.vmap(algorithm.act, in_axes=(None, 0, 0, None))
+            action, _extras = act(state.algorithm, obs, act_keys, "explore")
+        else:
+            act = jax.vmap(algorithm.explore_at, in_axes=(None, 0, 0, 0))
+            action, _extras = act(state.algorithm, obs, act_keys, jnp.linspace(0.0, 1.0, num_envs))
         statistics = state.normaliser
         experience, normaliser, step = observe(state.experience, statistics, action, env_key)
         state = TrainState(
@@ -183,11 +215,16 @@ def off_policy(
             "train/reward": jnp.mean(step.reward),
         }
 
+    def stretch(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        state, metrics = jax.lax.scan(iteration, state, None, length=length // looks)
+        return organised(state), metrics
+
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
         key, refresh_key = jax.random.split(state.key)
         fresh = envs.refresh(state.experience.envs, refresh_key)
         state = eqx.tree_at(lambda s: (s.key, s.experience.envs), state, (key, fresh))
-        state, metrics = jax.lax.scan(iteration, state, None, length=evaluation_interval // num_envs)
+        state, metrics = jax.lax.scan(stretch, state, None, length=looks)
+        metrics = {name: values.reshape(length, *values.shape[2:]) for name, values in metrics.items()}
         return evaluate(state, metrics)
 
     return Program(init, step, evaluation_interval, algorithm)

@@ -1,0 +1,207 @@
+"""Modes of behaviour: found by clustering the episodes of a replay, numbered for as long as they last."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from dpolicy import _checks
+from dpolicy._types import Key, Number
+from dpolicy.algorithm import Stored
+from dpolicy.clustering import clusters, path_distances
+from dpolicy.episodes import Episodes, draw_by_label, finished_episodes, kept_episodes, paths
+from dpolicy.modes import Heirs, balanced, heirs, shares
+from dpolicy.recipe import tunable
+
+_SAMPLED = 3  # members of a cluster that episodes outside the clustering are compared with
+
+
+class Modes(eqx.Module):
+    """What has been discovered: group 0 holds everything, groups 1 ... g - 1 are modes where `live`.
+
+    Attributes:
+        live: Groups in use.
+        embedding: A random vector that names each group; a mode keeps its own for as long as it lasts.
+        episodes: Episodes of the replay that are remembered.
+        label: The mode that each of them belongs to, 0 for none.
+    """
+
+    live: Bool[Array, "*seeds g"]
+    embedding: Float[Array, "*seeds g z"]
+    episodes: Episodes
+    label: Int[Array, "*seeds n"]
+
+
+class Discovery(NamedTuple):
+    """Mode discovery as functions.
+
+    Attributes:
+        groups: Groups that there is place for, the one that holds everything included.
+        interval: Steps of all environments between two looks.
+        start: `key -> modes`, before anything is found.
+        draw: `(modes, stored, key, batch_size) -> rows` of a batch split evenly among the groups, as `shares` has it.
+        look: `(modes, stored, seen, key) -> (modes, heirs)`: find the modes of what is stored; `seen` marks the
+            transitions that were there at the last look.
+    """
+
+    groups: int
+    interval: int
+    start: Callable[[Key], Modes]
+    draw: Callable[[Modes, Stored, Key, int], Int[Array, " batch"]]
+    look: Callable[
+        [Modes, Stored, Int[Array, " capacity"], Key], tuple[Modes, Heirs, Int[Array, " capacity"]]
+    ]
+
+
+def _members(cluster: Int[Array, " m"], count: int) -> tuple[Int[Array, "k s"], Bool[Array, "k s"]]:
+    """The first few items of each cluster, and which of these there are."""
+    mine = cluster[None] == jnp.arange(count)[:, None]
+    index = jnp.argsort(~mine, axis=1, stable=True)[:, :_SAMPLED]
+    return index, jnp.take_along_axis(mine, index, axis=1)
+
+
+@tunable(
+    "max_modes",
+    "discovery_interval",
+    "success_return",
+    "position",
+    "path_points",
+    "cluster_distance",
+    "cluster_share",
+    "clustered_episodes",
+    "remembered_episodes",
+    "mode_size",
+)
+def mode_discovery(
+    *,
+    max_modes: int = 10,
+    discovery_interval: int = 100,
+    success_return: Number | None = None,
+    position: tuple[int, ...] | None = None,
+    path_points: int = 64,
+    cluster_distance: Number | None = None,
+    cluster_share: Number = 0.7,
+    clustered_episodes: int = 128,
+    remembered_episodes: int = 2000,
+    mode_size: int = 5,
+) -> Discovery:
+    """Modes of successful behaviour, from the episodes of a replay (DDiffPG, arXiv 2406.00681).
+
+    Successful episodes are clustered by average linkage on the dynamic time warping of their positions. The other
+    episodes join the cluster whose members are nearest on average. A cluster continues the mode with which it shares
+    most successful episodes; see `dpolicy.modes.heirs`. The successes and the failures of each mode have equal shares
+    of what is remembered; the oldest of too many are forgotten, however often the other modes are met.
+
+    All shapes are fixed, so it compiles and maps over seeds; what that costs against a clustering on the host: at most
+    `clustered_episodes` successes are clustered, as evenly from the modes known before (and the new ones) as there are
+    any, most recent first; further ones are treated as failures are; paths longer than `path_points` are thinned;
+    three members stand for a cluster, its most recent ones, not drawn at random; and episodes end with the replay that
+    holds them, which is a ring.
+
+    Args:
+        max_modes: Places for modes; more clusters than that become one.
+        discovery_interval: Steps of all environments between two clusterings.
+        success_return: Return (of the rewards it learns from) from which an episode is a success; None for those that
+            terminated.
+        position: Entries of the observation that place the agent, such as (0, 1), along which episodes are compared;
+            None for all.
+        path_points: Points of an episode's path that are compared, at most.
+        cluster_distance: Height at which the hierarchy is cut, in units of dynamic time warping (50 or 70 in AntMaze);
+            None for `cluster_share` of the highest merge, which finds two modes or more wherever episodes differ.
+        cluster_share: See `cluster_distance`.
+        clustered_episodes: Successful episodes that are clustered, at most.
+        remembered_episodes: Episodes that modes are made of, at most.
+        mode_size: Size of the vectors that name modes.
+
+    Raises:
+        ValueError: for a value out of its range.
+    """
+    for name, size, low in (
+        ("max_modes", max_modes, 1),
+        ("discovery_interval", discovery_interval, 1),
+        ("path_points", path_points, 2),
+        ("remembered_episodes", remembered_episodes, 1),
+        ("mode_size", mode_size, 1),
+    ):
+        _checks.integer(name, size, low)
+    _checks.integer("clustered_episodes", clustered_episodes, 1, remembered_episodes)
+    check_position(position)
+    _checks.fraction("cluster_share", cluster_share)
+    if cluster_distance is not None:
+        _checks.non_negative("cluster_distance", cluster_distance)
+    if success_return is not None:
+        _checks.in_range("success_return", success_return)
+    groups = max_modes + 1
+
+    def start(key: Key) -> Modes:
+        return Modes(
+            live=jnp.arange(groups) == 0,
+            embedding=jax.random.normal(key, (groups, mode_size)),
+            episodes=Episodes.none(remembered_episodes),
+            label=jnp.zeros(remembered_episodes, jnp.int32),
+        )
+
+    def draw(modes: Modes, stored: Stored, key: Key, batch_size: int) -> Int[Array, " batch"]:
+        wanted = shares(modes.live, batch_size)
+        return draw_by_label(stored, modes.episodes, modes.label, wanted, max_modes, key)
+
+    def clustered(
+        taken: Float[Array, "n p d"],
+        lengths: Int[Array, " n"],
+        index: Int[Array, " m"],
+        valid: Bool[Array, " m"],
+    ) -> tuple[Int[Array, " n"], Int[Array, ""]]:
+        """The cluster of every episode, and how many there are; `index` are those to be clustered."""
+        some, some_lengths = taken[index], lengths[index]
+        distances = path_distances(some, some_lengths, some, some_lengths)
+        cluster, count = clusters(distances, valid, threshold=cluster_distance, share=cluster_share)
+        cluster = jnp.where((count > max_modes) & (cluster > 0), 0, cluster)
+        count = jnp.where(count > max_modes, 1, count)
+        member, there = _members(cluster, max_modes)
+        flat = member.ravel()
+        away = path_distances(taken, lengths, some[flat], some_lengths[flat]).reshape(-1, *member.shape)
+        total = jnp.sum(jnp.where(there[None], away, 0), axis=2)
+        mean = jnp.where(
+            jnp.any(there, axis=1)[None], total / jnp.maximum(jnp.sum(there, axis=1), 1)[None], jnp.inf
+        )
+        nearest = jnp.argmin(mean, axis=1)
+        own = jnp.where(valid, index, taken.shape[0])
+        return nearest.at[own].set(cluster.astype(nearest.dtype), mode="drop"), count
+
+    def look(modes: Modes, stored: Stored, seen: Bool[Array, " capacity"], key: Key) -> tuple[Modes, Heirs]:
+        new = finished_episodes(stored, remembered_episodes, margin=discovery_interval, among=~seen)
+        old = kept_episodes(stored, modes.episodes, margin=discovery_interval)
+        episodes = jax.tree.map(lambda *parts: jnp.concatenate(parts), new, old)
+        there = episodes.length > 0
+        before = jnp.where(there, jnp.concatenate([jnp.zeros_like(modes.label), modes.label]), 0)
+        success = episodes.terminated if success_return is None else episodes.returns >= success_return
+        success = there & success
+        where = range(stored.items.obs.shape[1]) if position is None else position
+        taken, lengths = paths(stored, episodes, path_points, tuple(where))
+        index, valid = balanced(success, before, groups, clustered_episodes)
+        cluster, count = clustered(taken, lengths, index, valid)
+        shared = (cluster[:, None] == jnp.arange(max_modes)[None]) & success[:, None]
+        known = before[:, None] == jnp.arange(1, groups)[None]
+        found = heirs(shared.astype(jnp.int32).T @ known.astype(jnp.int32), count)
+        fresh = jax.random.normal(key, modes.embedding.shape, modes.embedding.dtype)
+        embedding = jnp.where((found.kept | ~found.live)[:, None], modes.embedding, fresh)
+        label = jnp.where(there & (count > 0), found.place[cluster], 0).astype(jnp.int32)
+        # Each mode keeps as many successes and failures as it can: what it does rarely, or did long ago, stays.
+        chosen, _ = balanced(there, 2 * label + success, 2 * groups, remembered_episodes)
+        episodes, label = jax.tree.map(lambda leaf: leaf[chosen], (episodes, label))
+        return Modes(found.live, embedding, episodes, label), found
+
+    return Discovery(groups, discovery_interval, start, draw, look)
+
+
+def check_position(position: Any) -> None:
+    """Raise `ValueError` unless `position` is None or a tuple of different entries of an observation."""
+    if position is None:
+        return
+    if not isinstance(position, (tuple, list)) or len(set(position)) < len(position) or not position:
+        raise ValueError(f"position must be None or a tuple of different integers, got {position!r}.")
+    for entry in position:
+        _checks.integer("an entry of position", entry, 0)

@@ -1,0 +1,55 @@
+"""Values as distributions over fixed atoms: targets projected onto them, and the loss of a categorical critic."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from dpolicy._checks import fraction, in_range, integer, positive, same_shapes
+from dpolicy._types import Number, Scalar
+
+
+def check_support(low: Number, high: Number, atoms: int, names: str = "{}") -> None:
+    """Raise `ValueError` unless `low` is below `high` and there are at least two atoms; `names` wraps the first two."""
+    in_range(names.format("low"), low)
+    in_range(names.format("high"), high)
+    positive(f"{names.format('high')} - {names.format('low')}", high - low)
+    integer("atoms", atoms, 2)
+
+
+def support(low: Number, high: Number, atoms: int) -> Float[Array, " n"]:
+    """The atoms z_i = low + i (high - low) / (atoms - 1), i = 0 ... atoms - 1."""
+    check_support(low, high, atoms)
+    return low + (high - low) * jnp.linspace(0.0, 1.0, atoms)
+
+
+def categorical_target(
+    probabilities: Float[Array, " n"],
+    reward: Scalar,
+    terminated: Bool[Array, ""],
+    discount: Number,
+    *,
+    low: Number,
+    high: Number,
+) -> Float[Array, " n"]:
+    """The law of reward + discount (1 - terminated) z, z ~ `probabilities`, put back on the atoms it is over.
+
+    Each value, clipped to [low, high], gives its probability to the two nearest atoms in proportion to how near they
+    are: y_i = sum_j p_j max(0, 1 - |(z'_j - z_i) / dz|). The mean is kept where nothing is clipped. A time limit does
+    not cut the bootstrap. Source: C51 (Bellemare et al. 2017, arXiv 1707.06887, eq. 7).
+    """
+    fraction("discount", discount)
+    atoms = support(low, high, probabilities.shape[0])
+    moved = jnp.clip(reward + discount * jnp.where(terminated, 0, atoms), low, high)
+    apart = jnp.abs(moved[None] - atoms[:, None]) * ((atoms.shape[0] - 1) / (high - low))
+    return jnp.maximum(1 - apart, 0) @ probabilities
+
+
+def categorical_loss(log_probabilities: Float[Array, " n"], target: Float[Array, " n"]) -> Scalar:
+    """Binary cross-entropy of each atom, -mean_i ( y_i log p_i + (1 - y_i) log(1 - p_i) ).
+
+    Unlike the cross-entropy of a categorical law it has its minimum at p = y also where y does not sum to one, as an
+    element-wise minimum of two laws does not (the softmax then cannot reach it). log(1 - p) is kept finite at p = 1.
+    Source: DDiffPG (arXiv 2406.00681), code.
+    """
+    same_shapes(log_probabilities=log_probabilities, target=target)
+    others = jnp.log(-jnp.expm1(jnp.minimum(log_probabilities, -1e-6)))
+    return -jnp.mean(target * log_probabilities + (1 - target) * others)
