@@ -296,7 +296,18 @@ def actor_critic(
             **extra_metrics,
         }
 
+    def with_actor(state: ActorCritic, actor: Model) -> ActorCritic:
+        copies = {name: actor for name, part in followers.items() if part.is_actor}
+        return dataclasses.replace(
+            state, actor=learner(actor, actor_optimiser), extra={**state.extra, **copies}
+        )
+
     def objective(state: ActorCritic, q: Critic) -> tuple[Model, Loss]:
+        def alone(obs: Observation, action: Action) -> Float[Array, "1"]:
+            return q(obs, action)[None]
+
+        # An ensemble of one: whichever critics the method asks, online or target, min or mean, it asks q.
+        state = dataclasses.replace(state, critic=Learner(alone, ()), target_critic=alone)
         loss = resolve(actor_loss, state)(q, temperature_of(state))
 
         def on_example(model: Model, example: Transition, key: Key) -> tuple[Float[Array, ""], Metrics]:
@@ -320,4 +331,6 @@ def actor_critic(
 
     memory = None if remember is None else Memory(remember, revised)
 
-    return Algorithm(name, family, init, act, update, objective=objective, memory=memory)
+    return Algorithm(
+        name, family, init, act, update, objective=objective, memory=memory, with_actor=with_actor
+    )

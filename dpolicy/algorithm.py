@@ -39,9 +39,11 @@ class Algorithm(NamedTuple):
             `[time, environment]` on policy and `[batch]` otherwise.
         modes: The values of `mode` that `act` knows. "explore" and "evaluate" are always among them.
         objective: `(state, q) -> (actor, loss)`: the network that acts and the per-example loss it descends where `q`
-            is the critic, which is what `dpolicy.audit` compares. None where no such loss is known (on policy it
-            needs a rollout's advantages and likelihoods).
+            is the critic in every role (it guides, selects and backs up), which is what `dpolicy.audit` compares. None
+            where no such loss is known (on policy it needs a rollout's advantages and likelihoods).
         memory: What it stores beside each transition of the replay and rewrites; None where there is no such thing.
+        with_actor: `(state, actor) -> state`: the state with that network in the place of the one that acts and of
+            every copy of it (averages, references); None where the objective reads no network of the state.
     """
 
     name: str
@@ -52,3 +54,4 @@ class Algorithm(NamedTuple):
     modes: tuple[str, ...] = ("explore", "evaluate")
     objective: Callable[[Any, Critic], tuple[Model, Loss]] | None = None
     memory: Memory | None = None
+    with_actor: Callable[[Any, Model], Any] | None = None

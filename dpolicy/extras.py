@@ -60,10 +60,12 @@ class Extra(NamedTuple):
     Attributes:
         start: `(key, spec, actor) -> state`, a pytree of arrays.
         follow: `(state, updated) -> (state, metrics)`, after every update.
+        is_actor: Whether the part is a copy of the actor, which takes another network in when the actor does.
     """
 
     start: Callable[[Key, Any, Model], Any]
     follow: Callable[[Any, Updated], tuple[Any, Metrics]]
+    is_actor: bool = False
 
 
 def _choose(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
@@ -81,7 +83,7 @@ def copied(every: int) -> Extra:
     def follow(old: Model, updated: Updated) -> tuple[Model, Metrics]:
         return _choose(updated.updates % every == 0, updated.actor, old), {}
 
-    return Extra(lambda key, spec, actor: actor, follow)
+    return Extra(lambda key, spec, actor: actor, follow, is_actor=True)
 
 
 def averaged_actor(rate: Number) -> Extra:
@@ -95,7 +97,7 @@ def averaged_actor(rate: Number) -> Extra:
     def follow(old: Model, updated: Updated) -> tuple[Model, Metrics]:
         return _choose(updated.moved, ema(old, updated.actor, 1 - rate), old), {}
 
-    return Extra(lambda key, spec, actor: actor, follow)
+    return Extra(lambda key, spec, actor: actor, follow, is_actor=True)
 
 
 class TunedScalar(eqx.Module):
