@@ -264,6 +264,8 @@ def test_bad_arguments():
         ),
         (lambda: fpmd(equal_share=0.5), "equal_share needs variant mean_flow"),
         (lambda: fpmd(variant="mean_flow", prediction="noise"), "prediction must be velocity for a field of"),
+        (lambda: fpmd(variant="mean_flow", sampler="heun"), "sampler must be euler for a field of averages"),
+        (lambda: fpmd(variant="mean_flow", schedule="discrete_cosine"), "schedule must reach the action for"),
         (lambda: idem(samples=1), "samples must be an integer of at least 2"),
         (lambda: idem(proposal="uniform"), "proposal must be one of truncated, gaussian, clipped"),
         (lambda: dps(anneal_updates=0), "anneal_updates must be a finite number"),
