@@ -55,7 +55,7 @@ def qvpo(
         uniform_candidates: Uniform actions per state.
         uniform_weight: Weight omega of each uniform action, relative to the best one's, at the start.
         final_uniform_weight: omega at the end.
-        anneal_updates: Updates over which omega changes linearly.
+        anneal_updates: Updates of the critics over which omega changes linearly (see `annealed`).
         average_rate: Share of the actor that enters its average at each update.
         max_grad_norm: Bound on the norm of the actor's gradient, and of the critics'; None for none. The weights, and
             so the actor's gradient, have the scale of Q.
