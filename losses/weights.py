@@ -123,3 +123,18 @@ def weigh(weight: Callable[[Any, Any], Scalar]) -> Transform:
         return with_weight(match, match.weight * values(weight, example, match), normalised=False)
 
     return transform
+
+
+def record(**values_of: Callable[[Any, Any], Scalar]) -> Transform:
+    """Leave the record as it is, and the mean of each value(obs, action) over the candidates as a metric of its name.
+
+    E.g. the moments of Q that running statistics follow: record(q=q, q_square=lambda obs, action: q(obs, action)**2).
+    """
+    for name, value in values_of.items():
+        function(name, value, "(obs, action) -> scalar")
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        means = {name: jnp.mean(values(value, example, match)) for name, value in values_of.items()}
+        return dataclasses.replace(match, report={**match.report, **means})
+
+    return transform

@@ -17,6 +17,7 @@ from dpolicy.field_policy import field_policy
 from dpolicy.learner import Learner
 from dpolicy.losses import boltzmann, chain, matching, perturb, reverse_sample, start
 from dpolicy.mirror import mirror_descent
+from dpolicy.noisy_best import noisy_best
 from dpolicy.samplers import mean_flow, ode
 
 SPEC = MultiGoal().spec
@@ -123,25 +124,6 @@ def test_without_its_entropy_maxentdp_is_sdac(x64, getkey):
     assert cosine < 0.99
 
 
-def test_the_soft_backup(x64, getkey):
-    """With discount 0 the target is the reward; with it the entropy of the next action enters."""
-    key = getkey()
-    options = {**NETS, **SIZES["maxentdp"]}
-
-    def critics(discount):
-        def run(soft):
-            algorithm = maxentdp(**options, soft=soft, temperature=0.5, discount=discount)
-            new, metrics = one_update(algorithm, key)
-            return new.critic, metrics["critic/loss"]
-
-        return jax.jit(lambda: (run(True), run(False)))()
-
-    (soft, _), (plain, _) = critics(0.0)
-    compare(soft, plain, rtol=1e-12)
-    (_, soft_loss), (_, plain_loss) = critics(0.9)
-    assert abs(soft_loss - plain_loss) > 1e-3
-
-
 def test_mirror_descent_weighs_the_critics_next_action(getkey):
     """w = exp(clip((Q(s', a') - M) / R, -3, 3) / alpha), in that order of operations."""
     policy = field_policy(hidden=(8,), sampler_steps=2)
@@ -153,7 +135,8 @@ def test_mirror_descent_weighs_the_critics_next_action(getkey):
 
         return loss
 
-    slots = mirror_descent(policy=policy, evaluate=policy.act, regression=regression)
+    behaviour = noisy_best(policy=policy, evaluate=policy.act)
+    slots = mirror_descent(behaviour=behaviour, schedule=policy.schedule, regression=regression)
     learner, none = Learner(jnp.log(2.0), ()), Learner(None, ())
     extra = {"statistics": Statistics(jnp.asarray(10.0), jnp.asarray(2.0)), "noise": TunedScalar(learner)}
     state = ActorCritic(none, none, None, none, jnp.zeros((), jnp.int32), extra)

@@ -9,11 +9,13 @@ from dpolicy.algorithm import Algorithm
 from dpolicy.field_policy import FieldPolicy, field_policy
 from dpolicy.losses import matching
 from dpolicy.mirror import mirror_descent
+from dpolicy.noisy_best import noisy_best
 from dpolicy.recipe import composed
 
 
 @composed(
     field_policy,
+    noisy_best,
     mirror_descent,
     actor_critic,
     sampler="ddpm_posterior",
@@ -22,6 +24,7 @@ from dpolicy.recipe import composed
 )
 def dpmd(
     make_field: Callable[..., FieldPolicy],
+    behave: Callable[..., dict[str, Any]],
     descent: Callable[..., dict[str, Any]],
     train: Callable[..., Algorithm],
     *,
@@ -29,7 +32,8 @@ def dpmd(
 ) -> Algorithm:
     """Diffusion policy mirror descent: fit the current policy's actions, weighted by exp(Q/lambda) (arXiv 2502.00361).
 
-    One action per state, the critic's own next action, is noised and weighted: `mirror_descent` says how. The optimum
+    One action per state, the critic's own next action (`noisy_best`: the best of several samples, plus noise whose
+    deviation is learned), is noised and weighted: `mirror_descent` says how. The optimum
     of one step is proportional to pi_old exp(Q / lambda); entropy decays over steps but for the added noise, whose
     learned factor is lambda too.
 
@@ -44,5 +48,6 @@ def dpmd(
     """
     _checks.integer("evaluation_candidates", evaluation_candidates)
     policy = make_field(initial_scale=0.5)
-    slots = descent(policy=policy, evaluate=policy.best(evaluation_candidates), regression=matching)
+    behaviour = behave(policy=policy, evaluate=policy.best(evaluation_candidates))
+    slots = descent(behaviour=behaviour, schedule=policy.schedule, regression=matching)
     return train(name="dpmd", **slots)
