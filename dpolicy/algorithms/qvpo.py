@@ -79,8 +79,8 @@ def qvpo(
     Of several samples a_j of the current policy the best is kept, with weight g = max(Q - mean_j Q_j, 0), or another
     `weight`; uniform actions of weight omega g each stand for an entropy bonus. The optimum is the g-weighted law of
     the best sample, mixed with n omega / (1 + n omega) of the uniform law: no Boltzmann policy, and one that depends on
-    the scale of Q through which states weigh more. The critic's next action is the best of a few samples of the averaged actor under
-    the target critics.
+    the scale of Q through which states weigh more. The critic's next action is the best of a few samples of the
+    averaged actor under the target critics.
 
     The official code decays omega over nine tenths of its run of 10^6 updates, has Adam's eps at 1e-5, and ends
     bootstraps at time limits; here omega decays over `anneal_updates`, and time limits do not cut. FlowRL holds omega
