@@ -94,5 +94,5 @@ from dpolicy.losses.value import td_target as td_target
 from dpolicy.losses.value import value_regression as value_regression
 from dpolicy.losses.weights import advantage as advantage
 from dpolicy.losses.weights import boltzmann as boltzmann
-from dpolicy.losses.weights import record as record
+from dpolicy.losses.weights import report as report
 from dpolicy.losses.weights import weigh as weigh

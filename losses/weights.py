@@ -125,10 +125,10 @@ def weigh(weight: Callable[[Any, Any], Scalar]) -> Transform:
     return transform
 
 
-def record(**values_of: Callable[[Any, Any], Scalar]) -> Transform:
+def report(**values_of: Callable[[Any, Any], Scalar]) -> Transform:
     """Leave the record as it is, and the mean of each value(obs, action) over the candidates as a metric of its name.
 
-    E.g. the moments of Q that running statistics follow: record(q=q, q_square=lambda obs, action: q(obs, action)**2).
+    E.g. the moments of Q that running statistics follow: report(q=q, q_square=lambda obs, action: q(obs, action)**2).
     """
     for name, value in values_of.items():
         function(name, value, "(obs, action) -> scalar")

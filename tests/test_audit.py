@@ -118,6 +118,7 @@ def test_published_losses_about_one_network_and_critic(x64, getkey):
     np.testing.assert_allclose(found.ratio[0, 1], 1, rtol=1e-10)
     assert found.expected_cosine[2, 3] + found.expected_cosine_error[2, 3] < 0.9
     assert found.cosine[2, 3] + found.cosine_error[2, 3] < 0.9
+    assert found.cosine[0, 3] + found.cosine_error[0, 3] < 0.99
 
 
 def test_proposals_and_backups_are_of_the_given_network_and_critic(getkey):

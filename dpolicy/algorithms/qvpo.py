@@ -28,7 +28,7 @@ from dpolicy.losses import (
     matching,
     mix,
     perturb,
-    record,
+    report,
     uniform,
     weigh,
 )
@@ -44,7 +44,7 @@ def _weights(weight: str, q: Critic, statistics: Statistics | None) -> Transform
     if weight == "qadv":
         return advantage(q)
     if statistics is not None:
-        moments = record(q=q, q_square=lambda obs, action: q(obs, action) ** 2)
+        moments = report(q=q, q_square=lambda obs, action: q(obs, action) ** 2)
         standard = lambda obs, action: statistics(q(obs, action))
         return chain(moments, boltzmann(standard, 1.0, normalise=False, clip=8.0))
     floor = 1.0 if weight == "qcut" else 0.0
