@@ -15,7 +15,7 @@ from dpolicy._types import Action, Critic, Key, Loss, Metrics, Mode, Model, Numb
 from dpolicy.algorithm import Algorithm, Family, Memory
 from dpolicy.critics import QNetwork
 from dpolicy.ema import ema
-from dpolicy.extras import Extra, FromState, Updated, resolve
+from dpolicy.extras import ANNEALS, Extra, FromState, Updated, annealed, resolve
 from dpolicy.learner import Learner, adam, descend, learner
 from dpolicy.losses import batched, reduce_ensemble, td_target
 from dpolicy.losses._batch import BATCH_AXIS
@@ -92,6 +92,10 @@ def selecting(q: Critic, policy: Policy) -> Policy:
 @tunable(
     "learning_rate",
     "critic_learning_rate",
+    "decay_updates",
+    "decay_start",
+    "decay_share",
+    "decay_shape",
     "discount",
     "target_rate",
     "critics",
@@ -112,6 +116,10 @@ def actor_critic(
     family: Family = "off_policy",
     learning_rate: Number = 3e-4,
     critic_learning_rate: Number = 3e-4,
+    decay_updates: Number | None = None,
+    decay_start: Number | None = None,
+    decay_share: Number | None = None,
+    decay_shape: str | None = None,
     critic_hidden: tuple[int, ...] = (256, 256),
     critic_activation: str = "relu",
     critics: int = 2,
@@ -156,6 +164,10 @@ def actor_critic(
         family: `off_policy`, or `offline` for the same update on a data set.
         learning_rate: Adam's rate for the actor.
         critic_learning_rate: Adam's rate for the critics.
+        decay_updates: Updates over which the actor's rate falls; None keeps it (see `annealed`).
+        decay_start: Updates before it begins to fall; 0 unless given.
+        decay_share: What is left of the rate at the end, as a share; 0 unless given.
+        decay_shape: linear or cosine; linear unless given.
         critic_hidden: Widths of each critic's hidden layers.
         critic_activation: Activation of the critics.
         critics: Critics in the ensemble.
@@ -187,10 +199,22 @@ def actor_critic(
     if temperature is not None and not isinstance(temperature, FromState):
         _checks.positive("temperature", temperature)
         _checks.positive("temperature_learning_rate", temperature_learning_rate)
+    if decay_updates is None:
+        for setting, value in (("start", decay_start), ("share", decay_share), ("shape", decay_shape)):
+            if value is not None:
+                raise ValueError(f"decay_{setting} needs decay_updates, got {value!r} without.")
+    else:
+        _checks.positive("decay_updates", decay_updates)
+        if decay_start is not None:
+            _checks.non_negative("decay_start", decay_start)
+        if decay_share is not None:
+            _checks.fraction("decay_share", decay_share)
+        if decay_shape is not None:
+            _checks.one_of("decay_shape", decay_shape, ANNEALS)
     if (remember is None) != (revise is None):
         raise ValueError("remember and revise must be given together, got one of them.")
     which, how = actor_critic_values.split("_")
-    actor_optimiser = adam(learning_rate, max_grad_norm=max_grad_norm)
+    actor_optimiser = adam(learning_rate if decay_updates is None else None, max_grad_norm=max_grad_norm)
     critic_optimiser = adam(critic_learning_rate, max_grad_norm=max_grad_norm)
     temperature_optimiser = adam(temperature_learning_rate)
     followers = {} if extras is None else dict(extras)
@@ -241,6 +265,17 @@ def actor_critic(
             value = value - temperature_of(state) * log_prob
         return td_target(example.reward, example.terminated, value, discount), action
 
+    def rate(state: ActorCritic) -> Float[Array, ""] | None:
+        """The actor's rate now, where it decays."""
+        if decay_updates is None:
+            return None
+        begin, share = (
+            0.0 if decay_start is None else decay_start,
+            0.0 if decay_share is None else decay_share,
+        )
+        shape = "linear" if decay_shape is None else decay_shape
+        return learning_rate * annealed(state.updates, 1.0, share, decay_updates, begin=begin, shape=shape)
+
     def update_temperature(state: ActorCritic, metrics: Metrics, size: int) -> tuple[Learner, Metrics]:
         if target_entropy is None:
             return state.log_temperature, {}
@@ -273,7 +308,15 @@ def actor_critic(
         guide = critic_function((after if critic_first else before)[which], how)
         loss = batched(resolve(actor_loss, state)(guide, temperature_of(state)))
         examples = dataclasses.replace(batch, extras={**batch.extras, "next_action": next_action})
-        actor, metrics = descend(state.actor, lambda model: loss(model, examples, actor_key), actor_optimiser)
+        now = rate(state)
+        actor, metrics = descend(
+            state.actor,
+            lambda model: loss(model, examples, actor_key),
+            actor_optimiser,
+            learning_rate=now,
+        )
+        if now is not None:
+            metrics = {**metrics, "learning_rate": now}
         actor = delayed(actor, state.actor)
         log_temperature, temperature_metrics = update_temperature(state, metrics, batch.action.shape[-1])
         extra, extra_metrics = {}, {}
@@ -296,7 +339,18 @@ def actor_critic(
             **extra_metrics,
         }
 
+    def with_actor(state: ActorCritic, actor: Model) -> ActorCritic:
+        copies = {name: actor for name, part in followers.items() if part.is_actor}
+        return dataclasses.replace(
+            state, actor=learner(actor, actor_optimiser), extra={**state.extra, **copies}
+        )
+
     def objective(state: ActorCritic, q: Critic) -> tuple[Model, Loss]:
+        def alone(obs: Observation, action: Action) -> Float[Array, "1"]:
+            return q(obs, action)[None]
+
+        # An ensemble of one: whichever critics the method asks, online or target, min or mean, it asks q.
+        state = dataclasses.replace(state, critic=Learner(alone, ()), target_critic=alone)
         loss = resolve(actor_loss, state)(q, temperature_of(state))
 
         def on_example(model: Model, example: Transition, key: Key) -> tuple[Float[Array, ""], Metrics]:
@@ -320,4 +374,6 @@ def actor_critic(
 
     memory = None if remember is None else Memory(remember, revised)
 
-    return Algorithm(name, family, init, act, update, objective=objective, memory=memory)
+    return Algorithm(
+        name, family, init, act, update, objective=objective, memory=memory, with_actor=with_actor
+    )

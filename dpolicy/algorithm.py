@@ -67,13 +67,15 @@ class Algorithm(NamedTuple):
             `[time, environment]` on policy and `[batch]` otherwise.
         modes: The values of `mode` that `act` knows. "explore" and "evaluate" are always among them.
         objective: `(state, q) -> (actor, loss)`: the network that acts and the per-example loss it descends where `q`
-            is the critic, which is what `dpolicy.audit` compares. None where no such loss is known (on policy it
-            needs a rollout's advantages and likelihoods).
+            is the critic in every role (it guides, selects and backs up), which is what `dpolicy.audit` compares. None
+            where no such loss is known (on policy it needs a rollout's advantages and likelihoods).
         memory: What it stores beside each transition of the replay and rewrites; None where there is no such thing.
         raw_observations: Whether it must be given observations as they are, because it starts from a policy that was
             fitted to such.
         explore_at: `(state, obs, key, place) -> (action, extras)`: how it explores in the environment at `place` of a
             batch, from 0 (the first) to 1 (the last), where that differs between them; None where `act` says it all.
+        with_actor: `(state, actor) -> state`: the state with that network in the place of the one that acts and of
+            every copy of it (averages, references); None where the objective reads no network of the state.
     """
 
     name: str
@@ -86,3 +88,4 @@ class Algorithm(NamedTuple):
     memory: Memory | None = None
     raw_observations: bool = False
     explore_at: Callable[[Any, Any, Key, Any], tuple[Any, dict[str, Any]]] | None = None
+    with_actor: Callable[[Any, Model], Any] | None = None

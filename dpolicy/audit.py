@@ -1,6 +1,6 @@
 """Whether two actor losses are one mechanism: their gradients on one batch, one network and shared noise."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -10,7 +10,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._types import Key, Loss, Model
+from dpolicy._types import Action, Critic, Key, Loss, Model, Observation
+from dpolicy.algorithm import Algorithm
 from dpolicy.losses import batched
 
 
@@ -32,6 +33,76 @@ class Alignment(NamedTuple):
     expected_cosine_error: Float[Array, "n n"]
     ratio: Float[Array, "n n"]
     ratio_error: Float[Array, "n n"]
+
+
+def network(algorithms: Mapping[str, Algorithm], spec: Any, key: Key) -> Model:
+    """A fresh network of the kind that all the algorithms train.
+
+    Args:
+        algorithms: By name; off policy or offline.
+        spec: With `obs_size` and `action_size`.
+        key: What its parameters are made from.
+
+    Raises:
+        ValueError: for an algorithm whose loss cannot be audited, or that trains another network than the first.
+    """
+
+    def own(name: str) -> Callable[[Key], Model]:
+        algorithm = algorithms[name]
+        if algorithm.objective is None:
+            raise ValueError(
+                f"{name} is {algorithm.family.replace('_', '-')}: its loss needs a rollout's advantages and "
+                "likelihoods, and cannot be audited on a batch."
+            )
+        loss_of = algorithm.objective
+        return lambda key: loss_of(algorithm.init(key, spec), _level)[0]
+
+    made = {name: own(name) for name in algorithms}
+    first, *others = made
+    shape = {name: jax.eval_shape(make, key) for name, make in made.items()}
+    for name in others:
+        # Comparing the trees compares the static parts: what is predicted, and under which schedule.
+        if jax.tree.structure(shape[name]) != jax.tree.structure(shape[first]) or jax.tree.leaves(
+            shape[name]
+        ) != jax.tree.leaves(shape[first]):
+            raise ValueError(
+                f"{name} must train the same network as {first}, with one schedule, prediction and size: set its "
+                "schedule, prediction, hidden, ... alike."
+            )
+    return made[first](key)
+
+
+def _level(obs: Observation, action: Action) -> Float[Array, ""]:
+    return jnp.zeros(())
+
+
+def objectives(
+    algorithms: Mapping[str, Algorithm], model: Model, q: Critic, spec: Any, key: Key
+) -> dict[str, Loss]:
+    """The actor loss of every algorithm about one network and under one critic.
+
+    `model` takes the place of the actor and of whatever follows it (an average that backs up, a reference that
+    proposes), and `q` of every critic, so that nothing in a loss stems from a network of its own. Tuned temperatures
+    and running statistics of Q are those of a fresh state.
+
+    Args:
+        algorithms: By name; all of one `network`.
+        model: That network, with any parameters.
+        q: `q(obs, action) -> scalar`.
+        spec: With `obs_size` and `action_size`.
+        key: What the rest of their states is made from.
+
+    Returns:
+        Per-example losses, for `gradient_alignment(losses, model, ...)`.
+    """
+    losses = {}
+    for name, algorithm in algorithms.items():
+        _checks.function(f"the objective of {name}", algorithm.objective, "(state, q) -> (actor, loss)")
+        state = algorithm.init(key, spec)
+        if algorithm.with_actor is not None:
+            state = algorithm.with_actor(state, model)
+        losses[name] = algorithm.objective(state, q)[1]  # pyright: ignore[reportOptionalCall]  (checked above)
+    return losses
 
 
 def gradients(
@@ -66,9 +137,9 @@ def gradient_alignment(
     Draws are independent only of the noise in the losses: a loss without noise has one gradient, and no interval.
 
     Args:
-        losses: Two or more per-example losses `(model, example, key) -> (scalar, metrics)` by name, a published
-            algorithm's (`algorithm.objective(state, q)`) or your own. Those that draw the same things in the same
-            order from their key share their noise.
+        losses: Two or more per-example losses `(model, example, key) -> (scalar, metrics)` by name, those of published
+            algorithms (`objectives`) or your own. Those that draw the same things in the same order from their key
+            share their noise.
         model: The network; every inexact array in it is a parameter.
         batch: Transitions with one leading axis.
         key: What the shared keys are made from.

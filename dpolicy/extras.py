@@ -18,6 +18,8 @@ from dpolicy._types import Critic, Key, Metrics, Model, Number, Scalar, Transiti
 from dpolicy.ema import ema
 from dpolicy.learner import Learner, adam, descend, learner
 
+ANNEALS = ("linear", "cosine")
+
 
 class FromState(NamedTuple):
     """A slot of a combinator that depends on the algorithm's state.
@@ -60,10 +62,12 @@ class Extra(NamedTuple):
     Attributes:
         start: `(key, spec, actor) -> state`, a pytree of arrays.
         follow: `(state, updated) -> (state, metrics)`, after every update.
+        is_actor: Whether the part is a copy of the actor, which takes another network in when the actor does.
     """
 
     start: Callable[[Key, Any, Model], Any]
     follow: Callable[[Any, Updated], tuple[Any, Metrics]]
+    is_actor: bool = False
 
 
 def _choose(condition: Bool[Array, ""], new: Any, old: Any) -> Any:
@@ -81,7 +85,7 @@ def copied(every: int) -> Extra:
     def follow(old: Model, updated: Updated) -> tuple[Model, Metrics]:
         return _choose(updated.updates % every == 0, updated.actor, old), {}
 
-    return Extra(lambda key, spec, actor: actor, follow)
+    return Extra(lambda key, spec, actor: actor, follow, is_actor=True)
 
 
 def averaged_actor(rate: Number) -> Extra:
@@ -95,7 +99,7 @@ def averaged_actor(rate: Number) -> Extra:
     def follow(old: Model, updated: Updated) -> tuple[Model, Metrics]:
         return _choose(updated.moved, ema(old, updated.actor, 1 - rate), old), {}
 
-    return Extra(lambda key, spec, actor: actor, follow)
+    return Extra(lambda key, spec, actor: actor, follow, is_actor=True)
 
 
 class TunedScalar(eqx.Module):
@@ -197,9 +201,29 @@ def running_statistics(values: Callable[[Updated], Float[Array, " b"]], rate: Nu
     return Extra(lambda key, spec, actor: Statistics(jnp.zeros(()), jnp.ones(())), follow)
 
 
-def annealed(updates: Int[Array, "..."], start: Number, end: Number, over: Number) -> Scalar:
-    """start + (end - start) min(updates / over, 1)."""
-    return start + (end - start) * jnp.minimum(updates / over, 1.0)
+def annealed(
+    updates: Int[Array, "..."],
+    start: Number,
+    end: Number,
+    over: Number,
+    *,
+    begin: Number = 0.0,
+    shape: str = "linear",
+) -> Scalar:
+    """start + (end - start) p with p = clip((updates - begin) / over, 0, 1), or (1 - cos(pi p)) / 2 for cosine.
+
+    `updates` are those before the present one, of the critics (`ActorCritic.updates`), whatever the number of
+    environments or of updates per step: the first update sees `start`, and `end` comes after begin + over of them.
+    Every schedule of an off-policy method is this one: DPS' temperature, QVPO's uniform weight, rates that decay.
+
+    Raises:
+        ValueError: for an unknown shape.
+    """
+    _checks.one_of("shape", shape, ANNEALS)
+    progress = jnp.clip((updates - begin) / over, 0.0, 1.0)
+    if shape == "cosine":
+        progress = (1 - jnp.cos(jnp.pi * progress)) / 2
+    return start + (end - start) * progress
 
 
 def _log(value: Number) -> Float[Array, "..."]:

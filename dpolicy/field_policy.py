@@ -1,6 +1,5 @@
 """A policy that samples a field: the choices every diffusion and flow method shares, made once."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,8 +17,7 @@ from dpolicy.losses.match import refuse_infinite_scores
 from dpolicy.mean_field import MeanField
 from dpolicy.networks import check_network, check_residual
 from dpolicy.recipe import tunable
-from dpolicy.samplers import Prior, best_of, ddim, ddpm, mean_flow, mmse_log_likelihood, ode, sde
-from dpolicy.samplers.ancestral import Ancestral
+from dpolicy.samplers import Prior, best_of, ddim, ddpm, mean_flow, mmse_log_likelihood, noise_free, ode, sde
 from dpolicy.schedules import (
     AbstractSchedule,
     CosineVP,
@@ -69,14 +67,13 @@ class FieldPolicy(NamedTuple):
         """One sample, with a log-density of zero (it has no cheap one): a `Policy` of `dpolicy.actor_critic`."""
         return self.sample(field, obs, key), jnp.zeros(())
 
-    def quiet(
-        self, field: AbstractField, q: Critic, obs: Observation, key: Key
-    ) -> tuple[Action, Float[Array, ""]]:
-        """One sample without the noise that an ancestral sampler adds on its way, so that only x_1 is random."""
-        sample = self.sample
-        if isinstance(sample, Ancestral):
-            sample = dataclasses.replace(sample, noise_bound=0.0)
-        return sample(field, obs, key), jnp.zeros(())
+    @property
+    def quiet(self) -> Callable[..., tuple[Action, Float[Array, ""]]]:
+        """One sample without the noise that a sampler adds on its way (`noise_free`), so that only x_1 is random.
+
+        Raises `ValueError` for a sampler that is nothing without its noise.
+        """
+        return self._replace(sample=noise_free(self.sample)).act
 
     def best(
         self, candidates: int, *, noise: Number | None = None
@@ -124,6 +121,7 @@ class FieldPolicy(NamedTuple):
     "sampler",
     "sampler_steps",
     "hidden",
+    "obs_hidden",
     "activation",
     "embedding",
     "initialisation",
@@ -137,6 +135,7 @@ def field_policy(
     sampler: str = "ddpm",
     sampler_steps: int = 20,
     hidden: tuple[int, ...] = (256, 256, 256),
+    obs_hidden: tuple[int, ...] = (),
     activation: str = "mish",
     embedding: str | Callable[[Key], AbstractEmbedding] = "fourier_mlp",
     initialisation: str = "orthogonal",
@@ -155,6 +154,8 @@ def field_policy(
         sampler: euler, heun, sde, ddpm, ddpm_posterior or ddim.
         sampler_steps: Sampler steps.
         hidden: Widths of the field's network.
+        obs_hidden: Widths of a network of its own for the observation, before the field's; none unless given (128, 128
+            in FlowRL, arXiv 2603.27450).
         activation: Activation of the field's network.
         embedding: Of time: fourier_mlp, fourier, random_fourier, sinusoidal, cos_sin or raw.
         initialisation: Of the field's weights; see `dpolicy.networks`.
@@ -162,17 +163,18 @@ def field_policy(
         clip: Bound of the predicted action at every sampler step, None for none.
         output_scale: Factor on the output of the field's network.
         initial_scale: Standard deviation of the sampler's start, in units of the schedule's.
-        average: Whether the field is one of average velocities (`MeanField`); euler then steps by these.
+        average: Whether the field is one of average velocities (`MeanField`), by which euler then steps.
 
     Raises:
-        ValueError: for an unknown name, a step count below 1, or averages of something else than a velocity.
+        ValueError: for an unknown name, a step count below 1, or averages of something else than a velocity, under
+            another sampler, or under a schedule of discrete levels.
     """
     if not isinstance(schedule, AbstractSchedule):
         _checks.one_of("schedule", schedule, SCHEDULES)
     _checks.one_of("sampler", sampler, SAMPLERS)
     _checks.one_of("prediction", prediction, ("noise", "score", "velocity", "data"))
     _checks.integer("sampler_steps", sampler_steps)
-    check_network(activation, initialisation, hidden=hidden)
+    check_network(activation, initialisation, hidden=hidden, obs_hidden=obs_hidden)
     check_residual(residual, hidden=hidden)
     if not callable(embedding):
         _checks.one_of("embedding", embedding, EMBEDDINGS)
@@ -180,11 +182,17 @@ def field_policy(
     chosen = schedule if isinstance(schedule, AbstractSchedule) else SCHEDULES[schedule](sampler_steps)
     refuse_infinite_scores(chosen, prediction)
     _checks.boolean("average", average)
-    if average and prediction != "velocity":
-        raise ValueError(f"prediction must be velocity for a field of averages, got {prediction!r}.")
+    if average:
+        if prediction != "velocity":
+            raise ValueError(f"prediction must be velocity for a field of averages, got {prediction!r}.")
+        if sampler != "euler":
+            raise ValueError(f"sampler must be euler for a field of averages, got {sampler!r}.")
+        if isinstance(chosen, DiscreteVP):
+            raise ValueError(f"schedule must reach the action for a field of averages, got {schedule!r}.")
     network: dict[str, Any] = {
         "schedule": chosen,
         "hidden": hidden,
+        "obs_hidden": obs_hidden,
         "activation": activation,
         "embedding": embedding,
         "initialisation": initialisation,
@@ -197,7 +205,7 @@ def field_policy(
             return MeanField(spec.obs_size, spec.action_size, **network, key=key)
         return Field(spec.obs_size, spec.action_size, prediction=prediction, **network, key=key)  # pyright: ignore[reportArgumentType]  (checked above)
 
-    if average and sampler == "euler":
+    if average:
         return FieldPolicy(
             chosen, make, mean_flow(steps=sampler_steps, clip=clip, initial_scale=initial_scale)
         )

@@ -134,6 +134,23 @@ def predict_data(field: AbstractField, x: Action, t: Scalar, obs: Observation) -
     return predict(field, "data", x, t, obs)
 
 
+def observation_encoder(
+    obs_size: int, hidden: tuple[int, ...], *, activation: str, initialisation: str, key: Key
+) -> MLP | None:
+    """A network of the observation that a field puts before its own, or None for no widths."""
+    if not hidden:
+        return None
+    return MLP(
+        (obs_size,),
+        hidden[-1],
+        hidden=hidden[:-1],
+        activation=activation,
+        initialisation=initialisation,
+        final_activation=True,
+        key=key,
+    )
+
+
 class Field(AbstractField):
     """A network: MLP over the noised action, the embedded time and the observation, times `output_scale`.
 
@@ -177,17 +194,9 @@ class Field(AbstractField):
         _checks.sizes("obs_hidden", obs_hidden)
         embedding_key, encoder_key, mlp_key = jax.random.split(key, 3)
         self.embedding = make_embedding(embedding, key=embedding_key)
-        self.encoder = None
-        if obs_hidden:
-            self.encoder = MLP(
-                (obs_size,),
-                obs_hidden[-1],
-                hidden=obs_hidden[:-1],
-                activation=activation,
-                initialisation=initialisation,
-                final_activation=True,
-                key=encoder_key,
-            )
+        self.encoder = observation_encoder(
+            obs_size, obs_hidden, activation=activation, initialisation=initialisation, key=encoder_key
+        )
         self.mlp = MLP(
             (action_size, self.embedding.size, obs_hidden[-1] if obs_hidden else obs_size),
             action_size,

@@ -9,7 +9,7 @@ from dpolicy import _checks
 from dpolicy._schedule import check_schedule, constant
 from dpolicy._types import Action, Key, Observation, Prediction, Scalar
 from dpolicy.embeddings import AbstractEmbedding, make_embedding
-from dpolicy.fields import AbstractField
+from dpolicy.fields import AbstractField, observation_encoder
 from dpolicy.networks import MLP
 from dpolicy.schedules import AbstractSchedule
 
@@ -26,6 +26,7 @@ class MeanField(AbstractField):
 
     embedding: AbstractEmbedding
     span_embedding: AbstractEmbedding
+    encoder: MLP | None
     mlp: MLP
     schedule: AbstractSchedule
     prediction: Prediction = eqx.field(static=True)
@@ -39,6 +40,7 @@ class MeanField(AbstractField):
         *,
         schedule: AbstractSchedule,
         hidden: tuple[int, ...] = (256, 256, 256),
+        obs_hidden: tuple[int, ...] = (),
         activation: str = "mish",
         embedding: str | Callable[[Key], AbstractEmbedding] = "fourier_mlp",
         initialisation: str = "orthogonal",
@@ -49,11 +51,20 @@ class MeanField(AbstractField):
         check_schedule(schedule)
         _checks.integer("obs_size", obs_size, 0)
         _checks.integer("action_size", action_size)
-        embedding_key, span_key, mlp_key = jax.random.split(key, 3)
+        _checks.sizes("obs_hidden", obs_hidden)
+        embedding_key, span_key, mlp_key, encoder_key = jax.random.split(key, 4)
         self.embedding = make_embedding(embedding, key=embedding_key)
         self.span_embedding = make_embedding(embedding, key=span_key)
+        self.encoder = observation_encoder(
+            obs_size,
+            obs_hidden,
+            activation=activation,
+            initialisation=initialisation,
+            key=encoder_key,
+        )
+        features = obs_hidden[-1] if obs_hidden else obs_size
         self.mlp = MLP(
-            (action_size, self.embedding.size, self.span_embedding.size, obs_size),
+            (action_size, self.embedding.size, self.span_embedding.size, features),
             action_size,
             hidden=hidden,
             activation=activation,
@@ -66,7 +77,8 @@ class MeanField(AbstractField):
 
     def average(self, x: Action, r: Scalar, t: Scalar, obs: Observation) -> Action:
         """The average velocity over [r, t]."""
-        return self.output_scale * self.mlp(x, self.embedding(t), self.span_embedding(t - r), obs)
+        features = obs if self.encoder is None else self.encoder(obs)
+        return self.output_scale * self.mlp(x, self.embedding(t), self.span_embedding(t - r), features)
 
     def __call__(self, x: Action, t: Scalar, obs: Observation) -> Action:
         return self.average(x, t, t, obs)

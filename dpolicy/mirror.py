@@ -1,7 +1,7 @@
 """Policy mirror descent on the critic's own next actions: what DPMD and FPMD share."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,12 +9,12 @@ from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Critic, Loss, Number, Transition
-from dpolicy.actor_critic import ActorCritic, ActorLoss, Policy, acting, noisy
-from dpolicy.extras import FromState, Updated, averaged_actor, running_statistics, tuned_noise
-from dpolicy.field_policy import FieldPolicy
+from dpolicy.actor_critic import ActorCritic, ActorLoss
+from dpolicy.extras import FromState, Updated, running_statistics
 from dpolicy.losses import boltzmann, chain, given, perturb
 from dpolicy.losses.match import Transform
 from dpolicy.recipe import tunable
+from dpolicy.schedules import AbstractSchedule
 
 
 def at_next(example: Transition) -> Transition:
@@ -22,82 +22,43 @@ def at_next(example: Transition) -> Transition:
     return dataclasses.replace(example, obs=example.next_obs, action=example.extras["next_action"])
 
 
-@tunable(
-    "candidates",
-    "temperature",
-    "q_clip",
-    "statistics_rate",
-    "exploration_noise",
-    "initial_noise",
-    "target_entropy_scale",
-    "noise_learning_rate",
-    "noise_interval",
-    "average_rate",
-    "actor_interval",
-)
+@tunable("temperature", "q_clip", "statistics_rate")
 def mirror_descent(
     *,
-    policy: FieldPolicy,
-    evaluate: Policy,
+    behaviour: Mapping[str, Any],
+    schedule: AbstractSchedule,
     regression: Callable[[Transform], Loss],
     times: str = "uniform",
-    noisy_candidates: bool = False,
-    candidates: int = 32,
     temperature: Number | None = None,
     q_clip: Number | None = 3.0,
     statistics_rate: Number = 0.001,
-    exploration_noise: Number = 0.1,
-    initial_noise: Number = 5.0,
-    target_entropy_scale: Number = 0.9,
-    noise_learning_rate: Number = 7e-3,
-    noise_interval: int = 250,
-    average_rate: Number = 0.005,
-    actor_interval: int = 2,
 ) -> dict[str, Any]:
     """The slots of `actor_critic` for one weighted step away from the current policy.
 
-    Next actions a' are the best of several samples of the current actor, plus noise; they enter the critic's target
-    and are what the field is fitted to, with one weight each:
+    The critic's next actions a' (of `noisy_best`) are what the field is fitted to, with one weight each:
 
         w = exp( Z / lambda ),  Z = clip((Q(s', a') - M) / R, -q_clip, q_clip)
 
     with the running mean M and standard deviation R of Q. The fixed point of one step is proportional to (law of a')
-    times w. The noise is exploration_noise * alpha, alpha tuned (`tuned_noise`); lambda is alpha as well unless it is
-    given. Without a clip the weights are divided by the largest of the batch. The average of the actor explores and
-    is evaluated.
+    times w. lambda is the learned noise factor unless it is given. Without a clip the weights are divided by the
+    largest of the batch.
 
     Args:
-        policy: The field policy.
-        evaluate: How the averaged actor acts in evaluation.
+        behaviour: The slots of `noisy_best`, which these are added to.
+        schedule: The field's noise schedule.
         regression: Makes the loss of a chain of transforms, such as `matching`.
         times: Law of the training times; see `perturb`.
-        noisy_candidates: Whether the noise is added to every candidate, clipped, before the best is chosen.
-        candidates: Samples among which the behaviour and the critic's next action are the best.
         temperature: lambda, in units of the running standard deviation of Q; None for the learned noise factor.
         q_clip: Bound of the standardised Q; None for none.
         statistics_rate: Share of each batch in the running mean and standard deviation of Q.
-        exploration_noise: Standard deviation of additive action noise, times the learned factor.
-        initial_noise: Start of the learned noise factor.
-        target_entropy_scale: The noise approaches an entropy of minus this times the number of action dimensions.
-        noise_learning_rate: Adam's rate for the logarithm of the noise factor.
-        noise_interval: Updates between two steps of the noise factor.
-        average_rate: Share of the actor that enters its average whenever it steps.
-        actor_interval: The actor and the target critics move at every so many updates.
 
     Raises:
         ValueError: for a value out of its range.
     """
-    _checks.integer("candidates", candidates)
     if temperature is not None:
         _checks.positive("temperature", temperature)
     if q_clip is not None:
         _checks.positive("q_clip", q_clip)
-
-    def behave(state: ActorCritic) -> Policy:
-        noise = exploration_noise * state.extra["noise"].value
-        if noisy_candidates:
-            return policy.best(candidates, noise=noise)
-        return noisy(policy.best(candidates), noise)
 
     def actor_loss(state: ActorCritic) -> ActorLoss:
         statistics = state.extra["statistics"]
@@ -111,29 +72,16 @@ def mirror_descent(
                 clip=q_clip,
                 rescale=q_clip is None,
             )
-            return given(at_next, regression(chain(weights, perturb(policy.schedule, times=times))))
+            return given(at_next, regression(chain(weights, perturb(schedule, times=times))))
 
         return improve
 
     def next_values(updated: Updated) -> Float[Array, " b"]:
         return jax.vmap(updated.q)(updated.batch.next_obs, updated.batch.extras["next_action"])
 
+    statistics = {"statistics": running_statistics(next_values, statistics_rate)}
     return {
-        "make_actor": policy.make,
-        "explore": FromState(lambda state: acting(state.extra["average"], behave(state))),
-        "backup": FromState(behave),
-        "evaluate": FromState(lambda state: acting(state.extra["average"], evaluate)),
+        **behaviour,
         "actor_loss": FromState(actor_loss),
-        "actor_interval": actor_interval,
-        "extras": {
-            "average": averaged_actor(average_rate),
-            "statistics": running_statistics(next_values, statistics_rate),
-            "noise": tuned_noise(
-                initial_noise,
-                std=exploration_noise,
-                target_entropy_scale=target_entropy_scale,
-                learning_rate=noise_learning_rate,
-                interval=noise_interval,
-            ),
-        },
+        "extras": {**behaviour["extras"], **statistics},
     }

@@ -45,6 +45,7 @@ from dpolicy.losses.match import effective_sample_size as effective_sample_size
 from dpolicy.losses.match import matching as matching
 from dpolicy.losses.match import start as start
 from dpolicy.losses.match import weight_kl as weight_kl
+from dpolicy.losses.match import weight_metrics as weight_metrics
 from dpolicy.losses.mean_flow import mean_flow_matching as mean_flow_matching
 from dpolicy.losses.noise import perturb as perturb
 from dpolicy.losses.noise import reverse_sample as reverse_sample
@@ -99,4 +100,5 @@ from dpolicy.losses.value import td_target as td_target
 from dpolicy.losses.value import value_regression as value_regression
 from dpolicy.losses.weights import advantage as advantage
 from dpolicy.losses.weights import boltzmann as boltzmann
+from dpolicy.losses.weights import report as report
 from dpolicy.losses.weights import weigh as weigh

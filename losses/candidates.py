@@ -1,5 +1,6 @@
 """Transforms that change the action, before any noise is added."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float
 from dpolicy._checks import critic, function, integer, non_negative, positive
 from dpolicy._types import Action, Critic, Key, Number, Observation, Scalar
 from dpolicy.losses._batch import batch_sum
-from dpolicy.losses.match import Match, Transform, of_actions
+from dpolicy.losses.match import Match, Transform, compared
 
 
 def require_clean(name: str, match: Match) -> None:
@@ -23,7 +24,7 @@ def require_clean(name: str, match: Match) -> None:
 def _replace(actions: Float[Array, "n a"], match: Match) -> Match:
     size = actions.shape[0]
     weight = jnp.full((size,), jnp.sum(match.weight) / size, actions.dtype)
-    return of_actions(actions, weight, size)
+    return match.over(actions, weight, size)
 
 
 def candidates(policy: Callable[[Observation, Key], Action], n: int) -> Transform:
@@ -81,7 +82,9 @@ def mix(*branches: Transform | tuple[Number, Transform]) -> Transform:
             require_clean("every branch of mix", part)
         action = jnp.concatenate([part.action for part in parts])
         weight = jnp.concatenate([share * part.weight for (share, _), part in zip(pairs, parts, strict=True)])
-        return of_actions(action, weight, sum(part.candidates for part in parts))
+        mixed = match.over(action, weight, sum(part.candidates for part in parts))
+        report = {name: value for part in reversed(parts) for name, value in part.report.items()}
+        return dataclasses.replace(mixed, normalised=all(part.normalised for part in parts), report=report)
 
     return transform
 
@@ -89,7 +92,8 @@ def mix(*branches: Transform | tuple[Number, Transform]) -> Transform:
 def best(q: Critic) -> Transform:
     """Keep the candidate of highest Q, with its weight relative to equal weights (n times its weight).
 
-    After `candidates` alone it weighs 1; after `advantage(q)` its advantage (QVPO, arXiv 2405.16173).
+    After `candidates` alone it weighs 1; after `advantage(q)` its advantage (QVPO, arXiv 2405.16173). The metrics `ess`
+    and `weight_kl` are those of the weights among which it was the best.
     """
     critic("q", q)
 
@@ -99,7 +103,8 @@ def best(q: Critic) -> Transform:
         if size < 2:
             raise ValueError("best needs at least two candidates: put candidates(policy, n) before it.")
         index = jnp.argmax(jax.vmap(q, in_axes=(None, 0))(example.obs, match.action))
-        return of_actions(match.action[index][None], size * match.weight[index][None], 1)
+        kept = match.over(match.action[index][None], size * match.weight[index][None], 1)
+        return dataclasses.replace(kept, report={**match.report, **compared(match)})
 
     return transform
 
@@ -114,7 +119,7 @@ def jitter(std: Number, *, bound: float | None = None) -> Transform:
         require_clean("jitter", match)
         action = match.action + std * jax.random.normal(key, match.action.shape, match.action.dtype)
         action = action if bound is None else jnp.clip(action, -bound, bound)
-        return of_actions(action, match.weight, match.candidates)
+        return match.over(action, match.weight, match.candidates)
 
     return transform
 
@@ -193,6 +198,6 @@ def ascend(
                 max_grad_norm=max_grad_norm,
             )
 
-        return of_actions(jax.vmap(move)(match.action), match.weight, match.candidates)
+        return match.over(jax.vmap(move)(match.action), match.weight, match.candidates)
 
     return transform

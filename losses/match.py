@@ -5,6 +5,7 @@ the noised points `x` at times `t`, the `target` there, and a `weight` for each.
 `(example, Match, key)` and returns a `Match`; `matching` turns a chain of them into a loss.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
@@ -17,6 +18,7 @@ from jaxtyping import Array, Float
 from dpolicy._checks import one_of, positive
 from dpolicy._types import Key, Loss, Metrics, Number, Prediction, Scalar
 from dpolicy.fields import convert, express
+from dpolicy.losses._batch import batch_sum
 from dpolicy.schedules import AbstractSchedule
 
 
@@ -48,12 +50,19 @@ class Match(eqx.Module):
     weight: Float[Array, " k"]
     schedule: AbstractSchedule | None = None  # None until noise has been added
     candidates: int = eqx.field(static=True, default=1)  # distinct actions that compete for a weight
+    normalised: bool = eqx.field(static=True, default=True)  # whether the weights of every state have one sum
+    report: Metrics = eqx.field(default_factory=dict)  # what links leave for the metrics of the loss
 
     @property
     def groups(self) -> int:
         """Number of groups inside which weights are normalised: one for each shared `x`, else one."""
         points, size = self.x.shape[0], self.action.shape[0]
         return points if points < size else 1
+
+    def over(self, action: Float[Array, "k a"], weight: Float[Array, " k"], candidates: int) -> "Match":
+        """Other clean actions of those weights in the place of these, with what was reported so far."""
+        clean = of_actions(action, weight, candidates)
+        return dataclasses.replace(clean, normalised=self.normalised, report=self.report)
 
 
 Transform: TypeAlias = Callable[[Any, Match, Key], Match]
@@ -158,10 +167,7 @@ def matching(
     - `cap`: bound on each coordinate's squared error, beyond which its gradient is lost. It biases the
       optimum; only to reproduce published code (3 in one implementation of DPMD).
 
-    **Returns:** a loss whose metrics are `loss`, `target` (the mean of |y|), and with several candidates
-    `ess`, the
-    effective sample size (sum w)^2 / sum w^2, and `weight_kl`, KL(weights || equal weights), per noised
-    point.
+    **Returns:** a loss whose metrics are `loss`, `target` (the mean of |y|), and those of `weight_metrics`.
 
     **Raises:** `ValueError` for an unknown option, a chain that adds no noise, another schedule than the field's,
     or scores on a schedule that reaches sigma = 0.
@@ -195,12 +201,35 @@ def matching(
         weight = match.weight.reshape(points, -1)
         scale = _time_weight(time_weight, schedule, match.t, kind)
         result = jnp.sum(weight * squared * scale[:, None])
-        metrics = {"loss": result, "target": jnp.mean(jnp.abs(target))}
-        if match.candidates > 1:
-            metrics |= {"ess": effective_sample_size(match), "weight_kl": weight_kl(match)}
-        return result, metrics
+        return result, {"loss": result, "target": jnp.mean(jnp.abs(target)), **weight_metrics(match)}
 
     return loss
+
+
+def weight_metrics(match: Match) -> Metrics:
+    """What explains most failures of weighted matching.
+
+    - `ess`: the effective sample size (sum w)^2 / sum w^2 among the candidates of a noised point, where there are
+      several; among those that weights were given to, where a link kept one of them or their mean.
+    - `weight_kl`: KL(weights || equal weights) there.
+    - `batch_ess`, `zero_weight`: for weights with no common sum (exp(Q / temperature), an advantage) the effective
+      number of examples in the batch, each with its total weight, and the share of those that weigh nothing.
+    - `face`: the share of reverse proposals on a face of the box.
+    """
+    metrics = {**compared(match), **match.report}
+    if not match.normalised:
+        total = jnp.sum(match.weight)
+        square = batch_sum(total**2)
+        metrics["batch_ess"] = batch_sum(total) ** 2 / jnp.where(square > 0, square, 1)
+        metrics["zero_weight"] = (total <= 0).astype(total.dtype)
+    return metrics
+
+
+def compared(match: Match) -> Metrics:
+    """`ess` and `weight_kl` of candidates that compete; nothing for a single one."""
+    if match.candidates < 2:
+        return {}
+    return {"ess": effective_sample_size(match), "weight_kl": weight_kl(match)}
 
 
 def effective_sample_size(match: Match) -> Scalar:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from dpolicy._checks import fraction, instance
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 from dpolicy.fields import express
-from dpolicy.losses.match import Chain, Transform, chain, same_schedule, start
+from dpolicy.losses.match import Chain, Transform, chain, same_schedule, start, weight_metrics
 from dpolicy.mean_field import MeanField
 
 
@@ -28,7 +28,8 @@ def mean_flow_matching(transform: Transform, *, equal_share: Number = 0.0) -> Lo
     - `transform`: a chain, or a single transform, that adds forward noise.
     - `equal_share`: probability of r = t.
 
-    **Returns:** a loss on a `MeanField` whose metrics are `loss` and `target`, the mean of |target|.
+    **Returns:** a loss on a `MeanField` whose metrics are `loss`, `target` (the mean of |target|), and those of
+    `weight_metrics`.
 
     **Raises:** `ValueError` for a chain that adds no noise, or another schedule than the field's.
     """
@@ -62,6 +63,6 @@ def mean_flow_matching(transform: Transform, *, equal_share: Number = 0.0) -> Lo
 
         squared, target = jax.vmap(error)(match.x, r, match.t, velocity)
         result = jnp.sum(match.weight * squared)
-        return result, {"loss": result, "target": jnp.mean(jnp.abs(target))}
+        return result, {"loss": result, "target": jnp.mean(jnp.abs(target)), **weight_metrics(match)}
 
     return loss

@@ -2,6 +2,7 @@
 candidates.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +49,8 @@ def perturb(schedule: AbstractSchedule, *, draws: int = 1, times: str | TimeLaw 
         t = draw(jax.random.split(time_key, action.shape[0])).astype(action.dtype)
         noise = jax.random.normal(noise_key, action.shape, action.dtype)
         x = schedule.alpha(t)[:, None] * action + schedule.sigma(t)[:, None] * noise
-        return Match(action, x, t, Target(action, noise), weight, schedule, match.candidates)
+        noised = Match(action, x, t, Target(action, noise), weight, schedule, match.candidates)
+        return dataclasses.replace(noised, normalised=match.normalised, report=match.report)
 
     return transform
 
@@ -131,8 +133,20 @@ def reverse_sample(
         action, data, noise, share = jax.vmap(propose)(match.x, match.t, keys)
         action, data, noise = (value.reshape(points * n, dim) for value in (action, data, noise))
         weight = (match.weight[:, None] * share).reshape(points * n)
+        report = match.report
+        if proposal in ("truncated", "clipped", "uniform"):
+            outside = jnp.any(jnp.abs(action) >= bound, axis=1)
+            report = {**report, "face": jnp.mean(outside.astype(action.dtype))}
         return Match(
-            action, match.x, match.t, Target(data, noise), weight, match.schedule, match.candidates * n
+            action,
+            match.x,
+            match.t,
+            Target(data, noise),
+            weight,
+            match.schedule,
+            match.candidates * n,
+            match.normalised,
+            report,
         )
 
     return transform

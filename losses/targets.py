@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 from dpolicy._checks import boolean, critic, fraction, in_range, one_of, positive
 from dpolicy._types import Critic, Key, Number
 from dpolicy.losses._batch import batch_mean
-from dpolicy.losses.match import Match, Target, Transform
-from dpolicy.losses.weights import require_candidates, softmax_weights, values
+from dpolicy.losses.match import Match, Target, Transform, compared
+from dpolicy.losses.weights import require_candidates, softmax_weights, values, with_weight
 
 _SMALL = 1e-6
 
@@ -137,7 +137,7 @@ def smoothed_score(
         noise = -(sigma / alpha) * score
         mean = _group_mean(match.target.noise, weight, match)
         noise = noise_share * mean + (1 - noise_share) * noise
-        return _collapse(match, _of_noise(match.x, noise, alpha, sigma))
+        return _collapse(with_weight(match, weight), _of_noise(match.x, noise, alpha, sigma))
 
     return transform
 
@@ -172,9 +172,10 @@ def _group_mean(value: Float[Array, "k a"], weight: Float[Array, " k"], match: M
 
 
 def _collapse(match: Match, target: Target) -> Match:
-    """One candidate for each noised point: its group's total weight, `target`, and the clean action it
-    implies.
+    """One candidate for each noised point: its group's total weight, `target`, and the clean action it implies; how
+    uneven the weights were is reported.
     """
     points = match.x.shape[0]
     weight = jnp.sum(match.weight.reshape(points, -1), axis=1)
-    return Match(target.data, match.x, match.t, target, weight, match.schedule, 1)
+    report = {**match.report, **compared(match)}
+    return Match(target.data, match.x, match.t, target, weight, match.schedule, 1, match.normalised, report)

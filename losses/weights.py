@@ -1,9 +1,9 @@
 """Transforms that weigh the candidates."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -14,9 +14,9 @@ from dpolicy.losses._batch import batch_max
 from dpolicy.losses.match import Match, Transform
 
 
-def with_weight(match: Match, weight: Float[Array, " k"]) -> Match:
-    """`match` with other weights."""
-    return eqx.tree_at(lambda m: m.weight, match, weight)
+def with_weight(match: Match, weight: Float[Array, " k"], *, normalised: bool = True) -> Match:
+    """`match` with other weights, which have the sum of those before unless they are not `normalised`."""
+    return dataclasses.replace(match, weight=weight, normalised=match.normalised and normalised)
 
 
 def require_candidates(name: str, match: Match) -> None:
@@ -85,7 +85,7 @@ def boltzmann(
         logits = value / temperature
         if rescale:
             logits = logits - batch_max(jax.lax.stop_gradient(jnp.max(logits)))
-        return with_weight(match, match.weight * jnp.exp(logits))
+        return with_weight(match, match.weight * jnp.exp(logits), normalised=False)
 
     return transform
 
@@ -110,7 +110,7 @@ def advantage(q: Critic, *, baseline: Callable[[Any], Scalar] | None = None) -> 
             centre = jnp.sum(weight * value, axis=1, keepdims=True) / jnp.where(total > 0, total, 1)
         else:
             centre = baseline(example.obs)
-        return with_weight(match, (weight * jnp.maximum(value - centre, 0)).reshape(-1))
+        return with_weight(match, (weight * jnp.maximum(value - centre, 0)).reshape(-1), normalised=False)
 
     return transform
 
@@ -120,6 +120,21 @@ def weigh(weight: Callable[[Any, Any], Scalar]) -> Transform:
     function("weight", weight, "(obs, action) -> scalar")
 
     def transform(example: Any, match: Match, key: Key) -> Match:
-        return with_weight(match, match.weight * values(weight, example, match))
+        return with_weight(match, match.weight * values(weight, example, match), normalised=False)
+
+    return transform
+
+
+def report(**values_of: Callable[[Any, Any], Scalar]) -> Transform:
+    """Leave the record as it is, and the mean of each value(obs, action) over the candidates as a metric of its name.
+
+    E.g. the moments of Q that running statistics follow: report(q=q, q_square=lambda obs, action: q(obs, action)**2).
+    """
+    for name, value in values_of.items():
+        function(name, value, "(obs, action) -> scalar")
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        means = {name: jnp.mean(values(value, example, match)) for name, value in values_of.items()}
+        return dataclasses.replace(match, report={**match.report, **means})
 
     return transform

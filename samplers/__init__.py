@@ -23,6 +23,7 @@ from dpolicy.samplers.mean_flow import MeanFlow as MeanFlow
 from dpolicy.samplers.mean_flow import mean_flow as mean_flow
 from dpolicy.samplers.mmse import log_density_of_errors as log_density_of_errors
 from dpolicy.samplers.mmse import mmse_log_likelihood as mmse_log_likelihood
+from dpolicy.samplers.noise_free import noise_free as noise_free
 from dpolicy.samplers.ode import ODE as ODE
 from dpolicy.samplers.ode import ode as ode
 from dpolicy.samplers.sde import SDE as SDE

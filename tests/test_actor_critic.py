@@ -115,6 +115,39 @@ def test_which_critic_guides_the_actor(x64, getkey):
     assert len({round(float(value), 8) for value in seen}) == 8
 
 
+def test_a_rate_that_decays(x64, getkey):
+    """One update from the same state at several counts: Adam's step is in proportion to the rate."""
+    counts = jnp.asarray([0, 10, 20, 30, 50, 60])
+    part = np.asarray([0, 0, 1 / 4, 1 / 2, 1, 1])
+    settings = {"decay_updates": 40.0, "decay_start": 10.0, "decay_share": 0.1}
+    key = getkey()
+
+    @jax.jit
+    def steps():
+        def step(algorithm, count):
+            state = eqx.tree_at(lambda s: s.updates, algorithm.init(key, SPEC), count)
+            new, metrics = algorithm.update(state, experience(key), key)
+            return new.actor.model - state.actor.model, metrics.get("actor/learning_rate", 0.0)
+
+        over = lambda algorithm: jax.vmap(lambda count: step(algorithm, count))(counts)
+        algorithms = {str(shape): make(**settings, decay_shape=shape) for shape in (None, "linear", "cosine")}
+        return over(make()), {shape: over(algorithm) for shape, algorithm in algorithms.items()}
+
+    (whole, _), decayed = steps()
+    for shape, (change, rate) in decayed.items():
+        progress = (1 - np.cos(np.pi * part)) / 2 if shape == "cosine" else part
+        share = 1 - 0.9 * progress
+        np.testing.assert_allclose(change, whole * share[:, None], rtol=1e-9)
+        np.testing.assert_allclose(rate, 3e-4 * share, rtol=1e-6)
+
+
+def test_a_decay_that_would_do_nothing_is_refused():
+    with pytest.raises(ValueError, match="decay_share needs decay_updates, got 0.1 without"):
+        make(decay_share=0.1)
+    with pytest.raises(ValueError, match="decay_shape must be one of linear, cosine; got 'step'"):
+        make(decay_updates=10, decay_shape="step")
+
+
 def test_temperature_rises_while_the_entropy_is_below_its_target(getkey):
     key = getkey()
 

@@ -7,26 +7,19 @@ import pytest
 
 from dpolicy._types import Transition
 from dpolicy.actor_critic import critic_function
-from dpolicy.algorithms import qsm, sdac
-from dpolicy.audit import gradient_alignment
+from dpolicy.algorithms import dipo, dpmd, gempo, maxentdp, qsm, qvpo, sac, sdac
+from dpolicy.audit import gradient_alignment, network, objectives
 from dpolicy.cli import main
-from dpolicy.fields import Field
-from dpolicy.losses import (
-    advantage,
-    best,
-    boltzmann,
-    chain,
-    matching,
-    perturb,
-    posterior_mean,
-    q_score,
-    reverse_sample,
-    uniform,
-)
+from dpolicy.fields import FunctionField
 from dpolicy.plots import heat_map
 from dpolicy.schedules import CosineVP
 
 SCHEDULE = CosineVP()
+NETS = {"hidden": (8,), "sampler_steps": 2, "critic_hidden": (8,)}
+
+
+class Spec:
+    obs_size = action_size = 2
 
 
 def experience(key, size=12, obs_size=2, action_size=2):
@@ -93,43 +86,72 @@ def test_an_interval_covers_what_it_should(getkey):
     assert 0.90 <= inside.mean() <= 0.99
 
 
-def test_one_mechanism_in_two_parameterisations_and_two_mechanisms(x64, getkey):
-    """SDAC's weighted regression and the regression on the weighted mean noise are one; QSM and QVPO are not."""
-    field = Field(2, 2, schedule=SCHEDULE, hidden=(16,), key=getkey())
-    reverse = perturb(SCHEDULE), reverse_sample(SCHEDULE, 32), boltzmann(q, 0.3)
-    losses = [
-        matching(chain(*reverse)),
-        matching(chain(*reverse, posterior_mean())),
-        matching(chain(perturb(SCHEDULE), q_score(q, 0.3))),
-        matching(chain(uniform(32), advantage(q), best(q), perturb(SCHEDULE))),
-    ]
-    found = compare(losses, field, experience(getkey(), 32), getkey())
+def test_what_is_audited_is_what_is_trained(x64, getkey):
+    # With the critic before the step, or the frozen target, as the guide.
+    cases = (sdac(samples=4, **NETS), "min"), (qsm(**NETS, target_rate=0.0), "mean")
+
+    def losses(algorithm, how, key):
+        state, batch = algorithm.init(key, Spec), experience(key)
+        actor, loss = algorithm.objective(state, critic_function(state.target_critic, how))
+        _, metrics = algorithm.update(state, batch, key)
+        keys = jax.random.split(jax.random.split(key)[1], 12)
+        value = jax.vmap(lambda e, k: loss(actor, e, k)[0], axis_name="batch")(batch, keys)
+        return metrics["actor/loss"], jnp.mean(value)
+
+    for trained, audited in jax.jit(lambda key: [losses(*case, key) for case in cases])(getkey()):
+        np.testing.assert_allclose(trained, audited, rtol=1e-12)
+
+
+def test_published_losses_about_one_network_and_critic(x64, getkey):
+    """SDAC's weighted regression and MaxEntDP's on the weighted mean noise are one; QSM and QVPO are not."""
+    algorithms = {
+        "sdac": sdac(samples=8, temperature=0.3, **NETS),
+        "maxentdp": maxentdp(samples=8, temperature=0.3, **NETS),
+        "qsm": qsm(**NETS),
+        "qvpo": qvpo(candidates=8, sampler="ddpm", **NETS),
+    }
+    model = network(algorithms, Spec, getkey())
+    losses = objectives(algorithms, model, q, Spec, getkey())
+    run = jax.jit(lambda key: gradient_alignment(losses, model, experience(key, 32), key, draws=8))
+    found = jax.tree.map(np.asarray, run(getkey()))
     np.testing.assert_allclose(found.cosine[0, 1], 1, rtol=1e-10)
     np.testing.assert_allclose(found.ratio[0, 1], 1, rtol=1e-10)
     assert found.expected_cosine[2, 3] + found.expected_cosine_error[2, 3] < 0.9
     assert found.cosine[2, 3] + found.cosine_error[2, 3] < 0.9
+    assert found.cosine[0, 3] + found.cosine_error[0, 3] < 0.99
 
 
-def test_what_is_audited_is_what_is_trained(x64, getkey):
-    sizes = {"hidden": (8,), "critic_hidden": (8,)}
-    cases = {"samples": sdac(samples=4, **sizes), "target": qsm(**sizes, target_rate=0.0)}
+def test_proposals_and_backups_are_of_the_given_network_and_critic(getkey):
+    """A field that always samples one action: what stands for candidates, references, averages and targets is seen."""
+    there = jnp.asarray([0.3, -0.6])
+    model = FunctionField(lambda x, t, obs: there, schedule=SCHEDULE, prediction="data", action_size=2)
+    asked = lambda obs, action: jnp.sum((action - there) ** 2)  # zero at what the given network does
+    data = {**NETS, "prediction": "data"}
+    batch = experience(getkey(), 1)
+    example = jax.tree.map(lambda leaf: leaf[0], batch)
+    algorithms = {
+        "qvpo": qvpo(candidates=4, **data),
+        "gempo": gempo(candidates=4, reference_noise=0.0, weight="linear", **data),
+        "dpmd": dpmd(candidates=2, exploration_noise=1e-6, **data),
+        "dipo": dipo(ascent_steps=0, **data),
+    }
+    losses = objectives(algorithms, model, asked, Spec, getkey())
 
-    class Spec:
-        obs_size = action_size = 2
+    # Of one data field that predicts the given action everywhere no loss is left, save what is cloned from elsewhere.
+    @jax.jit
+    def values(key):
+        return {name: loss(model, example, key)[0] for name, loss in losses.items()}
 
-    for algorithm in cases.values():
-        state, batch, key = algorithm.init(getkey(), Spec), experience(getkey()), getkey()
-        how = (
-            "min" if algorithm.name == "sdac" else "mean"
-        )  # of the critic before the step, or the frozen target
-        guide = critic_function(state.target_critic, how)
-        actor, loss = algorithm.objective(state, guide)
-        _, metrics = algorithm.update(state, batch, key)
-        keys = jax.random.split(jax.random.split(key)[1], 12)
-        value = jax.vmap(lambda e, k, loss=loss, actor=actor: loss(actor, e, k)[0], axis_name="batch")(
-            batch, keys
-        )
-        np.testing.assert_allclose(metrics["actor/loss"], jnp.mean(value), rtol=1e-12)
+    found = values(getkey())
+    assert found["qvpo"] < 1e-6  # level values: nothing is better than the mean
+    assert found["gempo"] < 1e-4
+    assert found["dpmd"] < 1e-4
+    np.testing.assert_allclose(found["dipo"], jnp.mean((example.action - there) ** 2), rtol=1e-5)
+
+
+def test_losses_of_other_networks_are_refused(getkey):
+    with pytest.raises(ValueError, match="sac must train the same network as sdac"):
+        network({"sdac": sdac(**NETS), "sac": sac(hidden=(8,))}, Spec, getkey())
 
 
 def test_bad_arguments(getkey, tmp_path):

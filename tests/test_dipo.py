@@ -4,12 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import GaussianMixture
 from test_audit import experience
 
 from dpolicy.actor_critic import actor_critic, critic_function
 from dpolicy.algorithms import bc, dipo
 from dpolicy.envs import MultiGoal
+from dpolicy.field_policy import SAMPLERS, field_policy
 from dpolicy.losses import ascend, gradient_ascent, start
+from dpolicy.samplers import langevin, mean_flow, noise_free, ode, sde
+from dpolicy.schedules import CosineVP
 from dpolicy.train import Replay, off_policy
 
 TINY = {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2}
@@ -155,3 +159,31 @@ def test_evaluation_draws_no_noise_on_the_way(getkey):
         assert np.any(first != second)  # x_1 is random in both
         assert np.all(np.abs(first) <= 1)
     assert np.any(actions["explore"][0] != actions["evaluate"][0])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_without_its_noise(x64, name):
+    """Then an action is a function of x_1 alone. Without noise the SDE is the ODE, which keeps the variance."""
+    field = GaussianMixture([1.0], [[0.3]], [0.5]).field(CosineVP(), "noise")
+    sampler, obs = SAMPLERS[name](20, None), jnp.zeros(1)
+
+    @jax.jit
+    def draws(keys):
+        at = lambda sampler: jax.vmap(lambda key: sampler(field, obs, key, start=jnp.ones(1))[0])(keys)
+        return at(sampler), at(noise_free(sampler)), at(ode(steps=20))
+
+    noisy, quiet, flow = draws(jax.random.split(jax.random.key(0), 2))
+    assert (noisy[0] != noisy[1]) == (name in ("sde", "ddpm", "ddpm_posterior"))
+    assert quiet[0] == quiet[1]
+    if name not in ("sde", "ddpm", "ddpm_posterior"):
+        np.testing.assert_array_equal(quiet, noisy)
+    if name == "sde":
+        np.testing.assert_allclose(quiet, flow, rtol=1e-12)
+
+
+def test_noise_that_cannot_be_left_out_is_refused():
+    assert isinstance(noise_free(mean_flow()), type(mean_flow()))
+    assert noise_free(sde(eta=0.7)).eta == 0
+    policy = field_policy(hidden=(8,))._replace(sample=langevin(steps=2))
+    with pytest.raises(ValueError, match="must be made of ode, mean_flow, sde, ddpm or ddim, got Predictor"):
+        _ = policy.quiet

@@ -104,6 +104,8 @@ def test_statistics_run_and_standardise_in_that_order():
 def test_annealed():
     values = [annealed(jnp.asarray(n), 10.0, 1.0, 250_000) for n in (0, 125_000, 250_000, 10**6)]
     np.testing.assert_allclose(values, [10, 5.5, 1, 1], rtol=1e-6)
+    later = [annealed(jnp.asarray(n), 2.0, 1.0, 8, begin=4, shape="cosine") for n in (0, 4, 6, 8, 12, 99)]
+    np.testing.assert_allclose(later, [2, 2, 1.5 + 0.5**1.5, 1.5, 1, 1], rtol=1e-6)
 
 
 def policy(actor, q, obs, key):

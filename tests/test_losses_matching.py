@@ -1,17 +1,23 @@
 """The matching record, chains, and the regression."""
 
+from dataclasses import replace
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from dpolicy._types import Transition
 from dpolicy.fields import FunctionField
 from dpolicy.losses import (
     Match,
     Target,
+    advantage,
     batched,
+    best,
     boltzmann,
     candidates,
     chain,
@@ -19,11 +25,14 @@ from dpolicy.losses import (
     grid_times,
     logit_normal_times,
     matching,
+    mix,
     perturb,
     posterior_mean,
     power_times,
     reverse_sample,
+    smoothed_score,
     start,
+    uniform,
     uniform_times,
 )
 from dpolicy.schedules import CosineVP, DiscreteVP, LinearVP, RectifiedFlow, cosine_betas
@@ -258,7 +267,83 @@ def test_metrics_report_the_weights(getkey):
     assert sharp["ess"] == pytest.approx(1, abs=0.3)
     assert flat["weight_kl"] == pytest.approx(0, abs=1e-5)
     assert sharp["weight_kl"] == pytest.approx(np.log(32), abs=0.3)
-    assert "ess" not in matching(perturb(schedule))(field, example, getkey())[1]
+    assert set(matching(perturb(schedule))(field, example, getkey())[1]) == {"loss", "target"}
+
+
+def test_means_and_the_best_report_what_they_were_chosen_among(getkey):
+    """The weights of SDAC's candidates are also those of MaxEntDP's mean, iDEM's score and QVPO's best action."""
+    schedule = CosineVP()
+    field, example, key = constant_field(0.0, schedule, "noise"), transition(0.5), getkey()
+    q = lambda obs, a: 3 * a[0]
+    proposals = perturb(schedule), reverse_sample(schedule, 32)
+    actions = uniform(8), advantage(q)
+
+    @jax.jit
+    def metrics(key):
+        chains = {
+            "sdac": (*proposals, boltzmann(q, 0.5)),
+            "maxentdp": (*proposals, boltzmann(q, 0.5), posterior_mean()),
+            "idem": (*proposals, smoothed_score(q, 0.5)),
+            "all": (*actions, perturb(schedule)),
+            "qvpo": (*actions, best(q), mix((1.0, chain()), (0.1, uniform(10))), perturb(schedule)),
+        }
+        return {name: matching(chain(*links))(field, example, key)[1] for name, links in chains.items()}
+
+    found = metrics(key)
+    assert 1.5 < found["sdac"]["ess"] < 31
+    assert 1.5 < found["all"]["ess"] < 7
+    for name, origin in (("maxentdp", "sdac"), ("idem", "sdac"), ("qvpo", "all")):
+        for metric in ("ess", "weight_kl"):
+            np.testing.assert_allclose(found[name][metric], found[origin][metric], rtol=1e-5)
+
+
+def test_weights_without_a_common_sum_are_compared_over_the_batch(getkey):
+    """exp(Q) of one action each: (sum w)^2 / sum w^2; a state whose candidates are level has no advantage."""
+    schedule = CosineVP()
+    field = constant_field(0.0, schedule, "noise")
+    values = jnp.asarray([0.0, 1.0, -2.0, 0.5])
+    examples = jax.vmap(lambda obs: replace(transition(0.5), obs=obs[None]))(values)
+    q = lambda obs, a: obs[0]
+    spread = lambda obs, a: jnp.maximum(obs[0], 0) * a[0]
+
+    @jax.jit
+    def metrics(key):
+        chains = (
+            (boltzmann(q, 1.0, normalise=False),),
+            (uniform(8), advantage(spread), best(spread)),
+            (uniform(8), boltzmann(q, 1.0)),
+        )
+        losses = [matching(chain(*links, perturb(schedule))) for links in chains]
+        return [batched(loss)(field, examples, key)[1] for loss in losses]
+
+    weight = np.exp(values)
+    found, level, normalised = metrics(getkey())
+    assert found["batch_ess"] == pytest.approx(weight.sum() ** 2 / np.sum(weight**2), rel=1e-5)
+    assert found["zero_weight"] == 0
+    assert level["zero_weight"] == 0.5
+    assert 1 < level["batch_ess"] <= 2
+    assert "batch_ess" not in normalised
+
+
+def test_proposals_on_a_face(getkey):
+    """Clipped Gaussian particles at x = .3, t = .5: N(x / alpha, (sigma / alpha)^2) beyond the box; truncated: none."""
+    schedule, t, x = CosineVP(), jnp.asarray(0.5), 0.3
+    alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+    field, example = constant_field(0.0, schedule, "noise"), transition(0.5)
+
+    def here(example, match, key):
+        point = jnp.full((1, 1), x)
+        return Match(match.action, point, t[None], Target(point, point), match.weight, schedule, 1)
+
+    def share(proposal, key):
+        links = here, reverse_sample(schedule, 20_000, proposal=proposal), posterior_mean()
+        return matching(chain(*links))(field, example, key)[1]["face"]
+
+    face = lambda proposal: jax.jit(partial(share, proposal))(getkey())
+
+    law = stats.norm(x / alpha, sigma / alpha)
+    assert face("clipped") == pytest.approx(law.cdf(-1) + law.sf(1), abs=0.012)
+    assert face("truncated") < 1e-3
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,19 @@ def test_one_target_by_hand(x64):
     np.testing.assert_allclose(slope, 4 * (u - target) * u, rtol=1e-10)
 
 
+def test_an_encoder_of_the_observation(getkey):
+    """As in `Field`: its features take the observation's place, and it is trained."""
+    make = lambda obs_hidden: MeanField(
+        3, 1, schedule=RectifiedFlow(), hidden=(4,), obs_hidden=obs_hidden, embedding="raw", key=getkey()
+    )
+    field, obs = make((6, 5)), jnp.asarray([1.0, -2.0, 0.5])
+    assert make(()).encoder is None
+    field = eqx.tree_at(lambda f: f.mlp, field, lambda x, t, span, features: features[:1])
+    features = field.average(jnp.zeros(1), jnp.zeros(()), jnp.ones(()), obs)
+    np.testing.assert_allclose(features, field.encoder(obs)[:1], rtol=1e-6)
+    assert field.encoder(obs).shape == (5,)
+
+
 def test_the_later_of_two_times(getkey):
     t = jax.vmap(lambda key: time_law("later")(RectifiedFlow(), key))(jax.random.split(getkey(), 20_000))
     assert jnp.mean(t) == pytest.approx(2 / 3, abs=0.01)

@@ -81,6 +81,30 @@ def test_the_soft_value_of_a_gaussian_energy(x64):
     assert soft == pytest.approx(temperature * 0.5 * np.log(2 * np.pi * variance), rel=0.02)
 
 
+def test_the_soft_value_of_two_modes(x64):
+    """The same identity where exp(Q / lambda) is a mixture: errors and expectations by quadrature, whose value is 0."""
+    mixture, temperature = GaussianMixture([0.5, 0.5], [[-0.5], [0.5]], [0.1, 0.2]), 0.4
+    points, share = np.polynomial.hermite_e.hermegauss(32)
+    points, share = jnp.asarray(points), jnp.asarray(share / np.sum(share))
+    times = SCHEDULE.grid(1000)
+
+    def density(action):
+        def error(t):
+            x = SCHEDULE.alpha(t) * action + SCHEDULE.sigma(t) * points[:, None]
+            data = jax.vmap(lambda x: mixture.posterior(x, t, SCHEDULE)[0][0])(x)
+            return jnp.sum(share * (action - data) ** 2)
+
+        return log_density_of_errors(jax.vmap(error)(times[1:]), SCHEDULE.alpha(times) ** 2, 1)
+
+    def soft(mean, std):
+        actions = mean + std * points
+        q = temperature * jax.vmap(lambda a: mixture.log_prob(a[None]))(actions)
+        return jnp.sum(share * (q - temperature * jax.lax.map(density, actions)))
+
+    value = jax.jit(lambda: (soft(-0.5, 0.1) + soft(0.5, 0.2)) / 2)()
+    assert value == pytest.approx(0, abs=0.02 * temperature)
+
+
 def test_clear_errors(getkey):
     field = GaussianMixture([1.0], [[0.0]], [1.0]).field(SCHEDULE, "noise")
     with pytest.raises(ValueError, match="draws must be an integer of at least 1, got 0"):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dpolicy._types import Transition
 from dpolicy.algorithms import ALGORITHMS
 from dpolicy.envs import Environment, Probe
 from dpolicy.envs.protocol import Spec
@@ -132,3 +133,71 @@ def test_values_and_actions_are_learned(name):
     if ALGORITHMS[name].family == "off_policy":
         near(value("action", 0), 1.0)
         near([value("observation_action", s) for s in (-1, 1)], 1.0)
+
+
+# The rest of the matching family: how it is fed is tested above, so it learns from uniform actions here, on the probe
+# that tests actions and the one that tests bootstraps.
+FAMILY = {
+    "idem": {"samples": 8, "temperature": 0.1, "normalise_temperature": False},
+    "dps": {
+        "samples": 8,
+        "initial_temperature": 0.5,
+        "final_temperature": 0.05,
+        "anneal_updates": 100.0,
+        "proposal": "truncated",
+        "schedule": "cosine",
+        "sampler": "ddpm",
+    },
+    "maxentdp": {"samples": 8, "temperature": 1e-3, "density_steps": 2, "density_draws": 1},
+    "qvpo": {"candidates": 8, "uniform_candidates": 1, "max_grad_norm": None},
+    "dpmd": {"candidates": 4, "initial_noise": 1.0, "noise_interval": 10},
+    "fpmd": {"candidates": 4, "initial_noise": 1.0, "noise_interval": 10, "temperature": 1.0},
+    "gempo": {"candidates": 8, "reference_interval": 20, "target_kl": 1.0},
+}
+LESS = {"sampler_steps": 5, "evaluation_candidates": 2, "embedding": "cos_sin", "prediction": "noise"}
+
+
+@eqx.filter_jit
+def learned_off_policy(name: str) -> Any:
+    """Values at s = -1, 1 (at the best action) and evaluation actions there: two arrays [task, 2]."""
+    frame = {**LESS, "prediction": "velocity"} if name == "fpmd" else LESS
+    algorithm = ALGORITHMS[name].recipe(**NETS, **CRITIC, **frame, **FAMILY[name])
+
+    def one(number: Any) -> Any:
+        env = AnyProbe(number)
+
+        def transition(key: Any) -> Transition:
+            keys = jax.random.split(key, 3)
+            state, obs = env.reset(keys[0])
+            action = jax.random.uniform(keys[1], (1,), minval=-1.0)
+            _, following, reward, terminated = env.step(state, action, keys[2])
+            truncated = jax.random.bernoulli(keys[2]) & ~terminated
+            return Transition(obs, action, reward, following, terminated, truncated)
+
+        def step(state: Any, key: Any) -> Any:
+            batch_key, key = jax.random.split(key)
+            batch = jax.vmap(transition)(jax.random.split(batch_key, 32))
+            return algorithm.update(state, batch, key)[0], None
+
+        start = algorithm.init(jax.random.key(0), env.spec)
+        state, _ = jax.lax.scan(step, start, jax.random.split(jax.random.key(1), 250))
+
+        def at(s: Any) -> Any:
+            obs = jnp.full(1, s)
+            act = lambda key: algorithm.act(state, obs, key, "evaluate")[0]
+            best = jnp.where(number == TASKS.index("observation_action"), 0.5 * obs, jnp.zeros(1))
+            return jnp.min(state.critic.model(obs, best)), jnp.mean(
+                jax.vmap(act)(jax.random.split(jax.random.key(2), 64))
+            )
+
+        return jax.vmap(at)(jnp.array([-1.0, 1.0]))
+
+    return jax.vmap(one)(jnp.asarray([TASKS.index("observation_action"), TASKS.index("time_limit")]))
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_matching_family_learns_from_uniform_actions(name):
+    values, actions = map(np.asarray, learned_off_policy(name))
+    np.testing.assert_allclose(values[0], 1.0, atol=0.1)
+    np.testing.assert_allclose(values[1], np.asarray([-1, 1]) / (1 + DISCOUNT), atol=0.1)
+    np.testing.assert_allclose(actions[0], [-0.5, 0.5], atol=0.2)

@@ -9,11 +9,13 @@ from dpolicy.algorithm import Algorithm
 from dpolicy.field_policy import FieldPolicy, field_policy
 from dpolicy.losses import matching
 from dpolicy.mirror import mirror_descent
+from dpolicy.noisy_best import noisy_best
 from dpolicy.recipe import composed
 
 
 @composed(
     field_policy,
+    noisy_best,
     mirror_descent,
     actor_critic,
     sampler="ddpm_posterior",
@@ -22,6 +24,7 @@ from dpolicy.recipe import composed
 )
 def dpmd(
     make_field: Callable[..., FieldPolicy],
+    behave: Callable[..., dict[str, Any]],
     descent: Callable[..., dict[str, Any]],
     train: Callable[..., Algorithm],
     *,
@@ -29,19 +32,22 @@ def dpmd(
 ) -> Algorithm:
     """Diffusion policy mirror descent: fit the current policy's actions, weighted by exp(Q/lambda) (arXiv 2502.00361).
 
-    One action per state, the critic's own next action, is noised and weighted: `mirror_descent` says how. The optimum
+    One action per state, the critic's own next action (`noisy_best`: the best of several samples, plus noise whose
+    deviation is learned), is noised and weighted: `mirror_descent` says how. The optimum
     of one step is proportional to pi_old exp(Q / lambda); entropy decays over steps but for the added noise, whose
     learned factor is lambda too.
 
-    The paper scales rewards by 0.2 (`reward_scale` of the training program). Its code evaluates Q - M / R in place of
-    (Q - M) / R, takes the critic's step twice, lowers the actor's rate on the way and has linear betas on 20 levels;
-    none of these is done here. FlowRL's DPMD, many samples of a frozen
-    policy with a temperature that holds a divergence, is `gempo(weight="exponential")`.
+    The paper scales rewards by 0.2 (`reward_scale` of the training program) and lowers the actor's rate to a tenth
+    between the updates 25 000 and 75 000 (`decay_updates=50_000, decay_start=25_000, decay_share=0.1`). Its code
+    evaluates Q - M / R in place of (Q - M) / R, takes the critic's step twice and has linear betas on 20 levels; none
+    of these is done here. FlowRL's DPMD, many samples of a frozen policy with a temperature that holds a divergence,
+    is `gempo(weight="exponential")`.
 
     Args:
         evaluation_candidates: Evaluation acts by the best of this many samples under the critic.
     """
     _checks.integer("evaluation_candidates", evaluation_candidates)
     policy = make_field(initial_scale=0.5)
-    slots = descent(policy=policy, evaluate=policy.best(evaluation_candidates), regression=matching)
+    behaviour = behave(policy=policy, evaluate=policy.best(evaluation_candidates))
+    slots = descent(behaviour=behaviour, schedule=policy.schedule, regression=matching)
     return train(name="dpmd", **slots)

@@ -41,7 +41,7 @@ def dps(
     Args:
         initial_temperature: lambda at the start, in units of (scaled) reward.
         final_temperature: lambda at the end.
-        anneal_updates: Updates over which it changes linearly.
+        anneal_updates: Updates of the critics over which it changes linearly (see `annealed`).
         samples: Reverse proposals per state; at least 2.
         proposal: gaussian, or truncated to the action box.
         max_score: Bound on the norm of the estimated score; None for none.

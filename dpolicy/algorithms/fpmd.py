@@ -14,12 +14,14 @@ from dpolicy.algorithm import Algorithm
 from dpolicy.field_policy import FieldPolicy, field_policy
 from dpolicy.losses import matching, mean_flow_matching
 from dpolicy.mirror import mirror_descent
+from dpolicy.noisy_best import noisy_best
 from dpolicy.recipe import composed
 from dpolicy.samplers import mean_flow, ode
 
 
 @composed(
     field_policy,
+    noisy_best,
     mirror_descent,
     actor_critic,
     schedule="rectified_flow",
@@ -33,6 +35,7 @@ from dpolicy.samplers import mean_flow, ode
 )
 def fpmd(
     make_field: Callable[..., FieldPolicy],
+    behave: Callable[..., dict[str, Any]],
     descent: Callable[..., dict[str, Any]],
     train: Callable[..., Algorithm],
     *,
@@ -52,6 +55,7 @@ def fpmd(
     Args:
         variant: rectified_flow or mean_flow.
         sampler_steps: Sampler steps while it learns; 20 for rectified_flow and 1 for mean_flow unless given.
+        sampler: euler, heun, sde, ddpm, ddpm_posterior or ddim; a mean_flow has steps of its own, euler alone.
         equal_share: Probability of r = t in the MeanFlow loss; 0.1 unless given, for mean_flow only.
         evaluation_candidates: Evaluation acts by the best of this many samples; 1 for the single step from zero.
     """
@@ -69,13 +73,17 @@ def fpmd(
     def single(actor: Model, q: Critic, obs: Observation, key: Key) -> tuple[Action, Float[Array, ""]]:
         return one_step(actor, obs, key), jnp.zeros(())
 
-    slots = descent(
+    behaviour = behave(
         policy=policy,
         evaluate=single if evaluation_candidates == 1 else policy.best(evaluation_candidates),
+        noisy_candidates=True,
+    )
+    slots = descent(
+        behaviour=behaviour,
+        schedule=policy.schedule,
         regression=partial(mean_flow_matching, equal_share=0.1 if equal_share is None else equal_share)
         if average
         else matching,
         times="later" if average else "uniform",
-        noisy_candidates=True,
     )
     return train(name="fpmd", **slots)

@@ -27,7 +27,8 @@ def qsm(
     only as t -> 0. With the plain score, ideal steps and no clipping they follow exp(2 Q / lambda + |x|^2 / 2).
 
     Target and guiding critic of the official code are a `variant`; its next action of the critic (noisy and clipped),
-    its clip of x at every step and its 5 sampler steps are not. It has temperature 1/50 and evaluates single samples.
+    its clip of x at every step and its 5 sampler steps are not. It has temperature 1/50, evaluates single samples, and
+    lowers its rate along a cosine (`decay_updates=2e6, decay_shape="cosine"`).
 
     Args:
         temperature: lambda; under `flowrl` relative to the mean absolute gradient of Q in the batch.

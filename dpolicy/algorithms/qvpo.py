@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from functools import partial
 
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
 from dpolicy import _checks
 from dpolicy._types import Critic, Loss, Number, Scalar
 from dpolicy.actor_critic import (
@@ -15,11 +18,43 @@ from dpolicy.actor_critic import (
     selecting,
 )
 from dpolicy.algorithm import Algorithm
-from dpolicy.extras import FromState, annealed, averaged_actor
+from dpolicy.extras import FromState, Statistics, Updated, annealed, averaged_actor, running_statistics
 from dpolicy.field_policy import FieldPolicy, field_policy
-from dpolicy.losses import advantage, best, chain, matching, mix, perturb, uniform
+from dpolicy.losses import (
+    advantage,
+    best,
+    boltzmann,
+    chain,
+    matching,
+    mix,
+    perturb,
+    report,
+    uniform,
+    weigh,
+)
 from dpolicy.losses import candidates as candidates_of
+from dpolicy.losses.match import Transform
 from dpolicy.recipe import composed
+
+WEIGHTS = ("qadv", "qrelu", "qcut", "qexpn")
+
+
+def _weights(weight: str, q: Critic, statistics: Statistics | None) -> Transform:
+    """The transform that a name of WEIGHTS stands for."""
+    if weight == "qadv":
+        return advantage(q)
+    if statistics is not None:
+        moments = report(q=q, q_square=lambda obs, action: q(obs, action) ** 2)
+        standard = lambda obs, action: statistics(q(obs, action))
+        return chain(moments, boltzmann(standard, 1.0, normalise=False, clip=8.0))
+    floor = 1.0 if weight == "qcut" else 0.0
+    return weigh(lambda obs, action: jnp.maximum(q(obs, action), floor))
+
+
+def _spread(updated: Updated) -> Float[Array, "2"]:
+    """Two numbers with the mean and the standard deviation that Q has over all samples of the batch."""
+    mean, square = updated.metrics["q"], updated.metrics["q_square"]
+    return mean + jnp.sqrt(jnp.maximum(square - mean**2, 0)) * jnp.asarray([-1.0, 1.0])
 
 
 @composed(field_policy, actor_critic, hidden=(256, 256), sampler="ddpm_posterior", learning_rate=1e-4)
@@ -28,6 +63,7 @@ def qvpo(
     train: Callable[..., Algorithm],
     *,
     candidates: int = 64,
+    weight: str = "qadv",
     uniform_candidates: int = 10,
     uniform_weight: Number = 0.02,
     final_uniform_weight: Number = 0.002,
@@ -40,11 +76,11 @@ def qvpo(
 ) -> Algorithm:
     """Q-weighted variational policy optimisation: clone the best of many samples by its advantage (arXiv 2405.16173).
 
-    Of several samples a_j of the current policy the best is kept, with weight g = max(Q - mean_j Q_j, 0); uniform
-    actions of weight omega g each stand for an entropy bonus. The optimum is the g-weighted law of the best sample,
-    mixed with n omega / (1 + n omega) of the uniform law: no Boltzmann policy, and one that depends on the scale of Q
-    through which states weigh more. The critic's next action is the best of a few samples of the averaged actor under
-    the target critics.
+    Of several samples a_j of the current policy the best is kept, with weight g = max(Q - mean_j Q_j, 0), or another
+    `weight`; uniform actions of weight omega g each stand for an entropy bonus. The optimum is the g-weighted law of
+    the best sample, mixed with n omega / (1 + n omega) of the uniform law: no Boltzmann policy, and one that depends on
+    the scale of Q through which states weigh more. The critic's next action is the best of a few samples of the
+    averaged actor under the target critics.
 
     The official code decays omega over nine tenths of its run of 10^6 updates, has Adam's eps at 1e-5, and ends
     bootstraps at time limits; here omega decays over `anneal_updates`, and time limits do not cut. FlowRL holds omega
@@ -52,10 +88,13 @@ def qvpo(
 
     Args:
         candidates: Samples of the policy per state, of which the best is cloned; at least 2.
+        weight: g of the best sample: qadv; qrelu, max(Q, 0); qcut, max(Q, 1); or qexpn, exp(clip(Z, -8, 8)) with
+            Z = (Q - M) / R, M and R the running mean and standard deviation of the samples' Q (a share of 0.001 of
+            each batch). Only qadv leaves the optimum where it is when a constant is added to Q.
         uniform_candidates: Uniform actions per state.
         uniform_weight: Weight omega of each uniform action, relative to the best one's, at the start.
         final_uniform_weight: omega at the end.
-        anneal_updates: Updates over which omega changes linearly.
+        anneal_updates: Updates of the critics over which omega changes linearly (see `annealed`).
         average_rate: Share of the actor that enters its average at each update.
         max_grad_norm: Bound on the norm of the actor's gradient, and of the critics'; None for none. The weights, and
             so the actor's gradient, have the scale of Q.
@@ -64,6 +103,7 @@ def qvpo(
         evaluation_candidates: Evaluation acts by the best of this many samples under the critic.
     """
     _checks.integer("candidates", candidates, 2)
+    _checks.one_of("weight", weight, WEIGHTS)
     _checks.integer("uniform_candidates", uniform_candidates)
     _checks.non_negative("uniform_weight", uniform_weight)
     _checks.non_negative("final_uniform_weight", final_uniform_weight)
@@ -83,10 +123,11 @@ def qvpo(
         omega = annealed(state.updates, uniform_weight, final_uniform_weight, anneal_updates)
 
         def improve(q: Critic, _: Scalar) -> Loss:
+            standardised = weight == "qexpn"
             return matching(
                 chain(
                     candidates_of(partial(policy.sample, state.actor.model), candidates),
-                    advantage(q),
+                    _weights(weight, q, state.extra["statistics"] if standardised else None),
                     best(q),
                     mix((1.0, chain()), (uniform_candidates * omega, uniform(uniform_candidates))),
                     perturb(policy.schedule),
@@ -95,10 +136,13 @@ def qvpo(
 
         return improve
 
+    extras = {"average": averaged_actor(average_rate)}
+    if weight == "qexpn":
+        extras["statistics"] = running_statistics(_spread, 0.001)
     return train(
         name="qvpo",
         make_actor=policy.make,
-        extras={"average": averaged_actor(average_rate)},
+        extras=extras,
         explore=policy.best(exploration_candidates),
         backup=FromState(backup),
         evaluate=policy.best(evaluation_candidates),

@@ -1,13 +1,16 @@
 """Soft Diffusion Actor-Critic: reverse-sampled weighted score matching."""
 
 from collections.abc import Callable
+from typing import Any
 
 from dpolicy import _checks
-from dpolicy._types import Number
-from dpolicy.actor_critic import actor_critic
+from dpolicy._types import Action, Critic, Key, Loss, Number, Observation, Scalar
+from dpolicy.actor_critic import ActorCritic, ActorLoss, actor_critic
 from dpolicy.algorithm import Algorithm
+from dpolicy.extras import FromState, resolve
 from dpolicy.field_policy import FieldPolicy, field_policy
-from dpolicy.losses import boltzmann, chain, matching, perturb, reverse_sample
+from dpolicy.losses import boltzmann, candidates, chain, matching, perturb, reverse_sample
+from dpolicy.noisy_best import noisy_best
 from dpolicy.recipe import composed
 
 
@@ -16,35 +19,68 @@ def sdac(
     make_field: Callable[..., FieldPolicy],
     train: Callable[..., Algorithm],
     *,
-    temperature: Number = 0.05,
+    temperature: Number | None = 0.05,
     samples: int = 500,
+    proposal: str = "truncated",
+    source: str = "replay",
+    behaviour: str = "sample",
+    initial_scale: Number = 1.0,
     evaluation_candidates: int = 10,
 ) -> Algorithm:
     """Soft Diffusion Actor-Critic: fit the noise field of exp(Q/lambda) from reverse proposals (arXiv 2502.00361).
 
-    x_t is a noised replay action; proposals a_i for the clean action are drawn around it, truncated to the action
-    box; the field regresses their noise with weights softmax(Q(s, a_i) / lambda). No gradient of Q is used.
+    Around a noised action x_t proposals a_i for the clean action are drawn, truncated to the action box; the field
+    regresses their noise with weights softmax(Q(s, a_i) / lambda). No gradient of Q is used. Where x_t comes from
+    decides where the field is accurate, not what it is.
+
+    The defaults are FlowRL's (arXiv 2603.27450). The paper's own code (relax) is `temperature=None, samples=64,
+    proposal="clipped", source="policy", behaviour="noisy_best", initial_scale=0.5, sampler="ddpm_posterior",
+    evaluation_candidates=32, decay_updates=50_000, decay_start=25_000, decay_share=0.1`, with rewards times 0.2
+    (`reward_scale` of the training program) and linear betas on 20 levels.
 
     Args:
-        temperature: Temperature lambda, in units of (scaled) reward.
+        temperature: Temperature lambda, in units of (scaled) reward; None for the learned factor of the noise, for
+            noisy_best only.
         samples: Reverse proposals per state; at least 2.
+        proposal: truncated to the action box, gaussian, or clipped afterwards, which biases the target.
+        source: Which action is noised into x_t: of the replay, or a new one of the policy's behaviour.
+        behaviour: sample (one), or noisy_best: the best of 32 samples plus noise of a learned deviation for
+            exploration and the critic's next action, an averaged actor that explores and is evaluated, and an actor
+            that moves at every second update; see `noisy_best`.
+        initial_scale: Standard deviation of the sampler's start, in units of the schedule's.
         evaluation_candidates: Evaluation acts by the best of this many samples under the critic.
     """
-    _checks.positive("temperature", temperature)
+    if temperature is not None:
+        _checks.positive("temperature", temperature)
     _checks.integer("samples", samples, 2)
+    _checks.one_of("proposal", proposal, ("truncated", "gaussian", "clipped"))
+    _checks.one_of("source", source, ("replay", "policy"))
+    _checks.one_of("behaviour", behaviour, ("sample", "noisy_best"))
+    if temperature is None and behaviour == "sample":
+        raise ValueError("temperature must be a number unless behaviour is noisy_best, got None.")
     _checks.integer("evaluation_candidates", evaluation_candidates)
-    policy = make_field()
-    return train(
-        name="sdac",
-        make_actor=policy.make,
-        explore=policy.act,
-        evaluate=policy.best(evaluation_candidates),
-        actor_loss=lambda q, _: matching(
-            chain(
+    policy = make_field(initial_scale=initial_scale)
+    evaluate = policy.best(evaluation_candidates)
+    slots: dict[str, Any] = {"make_actor": policy.make, "explore": policy.act, "evaluate": evaluate}
+    if behaviour == "noisy_best":
+        slots = noisy_best(policy=policy, evaluate=evaluate)
+    behave = slots.get("backup", policy.act)
+
+    def actor_loss(state: ActorCritic) -> ActorLoss:
+        scale = state.extra["noise"].value if temperature is None else temperature
+        act = resolve(behave, state)
+
+        def improve(q: Critic, _: Scalar) -> Loss:
+            def draw(obs: Observation, key: Key) -> Action:
+                return act(state.actor.model, q, obs, key)[0]
+
+            links = (
                 perturb(policy.schedule),
-                reverse_sample(policy.schedule, samples),
-                boltzmann(q, temperature),
+                reverse_sample(policy.schedule, samples, proposal=proposal),
+                boltzmann(q, scale),
             )
-        ),
-        critic_first=False,
-    )
+            return matching(chain(*links) if source == "replay" else chain(candidates(draw, 1), *links))
+
+        return improve
+
+    return train(name="sdac", actor_loss=FromState(actor_loss), critic_first=False, **slots)

@@ -1,6 +1,5 @@
 """`dpolicy audit`: whether the actor losses of two algorithms are one mechanism."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,25 +97,6 @@ def _cloned(model: Any, batch: Any, seed: int, steps: int) -> Any:
     return fit(jax.random.fold_in(jax.random.key(seed), 2))
 
 
-def _objectives(algorithms: Mapping[str, Any], spec: Any, q: Any, key: Any) -> tuple[Any, dict[str, Any]]:
-    """The first algorithm's network, and the loss of each."""
-    import jax
-
-    losses, models = {}, {}
-    for name, algorithm in algorithms.items():
-        models[name], losses[name] = algorithm.objective(algorithm.init(key, spec), q)
-    first, *others = models
-    shape = lambda model: (jax.tree.structure(model), [leaf.shape for leaf in jax.tree.leaves(model)])
-    for name in others:
-        if shape(models[name]) != shape(models[first]):
-            raise UsageError(
-                f"{name} must train the same network as {first}, with one schedule, prediction and size: give them "
-                f"as {name}:schedule=...,prediction=...,hidden=...",
-                prog=_PROG,
-            )
-    return models[first], losses
-
-
 def audit(args: list[str]) -> int:
     """Run `dpolicy audit`."""
     flags = [
@@ -146,7 +126,7 @@ def audit(args: list[str]) -> int:
     import jax
 
     from dpolicy import _checks, envs
-    from dpolicy.audit import gradient_alignment
+    from dpolicy.audit import gradient_alignment, network, objectives
 
     with explained(_PROG):
         _checks.integer("batch", values["batch"], 2)
@@ -156,18 +136,13 @@ def audit(args: list[str]) -> int:
         _checks.integer("seed", values["seed"], 0)
         env = envs.make(values["env"])
     algorithms = {word: _recipe(word) for word in words}
-    for name, algorithm in algorithms.items():
-        if algorithm.objective is None:
-            raise UsageError(
-                f"{name} is {algorithm.family.replace('_', '-')}: its loss needs a rollout's advantages and "
-                "likelihoods, and cannot be audited on a batch.",
-                prog=_PROG,
-            )
-    batch, q = _experience(env, values["batch"], values["seed"], values["critic_updates"])
     model_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(values["seed"]), 1_000))
     with explained(_PROG):
-        model, losses = _objectives(algorithms, env.spec, q, model_key)
+        model = network(algorithms, env.spec, model_key)
+    batch, q = _experience(env, values["batch"], values["seed"], values["critic_updates"])
+    with explained(_PROG):
         model = _cloned(model, batch, values["seed"], values["network_updates"])
+        losses = objectives(algorithms, model, q, env.spec, model_key)
         compare = jax.jit(lambda: gradient_alignment(losses, model, batch, draw_key, draws=values["draws"]))
         result = jax.tree.map(lambda leaf: leaf.tolist(), compare())
     rows = _rows(words, result)

@@ -1,0 +1,30 @@
+"""Samplers without the noise that they add on their way."""
+
+import dataclasses
+from typing import Any
+
+from dpolicy.samplers.ancestral import Ancestral
+from dpolicy.samplers.mean_flow import MeanFlow
+from dpolicy.samplers.ode import ODE
+from dpolicy.samplers.sde import SDE
+
+
+def noise_free(sampler: Any) -> Any:
+    """`sampler` with x_1 as the only random thing.
+
+    - `ddpm`, `ddim`: every step goes to its mean (DIPO's evaluation, arXiv 2305.13122, code).
+    - `sde`: eta = 0, the ODE with the same marginals; without its noise the drift of an SDE would shrink them.
+    - `ode`, `mean_flow`: as they are.
+
+    Raises:
+        ValueError: for another sampler (Langevin's corrections are nothing without their noise).
+    """
+    if isinstance(sampler, Ancestral):
+        return dataclasses.replace(sampler, noise_bound=0.0)
+    if isinstance(sampler, SDE):
+        return dataclasses.replace(sampler, eta=0.0)
+    if isinstance(sampler, ODE | MeanFlow):
+        return sampler
+    raise ValueError(
+        f"a sampler without noise must be made of ode, mean_flow, sde, ddpm or ddim, got {sampler!r}."
+    )
