@@ -101,6 +101,7 @@ def selecting(q: Critic, policy: Policy) -> Policy:
     "critics",
     "critic_hidden",
     "critic_activation",
+    "max_grad_norm",
 )
 def actor_critic(
     *,

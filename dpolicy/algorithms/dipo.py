@@ -26,6 +26,7 @@ def improved(example: Transition) -> Transition:
     sampler_steps=100,
     critic_hidden=(256, 256, 256),
     critic_activation="mish",
+    max_grad_norm=2.0,
 )
 def dipo(
     make_field: Callable[..., FieldPolicy],
@@ -34,7 +35,6 @@ def dipo(
     ascent_steps: int = 20,
     ascent_rate: Number = 0.03,
     ascent_norm: Number | None = 0.1,
-    max_grad_norm: Number | None = 2.0,
     average_rate: Number = 0.005,
 ) -> Algorithm:
     r"""DIPO: move replay actions up the gradient of Q, keep them there, and clone them (arXiv 2305.13122).
@@ -60,15 +60,12 @@ def dipo(
         ascent_rate: Adam's rate there; a coordinate moves by at most about steps times rate.
         ascent_norm: Bound on the norm of all action gradients of the batch together, per action dimension; None for
             none (0.3 in Hopper, 0.08 in Walker2d and HalfCheetah, 0.1 in Ant and Humanoid).
-        max_grad_norm: Bound on the norm of the actor's gradient, and of the critics'; None for none (1 in Hopper, 0.8
-            in Ant, 2 elsewhere).
         average_rate: Share of the actor that enters its average at each update.
     """
     _checks.integer("ascent_steps", ascent_steps, 0)
     _checks.positive("ascent_rate", ascent_rate)
-    for name, bound in (("ascent_norm", ascent_norm), ("max_grad_norm", max_grad_norm)):
-        if bound is not None:
-            _checks.positive(name, bound)
+    if ascent_norm is not None:
+        _checks.positive("ascent_norm", ascent_norm)
     _checks.fraction("average_rate", average_rate)
     policy = make_field()
     sample = within_box(policy.act)
@@ -91,5 +88,4 @@ def dipo(
         remember=lambda transition: {"improved": transition.action},
         revise=climb,
         extras={"average": averaged_actor(average_rate)},
-        max_grad_norm=max_grad_norm,
     )

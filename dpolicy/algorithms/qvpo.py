@@ -57,7 +57,14 @@ def _spread(updated: Updated) -> Float[Array, "2"]:
     return mean + jnp.sqrt(jnp.maximum(square - mean**2, 0)) * jnp.asarray([-1.0, 1.0])
 
 
-@composed(field_policy, actor_critic, hidden=(256, 256), sampler="ddpm_posterior", learning_rate=1e-4)
+@composed(
+    field_policy,
+    actor_critic,
+    hidden=(256, 256),
+    sampler="ddpm_posterior",
+    learning_rate=1e-4,
+    max_grad_norm=2.0,  # the weights, and so the gradient, have the scale of Q
+)
 def qvpo(
     make_field: Callable[..., FieldPolicy],
     train: Callable[..., Algorithm],
@@ -69,7 +76,6 @@ def qvpo(
     final_uniform_weight: Number = 0.002,
     anneal_updates: Number = 900_000,
     average_rate: Number = 0.005,
-    max_grad_norm: Number | None = 2.0,
     exploration_candidates: int = 4,
     backup_candidates: int = 4,
     evaluation_candidates: int = 32,
@@ -96,8 +102,6 @@ def qvpo(
         final_uniform_weight: omega at the end.
         anneal_updates: Updates of the critics over which omega changes linearly (see `annealed`).
         average_rate: Share of the actor that enters its average at each update.
-        max_grad_norm: Bound on the norm of the actor's gradient, and of the critics'; None for none. The weights, and
-            so the actor's gradient, have the scale of Q.
         exploration_candidates: It explores by the best of this many samples.
         backup_candidates: The critic's next action is the best of this many samples.
         evaluation_candidates: Evaluation acts by the best of this many samples under the critic.
@@ -111,8 +115,6 @@ def qvpo(
     for name, value in (("exploration", exploration_candidates), ("backup", backup_candidates)):
         _checks.integer(f"{name}_candidates", value)
     _checks.integer("evaluation_candidates", evaluation_candidates)
-    if max_grad_norm is not None:
-        _checks.positive("max_grad_norm", max_grad_norm)
     policy = make_field()
 
     def backup(state: ActorCritic) -> Policy:
@@ -147,5 +149,4 @@ def qvpo(
         backup=FromState(backup),
         evaluate=policy.best(evaluation_candidates),
         actor_loss=FromState(actor_loss),
-        max_grad_norm=max_grad_norm,
     )

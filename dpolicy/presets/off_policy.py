@@ -113,7 +113,7 @@ def _review() -> Table:
     """
     own: dict[str, dict[str, Any]] = {
         "sac": {},
-        "dipo": {"sampler_steps": 100, "ascent_steps": 20, "ascent_rate": 0.03, "actor_interval": 1},
+        "dipo": {"sampler_steps": 100, "ascent_steps": 20, "ascent_rate": 0.03},
         "qvpo": {
             "sampler_steps": 20,
             "candidates": 64,
