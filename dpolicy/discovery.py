@@ -51,9 +51,7 @@ class Discovery(NamedTuple):
     interval: int
     start: Callable[[Key], Modes]
     draw: Callable[[Modes, Stored, Key, int], Int[Array, " batch"]]
-    look: Callable[
-        [Modes, Stored, Int[Array, " capacity"], Key], tuple[Modes, Heirs, Int[Array, " capacity"]]
-    ]
+    look: Callable[[Modes, Stored, Bool[Array, " capacity"], Key], tuple[Modes, Heirs]]
 
 
 def _members(cluster: Int[Array, " m"], count: int) -> tuple[Int[Array, "k s"], Bool[Array, "k s"]]:
