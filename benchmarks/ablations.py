@@ -1,4 +1,4 @@
-"""Ablations of the on-policy methods on one task each: a table and curves per ablation.
+"""Ablations of the methods on one task each: a table and curves per ablation.
 
     python benchmarks/ablations.py --list
     python benchmarks/ablations.py fpo_draws --out benchmarks/results/ablations
@@ -67,6 +67,24 @@ ABLATIONS = {
             "no score term": {"score_coefficient": 0.0},
             "neither": {"entropy_coefficient": 0.0, "score_coefficient": 0.0},
             "no moving average": {"ema_decay": 0.0},
+        },
+    ),
+    "diffusion_steps": Ablation(
+        "Sampler steps (FlowRL, figure 7)",
+        "sdac",
+        {
+            f"{name}, {k} steps": {"algorithm": name, "sampler_steps": k}
+            for name in ("sdac", "qsm")
+            for k in (2, 5, 10, 50)
+        },
+    ),
+    "schedules": Ablation(
+        "Noise schedule (FlowRL, figure 9)",
+        "sdac",
+        {
+            f"{name}, {schedule}": {"algorithm": name, "schedule": schedule}
+            for name in ("sdac", "qsm")
+            for schedule in ("cosine", "linear")
         },
     ),
     "dp_cppo_flow_steps": Ablation(
