@@ -2,7 +2,7 @@
 
     python benchmarks/ablations.py --list
     python benchmarks/ablations.py fpo_draws --out benchmarks/results/ablations
-    python benchmarks/ablations.py dp_cppo_terms --env playground/PointMass
+    python benchmarks/ablations.py dp_cppo_terms --env brax/inverted_pendulum
 
 Settings are the presets of the task, or `SETTINGS` below; a variant changes what its label says. On Multi-Goal the
 columns are the mean returns from its three saddle points, and at (0,0) how many modes the action has and how many goals
@@ -94,18 +94,17 @@ ABLATIONS = {
 
 # Where the published presets need a larger machine: what every method uses there instead of its preset.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "playground/PointMass": {
-        "steps": 31 * 8_192,
-        "num_envs": 256,
+    "brax/inverted_pendulum": {
+        "steps": 25 * 4_096,
+        "num_envs": 128,
         "rollout": 32,
         "resets": "pool",
-        "iterations_per_evaluation": 3,
+        "iterations_per_evaluation": 5,
         "evaluation_episodes": 32,
         "normalise_observations": True,
         "hidden": (64, 64),
         "value_hidden": (64, 64),
-        "minibatches": 8,
-        "learning_rate": 1e-3,
+        "minibatches": 4,
         "reward_scale": 1.0,
     },
 }
