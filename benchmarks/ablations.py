@@ -95,7 +95,7 @@ ABLATIONS = {
 # Where the published presets need a larger machine: what every method uses there instead of its preset.
 SETTINGS: dict[str, dict[str, Any]] = {
     "brax/inverted_pendulum": {
-        "steps": 25 * 4_096,
+        "steps": 15 * 4_096,
         "num_envs": 128,
         "rollout": 32,
         "resets": "pool",
@@ -104,6 +104,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "normalise_observations": True,
         "hidden": (64, 64),
         "value_hidden": (64, 64),
+        "epochs": 4,
         "minibatches": 4,
         "reward_scale": 1.0,
     },

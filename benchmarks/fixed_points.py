@@ -84,6 +84,7 @@ def methods(temperature: float) -> dict[str, tuple[str, dict[str, Any], str]]:
         "qvpo": (
             "qvpo",
             {
+                "candidates": 16,
                 "uniform_weight": 0.02,
                 "final_uniform_weight": 0.02,
                 "exploration_candidates": 1,
@@ -94,10 +95,14 @@ def methods(temperature: float) -> dict[str, tuple[str, dict[str, Any], str]]:
         ),
         "dpmd": ("dpmd", {"temperature": 1.0, **descent}, "noise after"),
         "fpmd (rectified flow)": ("fpmd", {"temperature": 1.0, "q_clip": 3.0, **descent}, "noise before"),
-        "gempo (linear)": ("gempo", {"reference_interval": 200, "target_kl": 0.5, **NET}, "linear"),
+        "gempo (linear)": (
+            "gempo",
+            {"candidates": 16, "reference_interval": 200, "target_kl": 0.5, **NET},
+            "linear",
+        ),
         "gempo (exponential)": (
             "gempo",
-            {"weight": "exponential", "reference_interval": 200, "target_kl": 0.5, **NET},
+            {"weight": "exponential", "candidates": 16, "reference_interval": 200, "target_kl": 0.5, **NET},
             "exponential",
         ),
         "dipo": ("dipo", {"sampler_steps": 20, "max_grad_norm": None, **NET}, "ascent"),
@@ -182,8 +187,8 @@ class Grid:
         nu = brentq(total, self.q.min() - 2 * temperature - 10, self.q.max())
         return np.maximum((self.q - nu) / temperature, 0)
 
-    def qvpo(self, omega: float = 0.02, candidates: int = 64, uniform: int = 10) -> np.ndarray:
-        """QVPO: the best of 64 by its advantage, mixed with uniform actions, again and again."""
+    def qvpo(self, omega: float = 0.02, candidates: int = 16, uniform: int = 10) -> np.ndarray:
+        """QVPO: the best of 16 by its advantage, mixed with uniform actions, again and again."""
         p = self.uniform
         for _ in range(200):
             best = self.best_of(p, candidates) * np.maximum(self.q - (p * self.q).sum(), 0)

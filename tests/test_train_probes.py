@@ -1,6 +1,7 @@
 """Every trainer on every probe environment: learned values and actions against the known ones."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -94,7 +95,8 @@ def value_function(name: str, state: Any) -> Callable[[Any, Any], Any]:
     return lambda obs, action: jnp.min(state.algorithm.critic.model(obs, action))
 
 
-@eqx.filter_jit
+# It runs for longer than it compiles.
+@partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 1})
 def learned(name: str) -> Any:
     """Values at s = -1, 0, 1 (at the best action) and evaluation actions there: two arrays [task, 3]."""
 
