@@ -346,9 +346,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="methods, by their label's first word; all by default")
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
+    flags = [
+        f" --{name} {' '.join(getattr(arguments, name))}"
+        for name in ("tasks", "only")
+        if getattr(arguments, name)
+    ]
     lines = [
-        f"Command: `python benchmarks/fixed_points.py`, {arguments.seeds} seeds, {UPDATES} updates of {STATES} states; "
-        "mean and 95 % bootstrap interval. Q is known: no critic is learned.",
+        f"Command: `python benchmarks/fixed_points.py{''.join(flags)}`, {arguments.seeds} seeds, "
+        f"{UPDATES} updates of {STATES} states; mean and 95 % bootstrap interval. Q is known: no critic is learned.",
         "",
         "| task | method | own law | KL to exp(Q/T)/Z | KL to own law | floor | W2 to exp(Q/T)/Z | W2 to own law "
         "| floor | modes found |",
