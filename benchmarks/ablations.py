@@ -31,7 +31,7 @@ class Ablation(NamedTuple):
 
 ABLATIONS = {
     "methods": Ablation(
-        "The six on-policy methods, each with its preset",
+        "The six on-policy methods",
         "ppo",
         {name: {"algorithm": name} for name in ("ppo", "fpo", "fpopp", "dppo", "genpo", "dp_cppo")},
     ),

@@ -18,7 +18,7 @@ FAMILIES = {
 # Reference pages that list the public names of these modules, in this order.
 MODULES = {
     "schedules": ("Schedules", ["schedules"]),
-    "fields": ("Fields", ["fields", "guidance", "embeddings"]),
+    "fields": ("Fields", ["fields", "mean_field", "guidance", "embeddings"]),
     "networks": ("Networks, policies, critics", ["networks", "policies", "critics"]),
     "combinators": (
         "Combinators",
@@ -31,6 +31,8 @@ MODULES = {
             "learner",
             "cloning",
             "ema",
+            "extras",
+            "minibatches",
             "discovery",
             "clustering",
             "episodes",
