@@ -18,15 +18,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
+from laws import qsm_fixed_point, wasserstein
 
 from dpolicy._types import Transition
 from dpolicy.algorithms import bc, dp_cppo, dppo, fpo, fpopp, genpo, ppo, qsm, sac, sdac
 from dpolicy.envs import Bandit, make
-from dpolicy.fields import FunctionField
-from dpolicy.samplers import ddpm
-from dpolicy.schedules import CosineVP
 from dpolicy.train import off_policy, offline, on_policy, policy_of
 from dpolicy.train.intervals import interval_text
 
@@ -43,26 +39,6 @@ def task(name: str) -> Bandit:
         return found
     corner = np.array([1.0, -1.0])
     return Bandit(lambda action: -jnp.sum((action - corner) ** 2), action_size=2, modes=corner[None])
-
-
-def wasserstein(a: np.ndarray, b: np.ndarray) -> float:
-    """The 2-Wasserstein distance between two equally large samples, by optimal assignment."""
-    cost = cdist(a, b, "sqeuclidean")
-    return float(np.sqrt(cost[linear_sum_assignment(cost)].mean()))
-
-
-def qsm_fixed_point(env: Bandit, temperature: float) -> np.ndarray:
-    """What QSM's sampler returns for the field that its target defines, noise = -sigma grad Q / temperature."""
-    schedule = CosineVP()
-    field = FunctionField(
-        lambda x, t, obs: -schedule.sigma(t) * jax.grad(env.energy)(x) / temperature,
-        schedule=schedule,
-        prediction="noise",
-        action_size=env.spec.action_size,
-    )
-    sampler = ddpm(steps=20)
-    keys = jax.random.split(jax.random.key(0), SAMPLES)
-    return np.asarray(jax.jit(jax.vmap(lambda key: sampler(field, jnp.zeros(1), key)))(keys))
 
 
 def programs(env: Bandit, temperature: float) -> dict[str, tuple[Any, int]]:
@@ -187,7 +163,7 @@ def main() -> None:
         # The noise that QSM adds while exploring is not its distribution.
         silent = qsm(temperature=temperature, exploration_noise=0.0, hidden=NET, critic_hidden=NET)
         noise_free = {"qsm (paper)": silent}
-        own = {"qsm (paper)": qsm_fixed_point(env, temperature)}
+        own = {"qsm (paper)": qsm_fixed_point(env, temperature, SAMPLES)}
         best = float(jnp.max(jax.vmap(env.energy)(env.modes)))
         for algorithm, (program, calls) in programs(env, temperature).items():
             if arguments.only and algorithm.split()[0] not in arguments.only:

@@ -3,7 +3,7 @@
 The critics are replaced by the bandit's Q itself: what is measured is the policy improvement alone, with the method's
 own proposals, averages and temperatures, in double precision. "Own law" is what the method's documentation says its
 fixed point is, computed on a grid without any network: exp(Q / T) / Z where it samples that, else the iteration of its
-improvement step (`OWN`). Samples are of the policy as it explores, without additive noise, one candidate, by the
+improvement step (`laws.py`). Samples are of the policy as it explores, without additive noise, one candidate, by the
 method's own sampler. KL is of histograms, from the samples to the law; the floor is that of exact samples.
 
     python benchmarks/fixed_points.py --out benchmarks/results/fixed_points
@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from laws import Grid, qsm_fixed_point, wasserstein
 from matplotlib.figure import Figure
-from scipy.ndimage import gaussian_filter
-from scipy.optimize import brentq, linear_sum_assignment
-from scipy.spatial.distance import cdist
 
 from dpolicy._types import Transition
 from dpolicy.algorithms import ALGORITHMS
 from dpolicy.envs import make
-from dpolicy.fields import FunctionField
 from dpolicy.learner import adam, learner
-from dpolicy.samplers import ddpm
-from dpolicy.schedules import CosineVP
 from dpolicy.train.intervals import interval_text
 
 TEMPERATURE = {"double_well": 0.25, "eight_gaussians": 1.0}
@@ -109,124 +103,6 @@ def methods(temperature: float) -> dict[str, tuple[str, dict[str, Any], str]]:
     }
 
 
-# The laws, on a grid of actions
-
-
-class Grid:
-    """A density on a regular grid over [-1, 1]^d, and the steps that methods take with it."""
-
-    def __init__(self, env: Any):
-        self.d = env.spec.action_size
-        self.n = 2_001 if self.d == 1 else 201
-        axis = np.linspace(-1, 1, self.n)
-        self.points = np.stack([x.ravel() for x in np.meshgrid(*[axis] * self.d, indexing="ij")], -1)
-        self.q = np.asarray(jax.vmap(env.energy)(jnp.asarray(self.points)), float)
-        self.uniform = np.full(len(self.points), 1 / len(self.points))
-        self.modes = np.asarray(env.modes)
-
-    def boltzmann(self, temperature: float) -> np.ndarray:
-        weight = np.exp((self.q - self.q.max()) / temperature)
-        return weight / weight.sum()
-
-    def best_of(self, p: np.ndarray, n: int) -> np.ndarray:
-        """The law of the best of n draws: differences of (P(Q(b) <= Q(a)))^n in the order of Q."""
-        order = np.argsort(self.q, kind="stable")
-        below = np.concatenate([[0.0], np.cumsum(p[order])])
-        best = np.empty_like(p)
-        best[order] = np.diff(below**n)
-        return best / best.sum()
-
-    def noised(self, p: np.ndarray, std: float) -> np.ndarray:
-        """Gaussian noise, what leaves the box put on its face."""
-        cells = std * (self.n - 1) / 2
-        width = int(4 * cells) + 1
-        wide = np.pad(p.reshape([self.n] * self.d), width)
-        wide = gaussian_filter(wide, cells, mode="constant")
-        for axis in range(self.d):
-            wide = np.moveaxis(wide, axis, 0)
-            inner = wide[width:-width].copy()
-            inner[0] += wide[:width].sum(0)
-            inner[-1] += wide[-width:].sum(0)
-            wide = np.moveaxis(inner, 0, axis)
-        return wide.ravel() / wide.sum()
-
-    def descent(self, noise_first: bool) -> np.ndarray:
-        """DPMD and FPMD: best of 8, noise (before the choice in FPMD), weight exp(clip((Q - M) / R, -3, 3)), again."""
-        p = proposed = self.uniform
-        for _ in range(200):
-            best = self.best_of(self.noised(p, NOISE) if noise_first else p, 8)
-            proposed = best if noise_first else self.noised(best, NOISE)
-            mean = (proposed * self.q).sum()
-            std = np.sqrt((proposed * (self.q - mean) ** 2).sum())
-            p = proposed * np.exp(np.clip((self.q - mean) / max(std, 1e-6), -3, 3))
-            p = p / p.sum()
-        return proposed  # how it explores
-
-    def tilted(self, shape: str, kl: float) -> np.ndarray:
-        """GeMPO: noise on the old policy, then weights of a given divergence from equal ones, again and again."""
-        p = self.uniform
-        for _ in range(40):
-            p = self.noised(p, 0.2)
-            weight = partial(self._exponential if shape == "exponential" else self._linear, p)
-
-            def excess(log_t: float, p: np.ndarray = p, weight: Any = weight) -> float:
-                w = weight(np.exp(log_t))
-                return float((p * w * np.log(np.maximum(w, 1e-300))).sum()) - kl
-
-            log_t: Any = brentq(excess, -8, 8)
-            p = p * weight(np.exp(log_t))
-            p = p / p.sum()
-        return p
-
-    def _exponential(self, p: np.ndarray, temperature: float) -> np.ndarray:
-        w = np.exp((self.q - self.q.max()) / temperature)
-        return w / (p * w).sum()
-
-    def _linear(self, p: np.ndarray, temperature: float) -> np.ndarray:
-        total = lambda nu: float((p * np.maximum((self.q - nu) / temperature, 0)).sum()) - 1
-        nu = brentq(total, self.q.min() - 2 * temperature - 10, self.q.max())
-        return np.maximum((self.q - nu) / temperature, 0)
-
-    def qvpo(self, omega: float = 0.02, candidates: int = 16, uniform: int = 10) -> np.ndarray:
-        """QVPO: the best of 16 by its advantage, mixed with uniform actions, again and again."""
-        p = self.uniform
-        for _ in range(200):
-            best = self.best_of(p, candidates) * np.maximum(self.q - (p * self.q).sum(), 0)
-            p = (best / best.sum() + uniform * omega * self.uniform) / (1 + uniform * omega)
-        return p
-
-    def ascent(self, env: Any) -> np.ndarray:
-        """DIPO: every action at the top of the slope it started on, uniformly drawn starts."""
-        climb = jax.jit(jax.vmap(jax.grad(lambda a: env.energy(a))))
-        a = jnp.asarray(self.points)
-        for _ in range(4_000):
-            g = climb(a)
-            a = jnp.clip(a + 2e-3 * g / (jnp.linalg.norm(g, axis=-1, keepdims=True) + 1e-2), -1, 1)
-        cells = np.rint((np.asarray(a).T + 1) * (self.n - 1) / 2).astype(int)
-        nearest = np.ravel_multi_index(tuple(cells), [self.n] * self.d)
-        return np.bincount(nearest, minlength=len(self.points)) / len(self.points)
-
-    def draw(self, p: np.ndarray, n: int, seed: int) -> np.ndarray:
-        """`n` points of the law."""
-        rng = np.random.default_rng(seed)
-        shift = rng.uniform(-1, 1, (n, self.d)) / (self.n - 1)
-        return np.clip(self.points[rng.choice(len(p), n, p=p)] + shift, -1, 1)
-
-
-def qsm_law(env: Any, temperature: float) -> np.ndarray:
-    """Samples of what QSM's sampler returns for the field its target defines, noise = -sigma grad Q / temperature."""
-    schedule = CosineVP()
-    field = FunctionField(
-        lambda x, t, obs: -schedule.sigma(t) * jax.grad(env.energy)(x) / temperature,
-        schedule=schedule,
-        prediction="noise",
-        action_size=env.spec.action_size,
-    )
-    sampler = ddpm(steps=20)
-    keys = jax.random.split(jax.random.key(0), 20 * SAMPLES)
-    return np.asarray(jax.jit(jax.vmap(lambda key: sampler(field, jnp.zeros(1), key)))(keys))
-
-
 # The methods
 
 
@@ -265,13 +141,12 @@ def stationary(algorithm: Any, env: Any, seeds: int) -> np.ndarray:
 # How far apart
 
 
-def wasserstein(a: np.ndarray, b: np.ndarray) -> float:
+def distance(a: np.ndarray, b: np.ndarray) -> float:
     """The 2-Wasserstein distance: of quantiles in one dimension, by assignment of a thousand points in two."""
     if a.shape[-1] == 1:
         levels = (np.arange(SAMPLES) + 0.5) / SAMPLES
         return float(np.sqrt(np.mean((np.quantile(a, levels) - np.quantile(b, levels)) ** 2)))
-    cost = cdist(a[:1_000], b[:1_000], "sqeuclidean")
-    return float(np.sqrt(cost[linear_sum_assignment(cost)].mean()))
+    return wasserstein(a[:1_000], b[:1_000])
 
 
 def divergence(samples: np.ndarray, law: np.ndarray) -> float:
@@ -296,15 +171,15 @@ def laws(env: Any, temperature: float) -> dict[str, np.ndarray]:
     many = 50 * SAMPLES
     found = {
         "boltzmann": grid.boltzmann(temperature),
-        "noise after": grid.descent(False),
-        "noise before": grid.descent(True),
+        "noise after": grid.descent(NOISE, noise_first=False),
+        "noise before": grid.descent(NOISE, noise_first=True),
         "linear": grid.tilted("linear", 0.5),
         "exponential": grid.tilted("exponential", 0.5),
         "qvpo": grid.qvpo(),
         "ascent": grid.ascent(env),
     }
     return {name: grid.draw(p, many, 0) for name, p in found.items()} | {
-        "qsm": np.clip(qsm_law(env, temperature), -1, 1)
+        "qsm": np.clip(qsm_fixed_point(env, temperature, 20 * SAMPLES), -1, 1)
     }
 
 
@@ -364,7 +239,7 @@ def main() -> None:
         env: Any = make(f"bandit/{name}")
         law = laws(env, TEMPERATURE[name])
         fresh = Grid(env).draw(Grid(env).boltzmann(TEMPERATURE[name]), SAMPLES, 1)
-        floors = divergence(fresh, law["boltzmann"]), wasserstein(fresh, law["boltzmann"])
+        floors = divergence(fresh, law["boltzmann"]), distance(fresh, law["boltzmann"])
         panels = {}
         for label, (recipe, settings, own) in methods(TEMPERATURE[name]).items():
             if arguments.only and label.split()[0] not in arguments.only:
@@ -373,8 +248,8 @@ def main() -> None:
             samples = stationary(ALGORITHMS[recipe].recipe(**settings), env, arguments.seeds)
             panels[label] = samples[0], law[own]
 
-            def over_seeds(distance: Any, target: np.ndarray, samples: np.ndarray = samples) -> str:
-                return interval_text(np.asarray([distance(cloud, target) for cloud in samples]), digits=3)
+            def over_seeds(measure: Any, target: np.ndarray, samples: np.ndarray = samples) -> str:
+                return interval_text(np.asarray([measure(cloud, target) for cloud in samples]), digits=3)
 
             cells = [
                 name,
@@ -384,8 +259,8 @@ def main() -> None:
                 # Atoms have no density.
                 "-" if own == "ascent" else over_seeds(divergence, law[own]),
                 f"{floors[0]:.3g}",
-                over_seeds(wasserstein, law["boltzmann"]),
-                over_seeds(wasserstein, law[own]),
+                over_seeds(distance, law["boltzmann"]),
+                over_seeds(distance, law[own]),
                 f"{floors[1]:.3g}",
                 ", ".join(str(modes_found(cloud, np.asarray(env.modes))) for cloud in samples)
                 + f" of {len(env.modes)}",
