@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from dpolicy.presets.on_policy import REVIEW_TASKS
 from dpolicy.presets.preset import Preset, Table, joined
 
 # FlowRL's tasks, by the names that they have here; Gym's locomotion is brax's.
@@ -106,46 +105,6 @@ def _flowrl() -> Table:
     return table
 
 
-def _review() -> Table:
-    """Review (arXiv 2601.06133), tables 9, 10 and 12: IsaacLab.
-
-    Its replay holds one batch, four steps of 1,024 environments, as its table says; steps are not given.
-    """
-    own: dict[str, dict[str, Any]] = {
-        "sac": {},
-        "dipo": {"sampler_steps": 100, "ascent_steps": 20, "ascent_rate": 0.03},
-        "qvpo": {
-            "sampler_steps": 20,
-            "candidates": 64,
-            "uniform_candidates": 10,
-            "uniform_weight": 0.02,
-            "final_uniform_weight": 0.02,
-        },
-    }
-    table: Table = {}
-    for task, (rate, widths, *_, discount) in REVIEW_TASKS.items():
-        shared: dict[str, Any] = {
-            "num_envs": 1024,
-            "steps": 24_000 * 1024,  # not given; as long as its on-policy runs here
-            "batch_size": 4096,
-            "replay_size": 4096,
-            "warmup": 4 * 1024,
-            "evaluation_interval": 1_000 * 1024,
-            "learning_rate": rate,
-            "critic_learning_rate": rate,
-            "hidden": widths,
-            "critic_hidden": widths,
-            "discount": discount,
-            "target_rate": 0.005,
-            "max_grad_norm": 1.0,
-        }
-        for algorithm, settings in own.items():
-            tables = "10 and 12" if algorithm == "sac" else "9, 10 and 12"
-            chosen = Preset(shared | settings, f"review, arXiv 2601.06133, tables {tables}", "review")
-            table.setdefault(algorithm, []).append((f"isaaclab/{task}", chosen))
-    return table
-
-
 def _dipo() -> Table:
     """DIPO's own rows per task (arXiv 2305.13122 and its code), for brax's versions of Gym's tasks."""
     source = "DIPO, arXiv 2305.13122, and its code"
@@ -178,4 +137,4 @@ def _maxentdp() -> Table:
     }
 
 
-PUBLISHED = joined(_flowrl(), _dipo(), _maxentdp(), _review())
+PUBLISHED = joined(_flowrl(), _dipo(), _maxentdp())
