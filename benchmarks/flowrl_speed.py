@@ -16,11 +16,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from flowrl_peer import BATCH, ENVS, OFF_POLICY, ON_POLICY, TIME
+from flowrl_peer import OFF_POLICY, ON_POLICY
+from throughput import measure_algorithm
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = (
@@ -62,51 +62,19 @@ def ours(name: str, seconds: float) -> dict[str, Any]:
     """dpolicy's side, in this process."""
     import jax
 
-    from dpolicy._types import Transition
     from dpolicy.algorithms import ALGORITHMS
-    from dpolicy.envs import Spec
     from dpolicy.presets import presets_for, resolve
 
     recipe, changes = OURS[name]
-    on_policy = name in ON_POLICY
-    env = "isaaclab/Isaac-Ant-v0" if on_policy else "brax/halfcheetah"
+    env = "isaaclab/Isaac-Ant-v0" if name in ON_POLICY else "brax/halfcheetah"
     choose = "flowrl" if "flowrl" in presets_for(recipe, env) else "none"
     config = resolve(recipe, env, changes, choose=choose)
-    algorithm = ALGORITHMS[recipe].recipe(**config["hyperparameters"])
-    spec = Spec("benchmark", 17, 6, 1000)
-    count, repeat = (TIME * ENVS, 1) if on_policy else (BATCH, 10)
-    lead = (TIME, ENVS) if on_policy else (BATCH,)
-
-    def experience(state: Any, key: Any) -> Transition:
-        keys = jax.random.split(key, 4)
-        obs = jax.random.normal(keys[0], (count, spec.obs_size))
-        action, extras = jax.vmap(algorithm.act, in_axes=(None, 0, 0, None))(
-            state, obs, jax.random.split(keys[1], count), "explore"
-        )
-        end = jax.random.bernoulli(keys[2], 0.01, (count,))
-        reward = jax.random.normal(keys[3], (count,))
-        batch = Transition(obs, action, reward, obs[::-1], end, ~end & end, extras if on_policy else {})
-        return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), batch)
-
-    def updates(state: Any, batch: Transition, key: Any) -> Any:
-        state, metrics = jax.lax.scan(
-            lambda state, key: algorithm.update(state, batch, key), state, jax.random.split(key, repeat)
-        )
-        return state, jax.tree.map(lambda values: values[-1], metrics)
-
-    state = jax.jit(lambda key: algorithm.init(key, spec))(jax.random.key(0))
-    batch = jax.jit(experience)(state, jax.random.key(1))
-    begun = time.perf_counter()
-    run = jax.jit(updates, donate_argnums=0).lower(state, batch, jax.random.key(2)).compile()
-    compiled = time.perf_counter() - begun
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 3:
-        begun = time.perf_counter()
-        state, metrics = run(state, batch, jax.random.key(len(times)))
-        jax.block_until_ready((state, metrics))
-        times.append((time.perf_counter() - begun) / repeat)
-    return {"compile": compiled, "update": statistics.median(times), "jax": jax.__version__}
+    found = measure_algorithm(ALGORITHMS[recipe].recipe(**config["hyperparameters"]), seconds)
+    return {
+        "compile": found["compile"],
+        "update": 1 / found["updates per second"],
+        "jax": jax.__version__,
+    }
 
 
 def measured(command: list[str], name: str) -> dict[str, Any]:

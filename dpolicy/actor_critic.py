@@ -270,10 +270,8 @@ def actor_critic(
         """The actor's rate now, where it decays."""
         if decay_updates is None:
             return None
-        begin, share = (
-            0.0 if decay_start is None else decay_start,
-            0.0 if decay_share is None else decay_share,
-        )
+        begin = 0.0 if decay_start is None else decay_start
+        share = 0.0 if decay_share is None else decay_share
         shape = "linear" if decay_shape is None else decay_shape
         return learning_rate * annealed(state.updates, 1.0, share, decay_updates, begin=begin, shape=shape)
 

@@ -140,9 +140,10 @@ def ddiffpg(
         ("ascent_rate", ascent_rate),
         ("learning_rate", learning_rate),
         ("critic_learning_rate", critic_learning_rate),
-        *((name, bound) for name, bound in (("ascent_norm", ascent_norm),) if bound is not None),
     ):
         _checks.positive(name, value)
+    if ascent_norm is not None:
+        _checks.positive("ascent_norm", ascent_norm)
     for name, value in (
         ("exploration_low", exploration_low),
         ("exploration_high", exploration_high),

@@ -1,4 +1,4 @@
-"""Off-policy settings found here, for tasks that two cores can learn; each with the page of what they reach."""
+"""Off-policy settings found here, for tasks that two cores can learn, with the page of what they reach."""
 
 from typing import Any
 
@@ -71,10 +71,15 @@ _BRAX_SAC: dict[str, Any] = {
     "normalise_observations": True,
 }
 
+_UNMEASURED = "as its neighbours have it; no result of its own yet"
+
 TUNED: Table = {
     name: [
-        ("multigoal/*", Preset(_MULTIGOAL_TASK | both | goals, MULTIGOAL if name == "sdac" else LEARNING)),
-        ("gymnax/Pendulum-v1", Preset(_PENDULUM | both | pendulum, LEARNING)),
+        ("multigoal/*", Preset(_MULTIGOAL_TASK | both | goals, MULTIGOAL if name == "sdac" else _UNMEASURED)),
+        (
+            "gymnax/Pendulum-v1",
+            Preset(_PENDULUM | both | pendulum, LEARNING if name in ("sac", "sdac", "qsm") else _UNMEASURED),
+        ),
     ]
     for name, (both, pendulum, goals) in _METHODS.items()
 }
