@@ -153,6 +153,7 @@ def flow_matching_log_ratio(
     mode: str = "mean_then_exp",
     clamp: Number = 3.0,
     loss_clip: Number | None = None,
+    old_loss_clip: Number | None = None,
     clip: Number | None = None,
 ) -> LogRatio:
     """FPO's log-ratio from a matching loss: see `flow_matching_log_likelihood` and `log_ratio_from_losses`.
@@ -162,17 +163,22 @@ def flow_matching_log_ratio(
     `draws`.
 
     - `clamp`: bound on each difference for `exp_then_mean`.
+    - `old_loss_clip`: bound of the stored loss alone, so that an action that was badly fitted cannot gain more than
+      it (FPO++ when fine-tuning: 4).
     - `clip`: upper bound of the log-ratio, straight-through.
     """
     positive("clamp", clamp)
     one_of("mode", mode, ("mean_then_exp", "per_sample", "exp_then_mean"))
     if clip is not None:
         positive("clip", clip)
+    if old_loss_clip is not None:
+        positive("old_loss_clip", old_loss_clip)
     likelihood = flow_matching_log_likelihood(
         loss, draws, per_draw=mode != "mean_then_exp", loss_clip=loss_clip
     )
 
     def combine(new: Array, old: Array) -> Array:
+        old = old if old_loss_clip is None else jnp.maximum(old, -old_loss_clip)
         difference = (
             log_ratio_from_losses(-new, -old, mode, clamp=clamp) if mode == "exp_then_mean" else new - old
         )

@@ -103,6 +103,15 @@ def test_capped_errors_lose_their_gradient(getkey):
     assert gradient.shift == pytest.approx(-0.5)
 
 
+def test_beyond_huber_an_error_pulls_no_harder(getkey):
+    schedule = RectifiedFlow()
+    field = Affine(jnp.asarray(0.0), jnp.asarray(0.0), schedule, "velocity", 2)
+    loss = matching(at(schedule, 0.3, [2.0, 0.5]), huber=1.0)  # errors -2 and -0.5
+    value, gradient = eqx.filter_value_and_grad(lambda f: loss(f, transition([0.0, 0.0]), getkey())[0])(field)
+    assert value == pytest.approx((1 * (2 * 2 - 1) + 0.25) / 2)
+    assert gradient.shift == pytest.approx((-2 * 1.0 - 2 * 0.5) / 2)
+
+
 def test_noise_error_is_blind_at_pure_noise(getkey):
     schedule = RectifiedFlow()
     field = Affine(jnp.asarray(0.5), jnp.asarray(0.1), schedule, "velocity")

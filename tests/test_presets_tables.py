@@ -251,6 +251,49 @@ def test_flowrl(task):
         check(algorithm, f"isaaclab/Isaac-{task}", "flowrl", shared | own)
 
 
+# GenPO, arXiv 2505.18763, tables 2 to 10.
+GENPO = """
+task                                rate  gamma  hidden
+Isaac-Ant-v0                        1e-3  .99    400,200,100
+Isaac-Humanoid-v0                   5e-4  .99    400,200,100
+Isaac-Lift-Cube-Franka-v0           1e-4  .98    256,128,64
+Isaac-Quadcopter-Direct-v0          5e-4  .99    64,64
+Isaac-Velocity-Flat-Anymal-D-v0     1e-3  .99    128,128,128
+Isaac-Velocity-Rough-Unitree-Go2-v0 1e-3  .99    512,256,128
+Isaac-Velocity-Rough-H1-v0          1e-3  .99    512,256,128
+Isaac-Repose-Cube-Shadow-Direct-v0  5e-4  .99    512,512,256,128
+"""
+
+
+@pytest.mark.parametrize("row", table(GENPO), ids=lambda row: row[0])
+def test_genpo(row):
+    task, rate, gamma, hidden = row
+    shared = {"envs": 4096, "grad": 1.0, "lambda": 0.95, "clip": 0.2, "kl": 0.01, "mixing": 0.9}
+    shared |= {"sampler_steps": 5, "compression_coefficient": 0.01, "hidden": hidden, "critic": hidden}
+    check("genpo", f"isaaclab/{task}", "genpo", shared | {"rate": float(rate), "gamma": float(gamma)})
+
+
+# FPO++, arXiv 2602.02481, table A.1 and its code.
+FPOPP = """
+task                               iterations  epochs  draws  value
+Isaac-Velocity-Flat-Unitree-Go2-v0 1500        16      16     1
+Isaac-Velocity-Flat-Spot-v0        1500        32      32     .5
+Isaac-Velocity-Flat-H1-v0          2000        32      32     1
+Isaac-Velocity-Flat-G1-v0          2000        32      32     1
+"""
+
+
+@pytest.mark.parametrize("row", table(FPOPP), ids=lambda row: row[0])
+def test_fpopp(row):
+    task, iterations, epochs, draws, value = row
+    shared = {"envs": 4096, "rollouts": 24, "minibatches": 4, "gamma": 0.99, "lambda": 0.95, "grad": 1.0}
+    shared |= {"clip": 0.05, "surrogate": "aspo", "rate": 1e-4, "weight_decay": 1e-4, "sampler_steps": 64}
+    shared |= {"hidden": (256,) * 3, "critic": (768,) * 3, "activation": "elu", "action_noise": 0.02}
+    shared |= {"ema_decay": 0.95, "ema_after": 500, "normalise_observations": True, "kl": None}
+    own = {"steps": int(iterations) * 4096 * 24, "epochs": int(epochs), "draws": int(draws)}
+    check("fpopp", f"isaaclab/{task}", "fpopp", shared | own | {"value": float(value)})
+
+
 # Review, arXiv 2601.06133, tables 10 and 11.
 REVIEW = """
 task                              rate  hidden       gamma rollouts epochs batches kl   entropy value
@@ -284,7 +327,9 @@ def test_review(row):
 
 def test_no_published_preset_is_without_its_table():
     """Each is what a task above is given."""
-    isaaclab = {row[0] for row in table(CPPO) + table(REVIEW)} | {f"Isaac-{task}" for task in FLOWRL_TASKS}
+    isaaclab = {row[0] for text in (CPPO, REVIEW, GENPO, FPOPP) for row in table(text)} | {
+        f"Isaac-{task}" for task in FLOWRL_TASKS
+    }
     playground = {*PLAYGROUND, *FPO_TASKS, *STEPS_AND_EPOCHS}
     names = {"isaaclab": isaaclab, "playground": playground, "brax": GYM}
     tasks = [f"{family}/{task}" for family, of in names.items() for task in of]

@@ -64,7 +64,9 @@ def fpopp(
     surrogate: str = "aspo",
     average: str = "per_sample",
     time_exponent: Number = 1.0,
+    huber: Number | None = None,
     loss_clip: Number | None = 20.0,
+    old_loss_clip: Number | None = None,
     log_ratio_clip: Number | None = 10.0,
     entropy_coefficient: Number | None = None,
     kl_measure: str = "ratio",
@@ -89,7 +91,9 @@ def fpopp(
         average: A clipped ratio for each draw (per_sample), or one for all, as FPO has it: of their mean loss
             (mean_then_exp), or the mean of their ratios (exp_then_mean).
         time_exponent: t = 1 - (1 - u)^(1/exponent), squeezed into [0.005, 0.995]; above 1 it favours small t.
+        huber: Error beyond which a coordinate's loss grows linearly (its fine-tuning: 0.1 to 1); None for never.
         loss_clip: Bound of each loss, beyond which it has no gradient; None for none.
+        old_loss_clip: Bound of each stored loss alone (its fine-tuning: 4); None for none.
         log_ratio_clip: Upper bound of each log-ratio, its gradient kept; None for none.
         entropy_coefficient: Weight of the nearest-neighbour entropy of the actions predicted from `draws` pairs;
             None for none.
@@ -121,10 +125,11 @@ def fpopp(
     pairs = perturb(policy.schedule, times=power_times(time_exponent))
     ratio = matched_ratio(
         flow_matching_log_ratio(
-            matching(pairs, reduction="sqrt"),
+            matching(pairs, reduction="sqrt", huber=huber),
             draws=draws,
             mode=average,
             loss_clip=loss_clip,
+            old_loss_clip=old_loss_clip,
             clip=log_ratio_clip,
         )
     )

@@ -6,151 +6,8 @@ IsaacLab tasks by the names of release 2; `isaaclab/*` patterns match release 3'
 import math
 from typing import Any
 
+from dpolicy.presets.dp_cppo import PUBLISHED as DP_CPPO
 from dpolicy.presets.preset import Preset, Table, joined
-
-# DP-CPPO (arXiv 2603.04790): what its tables 6 to 13 share. Discount and initial deviation are not given; the recipe's
-# defaults stand for them. Its table 2 is of 1,000 iterations, which are taken for all tasks.
-_CPPO = {"trace": 0.95, "clip": 0.2, "max_grad_norm": 1.0, "value_coefficient": 1.0, "value_clip": 0.2}
-_CPPO_LOOP = {"epochs": 5, "minibatches": 4, "num_envs": 4096}
-_CPPO_FLOW = {
-    "flow_steps": 16,
-    "flow_learning_rate": 1e-3,
-    "ema_decay": 0.999,
-    "flow_minibatches": 4,
-    "flow_epochs": 15,
-}
-# Task: table, KL target (DP-CPPO, PPO), rate, entropy, score, rollout, widths, activation (DP-CPPO, PPO).
-_CPPO_TASKS: list[tuple[str, int, tuple, tuple, tuple, float, int, tuple, tuple]] = [
-    ("Isaac-Ant*", 6, (0.01, 0.01), (5e-4, 5e-4), (0.005, 0.01), 0.1, 32, (400, 200, 100), ("elu", "elu")),
-    (
-        "Isaac-Lift-Cube-Franka*",
-        7,
-        (0.008, 0.01),
-        (1e-4, 1e-4),
-        (0.004, 0.006),
-        0.1,
-        24,
-        (256, 128, 64),
-        ("elu", "elu"),
-    ),
-    ("Isaac-Quadcopter*", 8, (0.01, 0.01), (5e-4, 5e-4), (0.01, 0.01), 0.5, 24, (64, 64), ("mish", "elu")),
-    (
-        "Isaac-Velocity-Flat-Anymal-D*",
-        9,
-        (0.01, 0.01),
-        (1e-3, 1e-3),
-        (0.001, 0.005),
-        0.1,
-        24,
-        (128, 128, 128),
-        ("elu", "elu"),
-    ),
-    (
-        "Isaac-Velocity-Rough-H1*",
-        10,
-        (0.01, 0.01),
-        (5e-4, 1e-3),
-        (0.005, 0.01),
-        0.1,
-        24,
-        (512, 256, 128),
-        ("elu", "elu"),
-    ),
-    (
-        "Isaac-Velocity-Rough-Unitree-Go2*",
-        11,
-        (0.01, 0.01),
-        (1e-3, 1e-3),
-        (0.005, 0.01),
-        0.1,
-        24,
-        (512, 256, 128),
-        ("elu", "elu"),
-    ),
-    (
-        "Isaac-Navigation-Flat-Anymal-C*",
-        12,
-        (0.01, 0.01),
-        (1e-3, 1e-3),
-        (0.001, 0.005),
-        0.1,
-        8,
-        (128, 128),
-        ("mish", "elu"),
-    ),
-    (
-        "Isaac-Velocity-Rough-G1*",
-        13,
-        (0.01, 0.01),
-        (1e-3, 1e-3),
-        (0.001, 0.008),
-        0.1,
-        24,
-        (512, 256, 128),
-        ("elu", "elu"),
-    ),
-]
-
-
-def _cppo_isaaclab() -> Table:
-    table: Table = {"dp_cppo": [], "ppo": []}
-    for task, number, kl, rate, entropy, score, rollout, widths, activation in _CPPO_TASKS:
-        source = f"DP-CPPO, arXiv 2603.04790, table {number}"
-        for column, algorithm in enumerate(("dp_cppo", "ppo")):
-            values: dict[str, Any] = {
-                **_CPPO,
-                **_CPPO_LOOP,
-                "target_kl": kl[column],
-                "learning_rate": rate[column],
-                "entropy_coefficient": entropy[column],
-                "steps": 1_000 * _CPPO_LOOP["num_envs"] * rollout,
-                "rollout": rollout,
-                "hidden": widths,
-                "value_hidden": widths,
-                "activation": activation[column],
-            }
-            if algorithm == "dp_cppo":
-                values |= {**_CPPO_FLOW, "score_coefficient": score, "flow_hidden": widths}
-                source += " (flow: table 5)"
-            table[algorithm].append((f"isaaclab/{task}", Preset(values, source, "dp-cppo")))
-    return table
-
-
-# DP-CPPO, table 14: Playground, with its exceptions per task.
-_CPPO_PLAYGROUND: dict[str, dict[str, Any]] = {
-    "BallInCup": {"clip": 0.05, "value_clip": None, "learning_rate": 1e-4},
-    "CheetahRun": {"value_clip": None, "epochs": 10},
-    "FingerSpin": {"epochs": 10, "entropy_coefficient": 0.005},
-    "PointMass": {"target_kl": None, "learning_rate": 5e-4},
-    "ReacherEasy": {"entropy_coefficient": 0.005},
-    "ReacherHard": {"entropy_coefficient": 0.005},
-    "*": {},
-}
-
-
-def _cppo_playground() -> Table:
-    shared: dict[str, Any] = {
-        **_CPPO,
-        **_CPPO_LOOP,
-        **_CPPO_FLOW,
-        "target_kl": 0.01,
-        "learning_rate": 1e-3,
-        "entropy_coefficient": 0.001,
-        "score_coefficient": 0.1,
-        "steps": 60_000_000,  # not given: FPO's, which it compares with
-        "rollout": 32,
-        "flow_hidden": (128, 64, 32),
-        "hidden": (512, 256, 128),
-        "value_hidden": (512, 256, 128),
-        "activation": "elu",
-        "resets": "pool",
-    }
-    source = "DP-CPPO, arXiv 2603.04790, tables 5 and 14"
-    rows = [
-        (f"playground/{task}", Preset(shared | changes, source, "dp-cppo"))
-        for task, changes in _CPPO_PLAYGROUND.items()
-    ]
-    return {"dp_cppo": rows}
 
 
 def _fpo_playground() -> Table:
@@ -353,10 +210,85 @@ def _flowrl_isaaclab() -> Table:
     }
 
 
+def _genpo_isaaclab() -> Table:
+    """GenPO's own settings (arXiv 2505.18763, tables 2 to 10); rollouts, passes and iterations as in its code.
+
+    Its entropy coefficients are left out, as the density's entropy is a constant, and so is the smaller time embedding
+    of the quadcopter, which is no setting.
+    """
+    shared: dict[str, Any] = {
+        "num_envs": 4096,
+        "rollout": 32,
+        "steps": 1_000 * 4096 * 32,
+        "epochs": 5,
+        "minibatches": 4,
+        "discount": 0.99,
+        "trace": 0.95,
+        "clip": 0.2,
+        "target_kl": 0.01,
+        "max_grad_norm": 1.0,
+        "sampler_steps": 5,
+        "mixing": 0.9,
+        "compression_coefficient": 0.01,
+    }
+    tasks: dict[str, tuple[float, tuple[int, ...]]] = {
+        "Isaac-Ant*": (1e-3, (400, 200, 100)),
+        "Isaac-Humanoid*": (5e-4, (400, 200, 100)),
+        "Isaac-Lift-Cube-Franka*": (1e-4, (256, 128, 64)),
+        "Isaac-Quadcopter*": (5e-4, (64, 64)),
+        "Isaac-Velocity-Flat-Anymal-D*": (1e-3, (128, 128, 128)),
+        "Isaac-Velocity-*-Unitree-Go2*": (1e-3, (512, 256, 128)),
+        "Isaac-Velocity-*-H1*": (1e-3, (512, 256, 128)),
+        "Isaac-Repose-Cube-Shadow*": (5e-4, (512, 512, 256, 128)),
+    }
+    source = "GenPO, arXiv 2505.18763, tables 2 to 10"
+    rows: list[tuple[str, Preset]] = []
+    for task, (rate, widths) in tasks.items():
+        values = {**shared, "learning_rate": rate, "hidden": widths, "value_hidden": widths}
+        if "Franka" in task:
+            values["discount"] = 0.98
+        rows.append((f"isaaclab/{task}", Preset(values, source, "genpo")))
+    return {"genpo": rows}
+
+
+def _fpopp_isaaclab() -> Table:
+    """FPO++'s own settings for locomotion (arXiv 2602.02481, table A.1 and its code).
+
+    Draws and passes are the code's: 16 of each for Go2, 32 for the others.
+    """
+    rows: list[tuple[str, Preset]] = []
+    # Task: passes and draws, iterations, weight of the value loss.
+    for task, passes, iterations, value in (
+        ("Unitree-Go2", 16, 1_500, 1.0),
+        ("Spot", 32, 1_500, 0.5),
+        ("H1", 32, 2_000, 1.0),
+        ("G1", 32, 2_000, 1.0),
+    ):
+        values: dict[str, Any] = {
+            "num_envs": 4096,
+            "rollout": 24,
+            "steps": iterations * 4096 * 24,
+            "epochs": passes,
+            "draws": passes,
+            "minibatches": 4,
+            "clip": 0.05,
+            "learning_rate": 1e-4,
+            "discount": 0.99,
+            "trace": 0.95,
+            "value_coefficient": value,
+            "max_grad_norm": 1.0,
+            "sampler_steps": 64,
+        }
+        source = "FPO++, arXiv 2602.02481, table A.1 and its code"
+        rows.append((f"isaaclab/Isaac-Velocity-Flat-{task}*", Preset(values, source, "fpopp")))
+    return {"fpopp": rows}
+
+
 PUBLISHED = joined(
-    _cppo_isaaclab(),
-    _cppo_playground(),
+    DP_CPPO,
     _fpo_playground(),
     _dppo_gym(),
+    _genpo_isaaclab(),
+    _fpopp_isaaclab(),
     _flowrl_isaaclab(),
 )
