@@ -67,6 +67,14 @@ def test_a_finished_run_can_be_taken_further(tmp_path, uninterrupted):
     again = train_loop(Toy(), directory=tmp_path, config=CONFIG, resume=True, progress=False, **SETTINGS)
     same_bits(again.state, expected.state)
     np.testing.assert_equal(again.history, expected.history)
+    # What is finished is read without compiling anything.
+    events = [json.loads(line)["event"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [event for event in events if event in ("compile", "resume")] == [
+        "compile",
+        "resume",
+        "compile",
+        "resume",
+    ]
 
 
 def test_rare_checkpoints_give_the_same_run(tmp_path, uninterrupted):

@@ -79,8 +79,12 @@ class _Job(NamedTuple):
     display: Display
 
 
+# What a run that has just begun would have in its checkpoint beside the state.
+_NEW: dict[str, Any] = {"chunk": 0, "offsets": {}, "failures": []}
+
+
 class _Start(NamedTuple):
-    """Where a run starts from, and the compiled step that takes it on."""
+    """Where a run starts from, and the compiled step that takes it on (None where it is finished)."""
 
     step: Any
     state: PyTree
@@ -102,6 +106,17 @@ def _compiled(traced: list[Any]) -> list[Any]:
         return list(pool.map(lambda function: function.lower().compile(), traced))
 
 
+def _traced_step(program: Any, shapes: PyTree) -> Any:
+    """`vmap(program.step)`, traced for a state of these shapes, which it must keep."""
+    step = jax.jit(jax.vmap(program.step), donate_argnums=0).trace(shapes)
+    after = jax.tree.map(_struct, step.out_info[0])
+    if jax.tree.flatten(after) != jax.tree.flatten(shapes):
+        raise ValueError(
+            "program.step must return a state of the structure, shapes and types of program.init's."
+        )
+    return step
+
+
 def _start(job: _Job) -> _Start:
     """Compile, then initialise or restore; nothing is recorded in the directory before both have worked."""
     watch = Stopwatch()
@@ -111,12 +126,6 @@ def _start(job: _Job) -> _Start:
     if size > _WORTH_SAYING:
         seeds = job.keys.shape[0]
         job.display.say(f"state: {byte_text(size)} ({seeds} x {byte_text(size // seeds)}, one per seed)")
-    step = jax.jit(jax.vmap(job.program.step), donate_argnums=0).trace(shapes)
-    after = jax.tree.map(_struct, step.out_info[0])
-    if jax.tree.flatten(after) != jax.tree.flatten(shapes):
-        raise ValueError(
-            "program.step must return a state of the structure, shapes and types of program.init's."
-        )
     checkpoints = None
     if job.resumed and job.directory is not None and (job.directory / "checkpoints").exists():
         checkpoints = Checkpoints(job.directory / "checkpoints")
@@ -125,13 +134,15 @@ def _start(job: _Job) -> _Start:
         check_start(job.config)
         if job.resumed and job.directory is not None:
             _check_starts_over(job, job.directory, lost=checkpoints is None)
-    compiled_step, *compiled_init = _compiled([step] if restoring else [step, init])
-    seconds = watch.lap()
-    job.display.note(f"compiled in {seconds:.1f} s")
-    if checkpoints is not None and not compiled_init:
-        state, host = checkpoints.restore(shapes)
-    else:
-        state, host = compiled_init[0](job.keys), {"chunk": 0, "offsets": {}, "failures": []}
+    state, host = checkpoints.restore(shapes) if checkpoints is not None and restoring else (None, _NEW)
+    compiled_step, seconds = None, 0.0
+    # A finished run is only read again, which need not wait for a compiler.
+    if state is None or int(np.max(state.steps)) < job.steps:
+        step = _traced_step(job.program, shapes)
+        compiled_step, *compiled_init = _compiled([step] if restoring else [step, init])
+        seconds = watch.lap()
+        job.display.note(f"compiled in {seconds:.1f} s")
+        state = state if restoring else compiled_init[0](job.keys)
     step_now = int(np.max(state.steps))
     if host["chunk"] == 0 and step_now >= job.steps:
         raise ValueError(
@@ -147,7 +158,8 @@ def _start(job: _Job) -> _Start:
         checkpoints = checkpoints or Checkpoints(job.directory / "checkpoints")
         write_start(job.directory, job.config, resumed=job.resumed)
     log.cut()
-    log_event(job.directory, "compile", seconds=round(seconds, 3))
+    if compiled_step is not None:
+        log_event(job.directory, "compile", seconds=round(seconds, 3))
     failures = [_Failure(*failure) for failure in host["failures"]]
     return _Start(compiled_step, state, log, checkpoints, host["chunk"], failures, seconds)
 
