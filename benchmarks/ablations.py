@@ -93,21 +93,21 @@ ABLATIONS = {
 }
 
 # Where the published presets need a larger machine: what every method uses there instead of its preset.
+_SMALL: dict[str, Any] = {
+    "num_envs": 128,
+    "rollout": 32,
+    "resets": "pool",
+    "evaluation_episodes": 32,
+    "normalise_observations": True,
+    "hidden": (64, 64),
+    "value_hidden": (64, 64),
+    "epochs": 4,
+    "minibatches": 4,
+    "reward_scale": 1.0,
+}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "brax/inverted_pendulum": {
-        "steps": 15 * 4_096,
-        "num_envs": 128,
-        "rollout": 32,
-        "resets": "pool",
-        "iterations_per_evaluation": 5,
-        "evaluation_episodes": 32,
-        "normalise_observations": True,
-        "hidden": (64, 64),
-        "value_hidden": (64, 64),
-        "epochs": 4,
-        "minibatches": 4,
-        "reward_scale": 1.0,
-    },
+    "brax/inverted_pendulum": _SMALL | {"steps": 15 * 4_096, "iterations_per_evaluation": 5},
+    "playground/PointMass": _SMALL | {"steps": 100 * 4_096, "iterations_per_evaluation": 20},
 }
 
 # How an algorithm acts where it has several ways to; its rows on Multi-Goal, the first is its evaluation.
@@ -133,7 +133,13 @@ def row(label: str, env_name: str, run: Any, history: Any, mode: str = "evaluate
 
 
 def ablate(
-    name: str, env_name: str, seeds: int, runs: Path, out: Path | None, changes: dict[str, Any]
+    name: str,
+    env_name: str,
+    seeds: int,
+    runs: Path,
+    out: Path | None,
+    changes: dict[str, Any],
+    only: list[str] | None,
 ) -> None:
     """Train the variants of one ablation and print, and write, its table and curves."""
     ablation = ABLATIONS[name]
@@ -141,6 +147,7 @@ def ablate(
     if env_name.startswith("multigoal"):
         head += ["(0,0)", "(2.5,2.5)", "(-2.5,2.5)", "modes at (0,0)", "goals from (0,0)"]
     command = f"python benchmarks/ablations.py {name} --env {env_name}"
+    command += f" --only {' '.join(map(repr, only))}" if only else ""
     settings = SETTINGS.get(env_name)
     choose = None if settings is None else "none"
     basis = "the presets" if settings is None else f"every method's defaults with {settings}"
@@ -155,6 +162,8 @@ def ablate(
     print("\n".join(lines), flush=True)
     histories = {}
     for label, values in ablation.variants.items():
+        if only and label not in only:
+            continue
         algorithm = values.get("algorithm", ablation.algorithm)
         base = resolve(algorithm, env_name, (settings or {}) | changes, choose=choose)
         own = {k: v for k, v in values.items() if k != "algorithm" and v != base["hyperparameters"][k]}
@@ -184,6 +193,7 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", choices=[[], *ABLATIONS], help="all by default")
     parser.add_argument("--env", default="multigoal/multigoal")
+    parser.add_argument("--only", nargs="*", help="labels of the variants, see --list; all by default")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of each seed; the preset's by default")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"), help="where the runs are kept")
@@ -196,7 +206,7 @@ def main() -> None:
         return
     changes = {} if arguments.steps is None else {"steps": arguments.steps}
     for name in arguments.names or ABLATIONS:
-        ablate(name, arguments.env, arguments.seeds, arguments.runs, arguments.out, changes)
+        ablate(name, arguments.env, arguments.seeds, arguments.runs, arguments.out, changes, arguments.only)
 
 
 if __name__ == "__main__":
