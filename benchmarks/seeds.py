@@ -31,13 +31,12 @@ def measure(name: str, seeds: int, calls: int) -> dict[str, float]:
 
     from dpolicy.algorithms import ALGORITHMS
     from dpolicy.presets import resolve
-    from dpolicy.train import seed_keys
     from dpolicy.train.run_directory import build
 
     family = ALGORITHMS[name].family
     _, _, program = build(resolve(name, ENV, SMALLER[family]) | {"seeds": seeds, "seed": 0})
     begun = time.perf_counter()
-    state = jax.jit(jax.vmap(program.init))(seed_keys(0, seeds))
+    state = jax.jit(jax.vmap(program.init))(jax.random.split(jax.random.key(0), seeds))
     run = jax.jit(jax.vmap(program.step), donate_argnums=0).lower(state).compile()
     compiled = time.perf_counter() - begun
     times: list[float] = []

@@ -134,7 +134,10 @@ def _start(job: _Job) -> _Start:
         check_start(job.config)
         if job.resumed and job.directory is not None:
             _check_starts_over(job, job.directory, lost=checkpoints is None)
-    state, host = checkpoints.restore(shapes) if checkpoints is not None and restoring else (None, _NEW)
+    state: Any = None
+    host = _NEW
+    if checkpoints is not None and restoring:
+        state, host = checkpoints.restore(shapes)
     compiled_step, seconds = None, 0.0
     # A finished run is only read again, which need not wait for a compiler.
     if state is None or int(np.max(state.steps)) < job.steps:
