@@ -19,12 +19,15 @@ from dpolicy.envs import Environment, evaluate_episodes
 from dpolicy.plots import learning_curve
 from dpolicy.presets import resolve
 from dpolicy.train import History, train_config
-from dpolicy.train.intervals import interval_text
+from dpolicy.train.intervals import interquartile_interval, interval_text
 from dpolicy.train.run_directory import build
 
-OFF_POLICY = tuple(name for name, entry in ALGORITHMS.items() if entry.family == "off_policy")
+# DDiffPG learns from episodes that succeed, of which Pendulum has none; see `ddiffpg_modes.py`.
+OFF_POLICY = tuple(
+    name for name, entry in ALGORITHMS.items() if entry.family == "off_policy" and name != "ddiffpg"
+)
 JOBS = {
-    "gymnax/Pendulum-v1": (*OFF_POLICY, "ppo", "fpo", "dp_cppo"),
+    "gymnax/Pendulum-v1": (*OFF_POLICY, "ppo", "fpo", "dppo", "dp_cppo"),
     "multigoal/multigoal": OFF_POLICY,
     "brax/hopper": ("sac", "ppo"),
 }
@@ -51,6 +54,29 @@ def seconds_of(directory: Path) -> tuple[float, float]:
     events = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
     compile = next(e["seconds"] for e in events if e["event"] == "compile")
     return compile, sum(e["seconds"] for e in events if e["event"] == "chunk")
+
+
+def aggregate(finals: dict[str, dict[str, np.ndarray]], randoms: dict[str, float]) -> list[str]:
+    """Rows of the off-policy methods over all tasks that they were trained on, SAC among them."""
+    tasks = [env for env in randoms if set(OFF_POLICY) <= set(JOBS[env]) and env in finals.get("sac", {})]
+    rows = []
+    for name, of in finals.items():
+        if len(tasks) > 1 and set(tasks) <= set(of):
+            top = {env: finals["sac"][env].mean() for env in tasks}
+            scores = np.stack([(of[env] - randoms[env]) / (top[env] - randoms[env]) for env in tasks])
+            middle, low, high = (float(number) for number in interquartile_interval(scores))
+            rows.append(f"| {name} | {middle:.3f} [{low:.3f}, {high:.3f}] |")
+    if not rows:
+        return []
+    head = f"Final returns over {', '.join(tasks)}: 0 is the random policy, 1 the mean of SAC; interquartile mean over"
+    return [
+        "",
+        f"{head} tasks and seeds, 95 % stratified bootstrap.",
+        "",
+        "| algorithm | score |",
+        "|---|---|",
+        *rows,
+    ]
 
 
 def run(algorithm: str, env_name: str, seeds: int, runs: Path) -> tuple[History, dict[str, Any], Path]:
@@ -81,26 +107,29 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|",
     ]
     pictures = []
+    finals: dict[str, dict[str, np.ndarray]] = {}
+    randoms: dict[str, float] = {}
     for env_name, algorithms in JOBS.items():
         if arguments.env and env_name not in arguments.env:
             continue
         directories: dict[str, list[Path]] = {}  # by family: their steps differ by an order of magnitude
-        baseline = None
         for algorithm in algorithms:
             if arguments.only and algorithm not in arguments.only:
                 continue
             begun = time.perf_counter()
             history, config, directory = run(algorithm, env_name, arguments.seeds, arguments.runs)
-            if baseline is None:
-                baseline = random_return(build(config)[1])
+            if env_name not in randoms:
+                randoms[env_name] = random_return(build(config)[1])
             returns = history.metrics["evaluate/return"]
+            finals.setdefault(algorithm, {})[env_name] = returns[-1]
             mean = returns.mean(axis=1)
             level = SOLVED.get(env_name)
             reached = [] if level is None else history.step[mean >= level]
             solved = "-" if level is None else (f"{reached[0]:,}" if len(reached) else "not")
             compile, training = seconds_of(directory)
+            final = interval_text(returns[-1])
             line = (
-                f"| {env_name} | {algorithm} | {config['steps']:,} | {baseline:.0f} | {interval_text(returns[-1])} | "
+                f"| {env_name} | {algorithm} | {config['steps']:,} | {randoms[env_name]:.0f} | {final} | "
                 f"{mean.max():.4g} | {solved} | {compile:.0f} + {training:.0f} |"
             )
             lines.append(line)
@@ -112,8 +141,10 @@ def main() -> None:
                 picture = f"{env_name.replace('/', '-')}-{family}.png"
                 learning_curve(trained, arguments.out / picture)
                 pictures.append(f"![{env_name}, {family.replace('_', ' ')}]({picture})")
+    together = aggregate(finals, randoms)
+    print("\n".join(together))
     if arguments.out is not None:
-        text = "\n".join([*lines, "", NOTE, "", *pictures]) + "\n"
+        text = "\n".join([*lines, *together, "", NOTE, "", *pictures]) + "\n"
         (arguments.out / "learning.md").write_text(text, encoding="utf-8")
 
 

@@ -13,7 +13,12 @@ from host_program import Toy, arrays
 from rich.console import Console
 
 from dpolicy.train import loop
-from dpolicy.train.intervals import bootstrap_interval, interval_text
+from dpolicy.train.intervals import (
+    bootstrap_interval,
+    interquartile_interval,
+    interquartile_mean,
+    interval_text,
+)
 from dpolicy.train.loop import AllSeedsFailed, train_loop
 from dpolicy.train.metrics_log import MetricsLog, read_history
 from dpolicy.train.progress import Display, byte_text, clock, main_metric
@@ -322,6 +327,34 @@ def test_build_needs_a_configuration():
     for config in ({}, None):
         with pytest.raises(ValueError, match="the configuration must"):
             build(config)
+
+
+def test_interquartile_mean_against_scipy():
+    from scipy.stats import trim_mean
+
+    rng = np.random.default_rng(0)
+    for shape in ((1, 3), (2, 2), (3, 5), (4, 10)):
+        scores = rng.standard_cauchy(shape)
+        assert interquartile_mean(scores) == pytest.approx(trim_mean(scores.ravel(), 0.25))
+    assert interquartile_mean(np.array([0.0, 1.0, 2.0, 1e9])) == 1.5
+
+
+def test_interquartile_interval_is_stratified():
+    """Seeds are resampled within their task: without noise in any of them the interval is a point."""
+    middle, low, high = interquartile_interval(np.repeat([[0.0], [1.0], [5.0], [9.0]], 3, axis=1))
+    assert low == middle == high == 3.0
+    # The middle two of two tasks with two seeds: max of the first task's, 0 in 1/4 of the draws, and min of the
+    # other's, 14 in 1/4. So their mean is 5 in 3/16 of the draws, 5.5, 7, and 7.5 in 3/16.
+    _, low, high = interquartile_interval(np.array([[0.0, 1.0], [10.0, 14.0]]), level=0.8)
+    assert (low, high) == (5.0, 7.5)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_interquartile_interval_needs_tasks_and_seeds():
+    with pytest.raises(ValueError, match="finite numbers of shape"):
+        interquartile_interval(np.array([1.0, 2.0]))
+    with pytest.raises(ValueError, match="finite numbers of shape"):
+        interquartile_interval(np.array([[1.0, np.nan]]))
 
 
 def test_bootstrap_interval():

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dpolicy.train.evaluate import policy_of as policy_of
 from dpolicy.train.intervals import Interval as Interval
 from dpolicy.train.intervals import bootstrap_interval as bootstrap_interval
+from dpolicy.train.intervals import interquartile_interval as interquartile_interval
+from dpolicy.train.intervals import interquartile_mean as interquartile_mean
 from dpolicy.train.intervals import interval_text as interval_text
 from dpolicy.train.loop import AllSeedsFailed as AllSeedsFailed
 from dpolicy.train.loop import Chunk as Chunk
