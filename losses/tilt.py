@@ -14,51 +14,48 @@ from dpolicy.losses.weights import boltzmann, require_candidates, values, with_w
 SHAPES = ("exponential", "linear", "square")
 
 
-def _active(excess: Float[Array, " n"], bound: Number) -> Float[Array, " n"]:
-    """One-hot of the last of the sorted candidates above the floor; `excess` rises from zero."""
-    count = jnp.maximum(jnp.sum(excess < bound), 1)
-    return (jnp.arange(1, excess.size + 1) == count).astype(excess.dtype)
+def _above(value: Float[Array, " n"]) -> Float[Array, "n n"]:
+    """How far each candidate (columns) lies below each (rows), zero where it does not.
+
+    All pairs: at the tens of candidates that there are, sorting the candidates of every state takes longer.
+    """
+    return jnp.maximum(value[:, None] - value[None], 0)
 
 
 def linear_weights(value: Float[Array, " n"], temperature: Number, floor: Number = 0.0) -> Float[Array, " n"]:
     """w_i = max((Q_i - nu) / temperature, floor / n), nu such that sum_i w_i = 1.
 
     With floor 0 the projection of Q / temperature onto the simplex: candidates below nu weigh nothing. A negative
-    floor lets bad candidates weigh less than nothing, so that the fit is pushed away from them. The solution is exact,
-    from the sorted values. Source: GeMPO (arXiv 2603.10250).
+    floor lets bad candidates weigh less than nothing, so that the fit is pushed away from them. The solution is exact.
+    Source: GeMPO (arXiv 2603.10250).
 
     Raises `ValueError` for a temperature that is not above zero or a floor of 1 or more.
     """
     positive("temperature", temperature)
     in_range("floor", floor, high=1.0, open_high=True)
     size = value.shape[0]
-    top = jnp.max(value)
-    ordered = jnp.sort(value - top)[::-1]
-    rank, total = jnp.arange(1, size + 1, dtype=value.dtype), jnp.cumsum(ordered)
-    budget = temperature * (1 - floor)
-    # The k-th candidate lies above the floor if with nu at its own threshold the weights would sum to less than 1.
-    last = _active(total - rank * ordered, budget)
-    count = jnp.sum(last * rank)
-    nu = (jnp.sum(last * total) - temperature * (1 - (size - count) * floor / size)) / count
-    return jnp.maximum((value - top - nu) / temperature, floor / size)
+    value = value - jnp.max(value)
+    # A candidate lies above the floor if with nu at its own threshold the weights would sum to less than 1.
+    active = jnp.sum(_above(value), axis=0) < temperature * (1 - floor)
+    count, total = jnp.sum(active, dtype=value.dtype), jnp.sum(jnp.where(active, value, 0))
+    nu = (total - temperature * (1 - (size - count) * floor / size)) / count
+    return jnp.maximum((value - nu) / temperature, floor / size)
 
 
 def square_weights(value: Float[Array, " n"], temperature: Number) -> Float[Array, " n"]:
-    """w_i = max((Q_i - nu) / temperature, 0)^2, nu such that sum_i w_i = 1; exact, from the sorted values.
+    """w_i = max((Q_i - nu) / temperature, 0)^2, nu such that sum_i w_i = 1; exact.
 
     Between linear and exponential in how fast it favours the best. Source: GeMPO (arXiv 2603.10250).
 
     Raises `ValueError` for a temperature that is not above zero.
     """
     positive("temperature", temperature)
-    top = jnp.max(value)
-    ordered = jnp.sort((value - top) / temperature)[::-1]
-    rank = jnp.arange(1, value.shape[0] + 1, dtype=value.dtype)
-    first, second = jnp.cumsum(ordered), jnp.cumsum(ordered**2)
-    last = _active(second - 2 * first * ordered + rank * ordered**2, 1.0)
-    count, one, two = (jnp.sum(last * column) for column in (rank, first, second))
+    value = (value - jnp.max(value)) / temperature
+    active = jnp.sum(_above(value) ** 2, axis=0) < 1
+    count = jnp.sum(active, dtype=value.dtype)
+    one, two = (jnp.sum(jnp.where(active, value**power, 0)) for power in (1, 2))
     nu = (one - jnp.sqrt(jnp.maximum(one**2 - count * (two - 1), 0))) / count
-    return jnp.maximum((value - top) / temperature - nu, 0) ** 2
+    return jnp.maximum(value - nu, 0) ** 2
 
 
 def tilt(q: Critic, temperature: Number, *, shape: str = "exponential", floor: Number = 0.0) -> Transform:
