@@ -147,6 +147,7 @@ def ablate(
     if env_name.startswith("multigoal"):
         head += ["(0,0)", "(2.5,2.5)", "(-2.5,2.5)", "modes at (0,0)", "goals from (0,0)"]
     command = f"python benchmarks/ablations.py {name} --env {env_name}"
+    command += f" --steps {changes['steps']}" if changes else ""
     command += f" --only {' '.join(map(repr, only))}" if only else ""
     settings = SETTINGS.get(env_name)
     choose = None if settings is None else "none"

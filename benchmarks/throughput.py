@@ -29,14 +29,14 @@ BATCH, TIME, ENVS = 256, 24, 256
 MIB = 2**20
 
 
-def measure_algorithm(algorithm: Any, seconds: float) -> dict[str, float]:
-    """Compile and time the updates of one algorithm in this process."""
+def measure_algorithm(algorithm: Any, seconds: float, repeat: int = 20) -> dict[str, float]:
+    """Compile and time the updates of one algorithm in this process, off policy `repeat` to a call."""
     import jax
 
     from dpolicy._types import Transition
 
     on_policy = algorithm.family == "on_policy"
-    repeat = 1 if on_policy else 20
+    repeat = 1 if on_policy else repeat
     lead = (TIME, ENVS) if on_policy else (BATCH,)
     count = TIME * ENVS if on_policy else BATCH
 
