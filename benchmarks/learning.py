@@ -50,10 +50,12 @@ BRAX: dict[str, Any] = {
 # What counts as solved: the return usually quoted for a swing-up that is held (an optimal policy makes about -150).
 SOLVED = {"gymnax/Pendulum-v1": -200.0}
 
-NOTE = f"""\
-Pendulum counts as solved at a mean of -200 or better; the starts are random, so single evaluations vary by tens. Brax
-runs on its spring backend, whose returns must not be compared with other backends; there all off-policy methods have
-their presets for Pendulum with {BRAX}, but for the rows named longer."""
+NOTES = {
+    "gymnax": "Pendulum counts as solved at a mean of -200 or better; the starts are random, so single evaluations "
+    "vary by tens.",
+    "brax": "Brax runs on its spring backend, whose returns must not be compared with other backends; there all "
+    f"off-policy methods have their presets for Pendulum with {BRAX}, but for the rows named longer.",
+}
 
 
 def random_return(env: Environment, episodes: int = 64) -> float:
@@ -128,12 +130,18 @@ def main() -> None:
     parser.add_argument("--env", nargs="*", help="environments; all by default")
     parser.add_argument("--only", nargs="*", help="algorithms; all by default")
     arguments = parser.parse_args()
+    flags = [
+        f" --{name} {' '.join(getattr(arguments, name))}"
+        for name in ("env", "only")
+        if getattr(arguments, name)
+    ]
     lines = [
-        f"Command: `python benchmarks/learning.py`, {arguments.seeds} seeds; evaluation return, mean and 95 % "
-        "bootstrap interval over seeds, final (the last evaluation) and best along the curve.",
+        f"Command: `python benchmarks/learning.py{''.join(flags)}`, {arguments.seeds} seeds; evaluation return, mean "
+        "and 95 % bootstrap interval over seeds, final (the last evaluation) and best along the curve; in evaluation "
+        "an action is the best of so many by the critic.",
         "",
-        "| environment | algorithm | steps | random | final | best mean | solved at | compile + train, s |",
-        "|---|---|---|---|---|---|---|---|",
+        "| environment | algorithm | steps | best of | random | final | best mean | solved at | compile + train, s |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     pictures = []
     finals: dict[str, dict[str, np.ndarray]] = {}
@@ -157,8 +165,9 @@ def main() -> None:
             solved = "-" if level is None else (f"{reached[0]:,}" if len(reached) else "not")
             compile, training = seconds_of(directory)
             final = interval_text(returns[-1])
+            tried = config["hyperparameters"].get("evaluation_candidates", 1)
             line = (
-                f"| {env_name} | {algorithm} | {config['steps']:,} | {randoms[env_name]:.0f} | {final} | "
+                f"| {env_name} | {algorithm} | {config['steps']:,} | {tried} | {randoms[env_name]:.0f} | {final} | "
                 f"{mean.max():.4g} | {solved} | {compile:.0f} + {training:.0f} |"
             )
             lines.append(line)
@@ -171,9 +180,11 @@ def main() -> None:
                 learning_curve(trained, arguments.out / picture)
                 pictures.append(f"![{env_name}, {family.replace('_', ' ')}]({picture})")
     together = aggregate(finals, randoms)
+    families = {env.split("/")[0] for env in randoms}
+    notes = [line for family, note in NOTES.items() if family in families for line in ("", note)]
     print("\n".join(together))
     if arguments.out is not None:
-        text = "\n".join([*lines, *together, "", NOTE, "", *pictures]) + "\n"
+        text = "\n".join([*lines, *together, *notes, "", *pictures]) + "\n"
         (arguments.out / "learning.md").write_text(text, encoding="utf-8")
 
 

@@ -71,11 +71,12 @@ _BRAX_SAC: dict[str, Any] = {
     "normalise_observations": True,
 }
 
+_GOALS = "benchmarks/results/learning_multigoal/learning.md"
 _UNMEASURED = "as its neighbours have it; no result of its own yet"
 
 TUNED: Table = {
     name: [
-        ("multigoal/*", Preset(_MULTIGOAL_TASK | both | goals, MULTIGOAL if name == "sdac" else _UNMEASURED)),
+        ("multigoal/*", Preset(_MULTIGOAL_TASK | both | goals, MULTIGOAL if name == "sdac" else _GOALS)),
         (
             "gymnax/Pendulum-v1",
             Preset(_PENDULUM | both | pendulum, LEARNING if name in ("sac", "sdac", "qsm") else _UNMEASURED),
