@@ -12,6 +12,7 @@ from rich.console import Console
 
 from dpolicy import _checks
 from dpolicy.train.checkpoint import Checkpoints
+from dpolicy.train.failures import Failure, failures_text, new_failures, unsound
 from dpolicy.train.intervals import interval_text
 from dpolicy.train.metrics_log import History, MetricsLog, chunks_written
 from dpolicy.train.pretrained import check_start
@@ -55,16 +56,6 @@ class AllSeedsFailed(RuntimeError):
     """Every seed of a run has become non-finite."""
 
 
-class _Failure(NamedTuple):
-    seed: int
-    step: int
-    metrics: list[str]
-
-    def __str__(self) -> str:
-        cause = f" ({', '.join(self.metrics)})" if self.metrics else ""
-        return f"seed {self.seed} at step {self.step:,}{cause}"
-
-
 class _Job(NamedTuple):
     """The arguments of a run that its inner part needs."""
 
@@ -91,7 +82,7 @@ class _Start(NamedTuple):
     log: MetricsLog
     checkpoints: Checkpoints | None
     chunk: int
-    failures: list[_Failure]
+    failures: list[Failure]
     compile_seconds: float
 
 
@@ -135,15 +126,15 @@ def _start(job: _Job) -> _Start:
         if job.resumed and job.directory is not None:
             _check_starts_over(job, job.directory, lost=checkpoints is None)
     state: Any = None
-    host = _NEW
+    host, compiled_step, seconds, traced = _NEW, None, 0.0, watch.lap()
     if checkpoints is not None and restoring:
         state, host = checkpoints.restore(shapes)
-    compiled_step, seconds = None, 0.0
+        watch.lap()  # reading is not compiling
     # A finished run is only read again, which need not wait for a compiler.
     if state is None or int(np.max(state.steps)) < job.steps:
         step = _traced_step(job.program, shapes)
         compiled_step, *compiled_init = _compiled([step] if restoring else [step, init])
-        seconds = watch.lap()
+        seconds = traced + watch.lap()
         job.display.note(f"compiled in {seconds:.1f} s")
         state = state if restoring else compiled_init[0](job.keys)
     step_now = int(np.max(state.steps))
@@ -163,7 +154,7 @@ def _start(job: _Job) -> _Start:
     log.cut()
     if compiled_step is not None:
         log_event(job.directory, "compile", seconds=round(seconds, 3))
-    failures = [_Failure(*failure) for failure in host["failures"]]
+    failures = [Failure(*failure) for failure in host["failures"]]
     return _Start(compiled_step, state, log, checkpoints, host["chunk"], failures, seconds)
 
 
@@ -177,33 +168,6 @@ def _check_starts_over(job: _Job, directory: Path, *, lost: bool) -> None:
             "stopped before its first checkpoint needs the checkpoint_every that it was started with."
         )
     job.display.say(f"no checkpoint yet: {directory} starts over")
-
-
-def _new_failures(
-    state: Any,
-    alive: np.ndarray,
-    before: np.ndarray,
-    metrics: dict[str, np.ndarray],
-    last: dict[str, np.ndarray],
-) -> list[_Failure]:
-    """Seeds that failed in this chunk, with the metrics that turned non-finite in it."""
-    failures = []
-    for seed in np.flatnonzero(before & ~alive):
-        bad = [name for name, values in metrics.items() if not np.isfinite(values[seed])]
-        # A return without a finished episode is nan before a failure too.
-        names = sorted(name for name in bad if not last or np.isfinite(last[name][seed]))
-        failures.append(_Failure(int(seed), int(state.failed_at[seed]), names))
-    return failures
-
-
-def _unsound(metrics: dict[str, np.ndarray], alive: np.ndarray) -> dict[int, str]:
-    """Seeds that are alive but whose evaluation is not finite, each with the first metric that says so."""
-    names = sorted((name for name in metrics if name.startswith("evaluate/")), reverse=True)
-    return {int(i): name for name in names for i in np.flatnonzero(alive & ~np.isfinite(metrics[name]))}
-
-
-def _text(failures: list[_Failure]) -> str:
-    return "; ".join(str(failure) for failure in failures)
 
 
 def check_arguments(program: Any, *, seeds: int, seed: int, steps: int, checkpoint_every: int) -> None:
@@ -342,7 +306,7 @@ def _run(job: _Job, start: _Start) -> Result:
     display, directory = job.display, job.directory
     step, alive = int(np.max(state.steps)), np.array(state.alive)
     watch, seconds = Stopwatch(), 0.0
-    unsound: set[int] = set()
+    said: set[int] = set()
     while step < job.steps:
         watch.lap()
         state, device_metrics = jax.block_until_ready(compiled_step(state))
@@ -354,23 +318,23 @@ def _run(job: _Job, start: _Start) -> Result:
         step, alive = int(np.max(state.steps)), np.array(state.alive)
         if step <= before:
             raise ValueError(f"program.step must add to the steps of its state: {before} became {step}.")
-        new = _new_failures(state, alive, was_alive, metrics, log.last())
+        new = new_failures(state, alive, was_alive, metrics, log.last())
         failures += new
         log.append(step, alive, metrics)
         for failure in new:
             others = ", the other seeds go on" * bool(alive.any())
             display.say(f"non-finite: {failure}; its last finite state is kept{others}")
             log_event(directory, "failed seed", **failure._asdict())
-        for i, name in _unsound(metrics, alive).items():
-            if i not in unsound:
-                unsound.add(i)
+        for i, name in unsound(metrics, alive).items():
+            if i not in said:
+                said.add(i)
                 display.say(
                     f"non-finite: {name} of seed {i} at step {step:,}; its state is finite, it goes on"
                 )
         if job.on_chunk is not None:
             job.on_chunk(Chunk(step, state, metrics, alive))
         if not alive.any():
-            raise AllSeedsFailed(f"Every seed has become non-finite: {_text(failures)}.")
+            raise AllSeedsFailed(f"Every seed has become non-finite: {failures_text(failures)}.")
         if checkpoints is not None and (number % job.checkpoint_every == 0 or step >= job.steps):
             host = {
                 "chunk": number,
@@ -394,7 +358,7 @@ def _summarise(
     step: int,
     seconds: float,
     compile_seconds: float,
-    failures: list[_Failure],
+    failures: list[Failure],
 ) -> None:
     seeds = history.alive.shape[1]
     name = main_metric(history.metrics)
@@ -406,4 +370,4 @@ def _summarise(
         f"compile){value}"
     )
     if failures:
-        display.say(f"{len(failures)} of {seeds} seeds failed: {_text(failures)}")
+        display.say(f"{len(failures)} of {seeds} seeds failed: {failures_text(failures)}")
