@@ -27,8 +27,12 @@ from dpolicy.train.intervals import interval_text
 
 EPISODES = 500
 PLACES = 7  # for modes
-SHARED: dict[str, Any] = {"hidden": (64, 64), "critic_hidden": (64, 64), "learning_rate": 1e-3}
-SHARED["critic_learning_rate"] = 1e-3
+SHARED: dict[str, Any] = {
+    "hidden": (64, 64),
+    "critic_hidden": (64, 64),
+    "learning_rate": 1e-3,
+    "critic_learning_rate": 1e-3,
+}
 MODES: dict[str, Any] = {
     "position": (0, 1),
     "path_points": 30,

@@ -1,7 +1,7 @@
 """What more seeds cost: seconds of the same training for 1, 2, 4, 8 and 16 seeds in one vmapped program.
 
-Each number of seeds runs in a process of its own: the off-policy methods on Pendulum with their presets' networks and
-batches, PPO and DP-CPPO likewise, a fixed number of steps after compiling. "Of one" is the time beside that of a single
+Each number of seeds runs in a process of its own: methods of both families on Pendulum with their presets' networks
+and batches, one call of the training program after compiling it. "Of one" is the time beside that of a single
 seed: its own number of seeds if vmapping gained nothing, one if seeds were free.
 
     python benchmarks/seeds.py --out benchmarks/results/seeds
@@ -10,6 +10,7 @@ seed: its own number of seeds if vmapping gained nothing, one if seeds were free
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ SMALLER: dict[str, dict[str, Any]] = {
 
 
 def measure(name: str, seeds: int, calls: int) -> dict[str, float]:
-    """Compile a program for this many seeds and time its calls, the fastest of them."""
+    """Compile a program for this many seeds and time its calls, the median of them."""
     import jax
 
     from dpolicy.algorithms import ALGORITHMS
@@ -44,7 +45,7 @@ def measure(name: str, seeds: int, calls: int) -> dict[str, float]:
         begun = time.perf_counter()
         state = jax.block_until_ready(run(state))[0]
         times.append(time.perf_counter() - begun)
-    return {"compile": compiled, "seconds": sorted(times)[len(times) // 2], "steps": program.steps_per_call}
+    return {"compile": compiled, "seconds": statistics.median(times), "steps": program.steps_per_call}
 
 
 def in_a_process(name: str, seeds: int, calls: int) -> dict[str, float]:

@@ -216,13 +216,13 @@ def test_loss_clip_ignores_and_ratio_clip_does_not():
     ) == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize(("mode", "expected"), [("per_sample", 4 - 1.0), ("mean_then_exp", 4 - 1.0)])
-def test_what_was_badly_fitted_gains_no_more_than_its_bound(mode, expected):
+@pytest.mark.parametrize("mode", ["per_sample", "mean_then_exp"])
+def test_what_was_badly_fitted_gains_no_more_than_its_bound(mode):
     loss = lambda model, example, key: (jnp.asarray(model), {})
     ratio = flow_matching_log_ratio(loss, draws=1, mode=mode, old_loss_clip=4.0)
     stored = jnp.asarray(-9.0) if mode == "mean_then_exp" else jnp.asarray([-9.0])
     example = transition(0.0, key=jax.random.key(1), log_prob=stored)
-    assert ratio(1.0, example, example.extras["key"]) == pytest.approx(expected)
+    assert ratio(1.0, example, example.extras["key"]) == pytest.approx(4 - 1.0)
     kept = transition(0.0, key=jax.random.key(1), log_prob=stored / 3)
     assert ratio(1.0, kept, example.extras["key"]) == pytest.approx(3 - 1.0)
 
