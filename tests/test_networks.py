@@ -10,10 +10,25 @@ from dpolicy.networks import (
     INITIALISATIONS,
     MLP,
     LayerNorm,
+    elu,
     ensemble,
     mish,
     nearest_orthogonal,
 )
+
+
+def test_elu_keeps_its_digits(x64):
+    magnitudes = jnp.logspace(-12, 3, 400)
+    x = jnp.concatenate([-magnitudes, jnp.zeros(1), magnitudes])
+    exact = jnp.where(x > 0, x, jnp.expm1(x))
+    np.testing.assert_allclose(elu(x), exact, rtol=1e-14)
+    np.testing.assert_allclose(elu(x.astype(jnp.float32)), exact, rtol=4e-7)
+    np.testing.assert_allclose(
+        jax.vmap(jax.grad(elu))(x), jnp.where(x > 0, 1, jnp.exp(x)), rtol=1e-10, atol=1e-15
+    )
+    curvature = jax.vmap(jax.grad(jax.grad(elu)))(x)
+    np.testing.assert_allclose(curvature[:400], jnp.exp(x[:400]), rtol=1e-10, atol=1e-15)
+    np.testing.assert_array_equal(curvature[-400:], 0)
 
 
 def test_mish_is_accurate_in_single_precision(x64):
