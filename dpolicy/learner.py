@@ -34,7 +34,7 @@ def descend(
     loss: Callable[[M], tuple[Float[Array, ""], Metrics]],
     optimiser: optax.GradientTransformation,
     *,
-    learning_rate: Number | Callable[[Any], Any] | None = None,
+    learning_rate: Number | Callable[[Any, Metrics], Any] | None = None,
 ) -> tuple[Learner[M], Metrics]:
     """One gradient step: theta <- theta + optimiser(grad loss(theta)).
 
@@ -44,7 +44,7 @@ def descend(
         optimiser: The transformation `learner` was started with.
         learning_rate: Multiplies the update when given; the optimiser should then end without a learning rate of
             its own (an adaptive rate lives in the algorithm's state; Adam's direction does not depend on it). A
-            function turns such an update into the step itself, part by part of the model.
+            function of such an update and the loss' metrics gives the step itself, part by part of the model.
 
     Returns:
         The learner after the step, and the loss' metrics with `grad_norm`, the global norm before any clipping.
@@ -53,7 +53,7 @@ def descend(
     parameters = eqx.filter(learner.model, eqx.is_inexact_array)
     updates, opt_state = optimiser.update(gradient, learner.opt_state, parameters)
     if callable(learning_rate):
-        updates = learning_rate(updates)
+        updates = learning_rate(updates, metrics)
     elif learning_rate is not None:
         updates = scaled(updates, -learning_rate)
     model = eqx.apply_updates(learner.model, updates)

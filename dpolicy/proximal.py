@@ -101,7 +101,7 @@ def proximal(
     make_policy: Callable[[Key, Any], Model],
     propose: Propose,
     policy_loss: Loss,
-    kl: Callable[[Model, Transition, Key], Float[Array, ""]] | None = None,
+    kl: str | Callable[[Model, Transition, Key], Float[Array, ""]] | None = None,
     kl_floor: Number = 0.0,
     make_extra: Callable[[Key, Any, Model], Any] = lambda key, spec, policy: (),
     afterwards: Afterwards = lambda policy, extra, examples, key: (extra, {}),
@@ -149,8 +149,8 @@ def proximal(
         make_policy: `(key, spec) -> policy`, the module `policy_loss` differentiates.
         propose: How the policy acts; see `Propose`.
         policy_loss: A per-example loss on the policy; reads "advantage" and "log_prob" from the example's extras.
-        kl: `(policy, example, key) -> KL(old || new)`, in closed form or estimated (`sampled_kl`); what `target_kl`
-            and `stop_kl` read.
+        kl: What `target_kl` and `stop_kl` read: a closed form `(policy, example, key) -> KL(old || new)`, or the name
+            of the estimate among the metrics of `policy_loss` (of `clipped`: kl or kl_k1), which costs nothing more.
         kl_floor: The adaptive rate rises only where the KL is above it: 0, or a little less for an estimate that may
             be negative.
         make_extra: `(key, spec, policy) -> extra`, further state that belongs to the method.
@@ -249,6 +249,8 @@ def proximal(
         learning_rate_floor, 1.0, learning_rate_warmup, learning_rate_cycle, learning_rate_floor
     )
 
+    watched = not (target_kl is None and stop_kl is None)
+
     def factor(iterations: Int[Array, ""]) -> Float[Array, ""]:
         return cosine(iterations % learning_rate_cycle)  # pyright: ignore[reportReturnType]
 
@@ -335,34 +337,41 @@ def proximal(
             if recompute_segment is not None:
                 minibatch = relabelled(current.model, minibatch)
             minibatch = eqx.tree_at(lambda b: b.extras["advantage"], minibatch, replace_fn=shaped)
-            measured = {}
-            if kl is not None and not (target_kl is None and stop_kl is None):
-                keys = jax.random.split(jax.random.fold_in(key, 1), minibatch.reward.shape[0])
-                divergence = jnp.mean(
-                    jax.vmap(kl, in_axes=(None, 0, 0))(current.model.policy, minibatch, keys)
-                )
-                measured = {"kl": divergence}
-                if target_kl is not None:
-                    rate = jnp.where(warm, adaptive_rate(rate, divergence, target_kl, floor=kl_floor), rate)
-                if stop_kl is not None:
-                    going = going & (divergence <= stop_kl)
 
-            def step(updates: PolicyValue) -> PolicyValue:
+            def measured(model: PolicyValue) -> tuple[Float[Array, ""], Metrics]:
+                value, metrics = loss(1.0 if critic_warmup == 0 else warm.astype(float))(
+                    model, minibatch, key
+                )
+                if isinstance(kl, str) and watched:
+                    if f"policy/{kl}" not in metrics:
+                        raise ValueError(f"kl must be a function or a metric of policy_loss, got {kl!r}.")
+                    metrics = {**metrics, "kl": metrics[f"policy/{kl}"]}
+                elif callable(kl) and watched:
+                    keys = jax.random.split(jax.random.fold_in(key, 1), minibatch.reward.shape[0])
+                    several = jax.vmap(kl, in_axes=(None, 0, 0))(model.policy, minibatch, keys)
+                    metrics = {**metrics, "kl": jnp.mean(several)}
+                return value, metrics
+
+            def adapted(metrics: Metrics) -> Number:
+                if target_kl is None:
+                    return rate
+                return jnp.where(warm, adaptive_rate(rate, metrics["kl"], target_kl, floor=kl_floor), rate)
+
+            def step(updates: PolicyValue, metrics: Metrics) -> PolicyValue:
+                rate = adapted(metrics)
                 policy = scaled(updates.policy, -jnp.where(warm, policy_factor * rate, 0.0))
                 of_value = rate if value_learning_rate is None else value_learning_rate
                 return PolicyValue(policy, scaled(updates.value, -value_factor * of_value))
 
-            weighted = loss(1.0 if critic_warmup == 0 else warm.astype(float))
-            after, metrics = descend(
-                current, lambda model: weighted(model, minibatch, key), optimiser, learning_rate=step
-            )
+            after, metrics = descend(current, measured, optimiser, learning_rate=step)
             if critic_warmup > 0:
                 waiting = lambda learner: learner.opt_state[1].inner_states["policy"]
                 after = eqx.tree_at(waiting, after, keep_if(warm, waiting(current), waiting(after)))
             if stop_kl is not None:
+                going = going & (metrics["kl"] <= stop_kl)
                 after = keep_if(going, current, after)
-                measured["stopped"] = 1.0 - going.astype(float)
-            return (after, rate, going), {**metrics, **measured}
+                metrics["stopped"] = 1.0 - going.astype(float)
+            return (after, adapted(metrics), going), metrics
 
         carry = (state.learner, state.learning_rate, jnp.asarray(True))
         (trained, rate, _), metrics = over_minibatches(

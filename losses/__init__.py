@@ -72,7 +72,6 @@ from dpolicy.losses.surrogates import clipped as clipped
 from dpolicy.losses.surrogates import kl_k1 as kl_k1
 from dpolicy.losses.surrogates import kl_k3 as kl_k3
 from dpolicy.losses.surrogates import ppo_clip as ppo_clip
-from dpolicy.losses.surrogates import sampled_kl as sampled_kl
 from dpolicy.losses.surrogates import spo as spo
 from dpolicy.losses.targets import add_q_score as add_q_score
 from dpolicy.losses.targets import posterior_mean as posterior_mean

@@ -68,9 +68,6 @@ def kl_k3(log_ratio: Float[Array, "*batch"]) -> Scalar:
     return jnp.mean(jnp.expm1(jnp.minimum(log_ratio, 80.0)) - log_ratio)
 
 
-_KL = {"k1": kl_k1, "k3": kl_k3}
-
-
 def adaptive_rate(
     rate: Number,
     kl: Number,
@@ -90,21 +87,6 @@ def adaptive_rate(
     rate = jnp.asarray(rate)
     down, up = jnp.maximum(rate / factor, low), jnp.minimum(rate * factor, high)
     return jnp.where(kl > 2 * target, down, jnp.where((kl > floor) & (kl < target / 2), up, rate))
-
-
-def sampled_kl(log_ratio: LogRatioFunction, estimator: str = "k3") -> Callable[[Any, Any, Key], Scalar]:
-    """`(model, example, key) -> estimate of KL(old || new)` from the log-ratio of one stored action.
-
-    For policies without a closed form; the mean over a batch is the estimate. `k3` is never negative, `k1` has the
-    smaller formula and the larger variance.
-    """
-    one_of("estimator", estimator, _KL)
-    measure = _KL[estimator]
-
-    def kl(model: Any, example: Any, key: Key) -> Scalar:
-        return measure(jnp.atleast_1d(log_ratio(model, example, key)))
-
-    return kl
 
 
 def bounded_advantage(advantage: Float[Array, "*batch"], how: str = "signed") -> Float[Array, "*batch"]:

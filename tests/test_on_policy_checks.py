@@ -25,11 +25,11 @@ from dpolicy.losses import (
     matching,
     perturb,
     ppo_clip,
-    sampled_kl,
 )
 from dpolicy.matched import explore_matched, matched_ratio
 from dpolicy.policies import ResidualGaussian, gaussian_kl
 from dpolicy.presets import preset, resolve
+from dpolicy.proximal import proximal
 from dpolicy.samplers import ddpm, ode
 from dpolicy.samplers._predict import predict_pair
 from dpolicy.schedules import DiscreteVP, RectifiedFlow, cosine_betas
@@ -487,11 +487,31 @@ def test_the_key_decides_the_action(name):
     assert np.all(one != other)
 
 
-def test_sampled_kl_is_the_mean_over_the_ratios():
-    log = lambda model, example, key: jnp.array([0.1, -0.2])
-    assert sampled_kl(log, "k1")(None, None, KEY) == pytest.approx(0.05)
-    expected = np.mean(np.exp([0.1, -0.2]) - 1 - np.array([0.1, -0.2]))
-    assert sampled_kl(log)(None, None, KEY) == pytest.approx(expected, rel=1e-4)
+@pytest.mark.parametrize(
+    ("name", "metric"), [("fpo", "policy/kl"), ("genpo", "policy/ppo/kl_k1"), ("dppo", "policy/ppo/kl")]
+)
+def test_the_rate_reads_the_estimate_among_the_metrics(name, metric):
+    algorithm = MAKE[name](target_kl=0.01, epochs=3, minibatches=2)
+    state = algorithm.init(KEY, SPEC)
+    _, metrics = jax.jit(algorithm.update)(state, rollout(algorithm, state, KEY), KEY)
+    assert metrics["kl"] == metrics[metric] != 0
+
+
+def test_a_kl_that_the_loss_does_not_measure_is_named():
+    loss = lambda model, example, key: (jnp.zeros(()), {"loss": jnp.zeros(())})
+    policy = lambda key, spec: jnp.zeros(())
+    algorithm = proximal(
+        name="own",
+        make_policy=policy,
+        propose=lambda *_: (jnp.zeros(SPEC.action_size), {"log_prob": jnp.zeros(())}),
+        policy_loss=loss,
+        kl="other",
+        target_kl=0.01,
+        value_hidden=(4,),
+    )
+    state = algorithm.init(KEY, SPEC)
+    with pytest.raises(ValueError, match="kl must be a function or a metric of policy_loss, got 'other'"):
+        algorithm.update(state, rollout(algorithm, state, KEY), KEY)
 
 
 def test_a_huge_ratio_has_a_finite_gradient():

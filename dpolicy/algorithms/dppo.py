@@ -21,7 +21,6 @@ from dpolicy.losses import (
     clipped,
     denoising_discounts,
     log_ratio,
-    sampled_kl,
 )
 from dpolicy.losses.ratios import LogLikelihood
 from dpolicy.proximal import acted, proximal
@@ -237,7 +236,7 @@ def dppo(
         make_policy=make,
         propose=propose,
         policy_loss=add(**terms),
-        kl=sampled_kl(ratio),
+        kl="ppo/kl",
         make_extra=lambda key, spec, field: begin if keeps else None,
     )
     return algorithm._replace(raw_observations=begin is not None)

@@ -10,7 +10,7 @@ from dpolicy._types import Action, Key, Mode, Number, Observation, Prediction
 from dpolicy.algorithm import Algorithm
 from dpolicy.field_policy import FieldPolicy, field_policy
 from dpolicy.fields import AbstractField
-from dpolicy.losses import clipped, flow_matching_log_ratio, grid_times, matching, perturb, sampled_kl
+from dpolicy.losses import clipped, flow_matching_log_ratio, grid_times, matching, perturb
 from dpolicy.matched import explore_matched, matched_ratio
 from dpolicy.proximal import proximal
 from dpolicy.recipe import composed
@@ -115,5 +115,5 @@ def fpo(
         make_policy=policy.make,
         propose=propose,
         policy_loss=clipped(ratio, eps=clip, surrogate=surrogate, advantages=advantages),
-        kl=sampled_kl(ratio),
+        kl="kl",
     )

@@ -24,7 +24,6 @@ from dpolicy.losses import (
     power_times,
     predicted_entropy,
     prediction_change,
-    sampled_kl,
 )
 from dpolicy.matched import explore_matched, matched_ratio
 from dpolicy.proximal import acted, proximal
@@ -167,7 +166,7 @@ def fpopp(
         make_policy=policy.make,
         propose=propose,
         policy_loss=add(**terms),
-        kl=sampled_kl(ratio) if kl_measure == "ratio" else prediction_change(several),
+        kl="ppo/kl" if kl_measure == "ratio" else prediction_change(several),
         make_extra=lambda key, spec, field: Deployed(field, jnp.zeros((), jnp.int32)),
         afterwards=follow,
         modes=("explore", "evaluate", *STARTS),

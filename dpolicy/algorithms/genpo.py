@@ -11,13 +11,15 @@ from dpolicy.algorithm import Algorithm
 from dpolicy.embeddings import Projected, Sinusoidal
 from dpolicy.field_policy import FieldPolicy, field_policy
 from dpolicy.fields import AbstractField
-from dpolicy.losses import add, clipped, compression, exact_log_likelihood, log_ratio, sampled_kl
+from dpolicy.losses import add, clipped, compression, exact_log_likelihood, log_ratio
 from dpolicy.proximal import acted, proximal
 from dpolicy.recipe import composed
 from dpolicy.samplers import coupled
 from dpolicy.samplers.coupled import action_of
 
 STARTS = ("random", "zero")
+# The estimates of the KL among the metrics of `clipped`.
+KL = {"k1": "kl_k1", "k3": "kl"}
 
 
 def _embedding(key: Key) -> Projected:
@@ -63,6 +65,7 @@ def genpo(
     _checks.positive("clip", clip)
     _checks.non_negative("compression_coefficient", compression_coefficient)
     _checks.one_of("start", start, STARTS)
+    _checks.one_of("kl_estimator", kl_estimator, KL)
     sampler = coupled(steps=sampler_steps, mixing=mixing)
     policy = make_field(
         schedule="rectified_flow",
@@ -95,7 +98,7 @@ def genpo(
             ppo=(1.0, clipped(ratio, eps=clip)),
             compression=(compression_coefficient, compression(sampler, gap=gap)),
         ),
-        kl=sampled_kl(ratio, kl_estimator),
+        kl=f"ppo/{KL[kl_estimator]}",
         # The reference lets the rate rise where k1, which may be negative, is above this.
         kl_floor=-1e-4 if kl_estimator == "k1" else 0.0,
         modes=("explore", "evaluate", *STARTS),
