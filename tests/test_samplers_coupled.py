@@ -190,3 +190,16 @@ def test_surrogate_gradient_is_the_policy_gradient(x64):
     grad = lambda fn: jax.grad(fn, allow_int=True)(field).mlp.layers[0].weights[0]
     ours = grad(lambda f: clipped(log_ratio(likelihood), eps=0.2)(f, example, KEY)[0])
     np.testing.assert_allclose(ours, grad(lambda f: 1.7 * likelihood(f, example, KEY)), rtol=1e-10)
+
+
+def test_steps_that_are_computed_anew_have_the_same_gradients(x64, getkey):
+    field, pair = network(getkey(), 3), jax.random.normal(getkey(), (2, 3))
+
+    def gradients(recompute):
+        sampler = coupled(steps=4, recompute=recompute)
+        return jax.grad(lambda pair: sampler.log_prob(field, sampler.forward(field, pair, OBS) + pair, OBS))(
+            pair
+        )
+
+    np.testing.assert_allclose(gradients(True), gradients(False), rtol=1e-12)
+    assert [coupled(steps=steps).recompute for steps in (10, 11)] == [False, True]
