@@ -27,6 +27,7 @@ from dpolicy.schedules import (
     Trigonometric,
     VarianceExploding,
     cosine_betas,
+    linear_betas,
 )
 
 SCHEDULES: dict[str, Callable[[int], AbstractSchedule]] = {
@@ -34,6 +35,8 @@ SCHEDULES: dict[str, Callable[[int], AbstractSchedule]] = {
     "cosine": lambda steps: CosineVP(),
     "discrete_cosine": lambda steps: DiscreteVP(cosine_betas(steps)),
     "linear": lambda steps: LinearVP(),
+    # The code of SDAC and DPMD (relax): 0.8 linspace(1e-4, 0.999).
+    "discrete_linear": lambda steps: DiscreteVP(linear_betas(steps, start=0.8e-4, end=0.8 * 0.999)),
     "variance_exploding": lambda steps: VarianceExploding(),
     "trigonometric": lambda steps: Trigonometric(),
 }
@@ -148,8 +151,8 @@ def field_policy(
     """Choose a schedule, a field and a sampler by name.
 
     Args:
-        schedule: Noise schedule: rectified_flow, cosine, discrete_cosine (with as many betas as sampler steps, as DPPO
-            has it), linear, variance_exploding or trigonometric, or one made.
+        schedule: Noise schedule: rectified_flow, cosine, linear, variance_exploding, trigonometric, or (with as many
+            betas as sampler steps) discrete_cosine, DPPO's, or discrete_linear, that of SDAC's code; or one made.
         prediction: What the network predicts: noise, score, velocity or data.
         sampler: euler, heun, sde, ddpm, ddpm_posterior or ddim.
         sampler_steps: Sampler steps.

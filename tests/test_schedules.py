@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dpolicy.field_policy import SCHEDULES as NAMED
 from dpolicy.schedules import (
     CosineVP,
     DiscreteVP,
@@ -153,6 +154,12 @@ def test_discrete_grid(x64):
     assert max(betas) == 0.999
     with pytest.raises(ValueError, match="divide the schedule's 10 betas, got 3"):
         schedule.grid(3)
+
+
+def test_the_linear_betas_of_the_code_of_sdac():
+    schedule = NAMED["discrete_linear"](20)
+    alphas = schedule.alpha(jnp.array([1, 5, 10, 15, 20]) / 20)
+    np.testing.assert_allclose(alphas, [1.0, 0.7984, 0.3308, 0.0561, 0.0023], atol=5e-5)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=name)

@@ -39,9 +39,9 @@ def dpmd(
 
     The paper scales rewards by 0.2 (`reward_scale` of the training program) and lowers the actor's rate to a tenth
     between the updates 25 000 and 75 000 (`decay_updates=50_000, decay_start=25_000, decay_share=0.1`). Its code
-    evaluates Q - M / R in place of (Q - M) / R, takes the critic's step twice and has linear betas on 20 levels; none
-    of these is done here. FlowRL's DPMD, many samples of a frozen policy with a temperature that holds a divergence,
-    is `gempo(weight="exponential")`.
+    has `schedule="discrete_linear"`, and evaluates Q - M / R in place of (Q - M) / R and takes the critic's step
+    twice, which are not done here. FlowRL's DPMD, many samples of a frozen policy with a temperature that holds a
+    divergence, is `gempo(weight="exponential")`.
 
     Args:
         evaluation_candidates: Evaluation acts by the best of this many samples under the critic.

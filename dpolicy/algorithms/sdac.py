@@ -35,8 +35,8 @@ def sdac(
 
     The defaults are FlowRL's (arXiv 2603.27450). The paper's own code (relax) is `temperature=None, samples=64,
     proposal="clipped", source="policy", behaviour="noisy_best", initial_scale=0.5, sampler="ddpm_posterior",
-    evaluation_candidates=32, decay_updates=50_000, decay_start=25_000, decay_share=0.1`, with rewards times 0.2
-    (`reward_scale` of the training program) and linear betas on 20 levels.
+    schedule="discrete_linear", evaluation_candidates=32, decay_updates=50_000, decay_start=25_000, decay_share=0.1`,
+    with rewards times 0.2 (`reward_scale` of the training program).
 
     Args:
         temperature: Temperature lambda, in units of (scaled) reward; None for the learned factor of the noise, for
