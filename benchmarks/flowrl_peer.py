@@ -1,6 +1,6 @@
 """One method of the package flow-rl, timed. Run by `flowrl_speed.py` with an interpreter that has flow-rl's packages.
 
-python flowrl_peer.py CHECKOUT sdac 8.0
+python flowrl_peer.py CHECKOUT sdac 8.0 17 6
 """
 
 import importlib
@@ -10,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-OBS, ACTION, BATCH, TIME, ENVS = 17, 6, 256, 24, 256
+BATCH, TIME, ENVS = 256, 24, 256
+# Of an observation and an action, off and on policy.
+SIZES = ((17, 6), (60, 8))
 # file of the agent, its class, file of its settings
 OFF_POLICY = {
     "sac": ("sac", "SACAgent", "sac"),
@@ -38,7 +40,7 @@ LIKE_OURS = {
 }
 
 
-def main(checkout: str, name: str, seconds: float) -> None:
+def main(checkout: str, name: str, seconds: float, obs_size: int, action_size: int) -> None:
     sys.path.insert(0, checkout)
     import jax
     import jax.numpy as jnp
@@ -55,13 +57,13 @@ def main(checkout: str, name: str, seconds: float) -> None:
     OmegaConf.resolve(config)
     types = importlib.import_module("flowrl.types")
     agent = getattr(importlib.import_module(f"flowrl.agent.online.{module}"), agent_class)(
-        OBS, ACTION, config.algo, 0
+        obs_size, action_size, config.algo, 0
     )
     rng = np.random.default_rng(0)
     normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     ends = lambda *shape: jnp.asarray(rng.random(shape) < 0.01, jnp.float32)
     if on_policy:
-        obs = normal(TIME * ENVS, OBS)
+        obs = normal(TIME * ENVS, obs_size)
         actions, info = agent.sample_actions(obs, deterministic=False)
         grid = lambda leaf: jnp.asarray(leaf).reshape(TIME, ENVS, *leaf.shape[1:])
         batch = types.RolloutBatch(
@@ -74,13 +76,13 @@ def main(checkout: str, name: str, seconds: float) -> None:
             extras={key: grid(value) for key, value in info.items()},
         )
     else:
-        action = jnp.tanh(normal(BATCH, ACTION))
+        action = jnp.tanh(normal(BATCH, action_size))
         batch = types.Batch(
-            obs=normal(BATCH, OBS),
+            obs=normal(BATCH, obs_size),
             action=action,
             reward=normal(BATCH, 1),
             terminal=ends(BATCH, 1),
-            next_obs=normal(BATCH, OBS),
+            next_obs=normal(BATCH, obs_size),
             next_action=action,
         )
     starting = time.perf_counter()
@@ -103,4 +105,4 @@ def main(checkout: str, name: str, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], float(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))

@@ -3,8 +3,9 @@
 flow-rl runs unchanged from a checkout (its release on the package index lacks modules that it imports), in a virtual
 environment that is made here with the versions it asks for, and is called as its own trainer calls it, with data that
 lie on the device already. dpolicy runs the preset `flowrl` of the same method in a `lax.scan`, as in training. Random
-transitions with 17 observations and 6 actions: batches of 256 off policy; 6,144 steps, 4 passes over 4 minibatches on
-policy. The two alternate, each in a new process; the ratio is of medians over rounds.
+transitions: batches of 256 with 17 observations and 6 actions off policy; 6,144 steps with 60 observations and 8
+actions (Isaac Lab's Ant) in 4 passes over 4 minibatches on policy. The two alternate, each in a new process; the ratio
+is of medians over rounds.
 
     python benchmarks/flowrl_speed.py --flowrl path/to/flow-rl --out benchmarks/results/flowrl_speed.md
 """
@@ -19,8 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from flowrl_peer import OFF_POLICY, ON_POLICY
-from throughput import measure_algorithm
+from flowrl_peer import OFF_POLICY, ON_POLICY, SIZES
+from throughput import Size, measure_algorithm
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = (
@@ -58,7 +59,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def ours(name: str, seconds: float) -> dict[str, Any]:
+def ours(name: str, seconds: float, size: Size) -> dict[str, Any]:
     """dpolicy's side, in this process."""
     import jax
 
@@ -70,7 +71,8 @@ def ours(name: str, seconds: float) -> dict[str, Any]:
     choose = "flowrl" if "flowrl" in presets_for(recipe, env) else "none"
     config = resolve(recipe, env, changes, choose=choose)
     # Few to a call, as some take a second each.
-    found = measure_algorithm(ALGORITHMS[recipe].recipe(**config["hyperparameters"]), seconds, repeat=5)
+    algorithm = ALGORITHMS[recipe].recipe(**config["hyperparameters"])
+    found = measure_algorithm(algorithm, seconds, repeat=5, size=size)
     return {
         "compile": found["compile"],
         "update": 1 / found["updates per second"],
@@ -107,10 +109,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="how long each process is timed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", choices=[[], *OURS], help="methods; all by default")
+    parser.add_argument(
+        "--sizes",
+        nargs=2,
+        type=int,
+        metavar=("OBS", "ACTION"),
+        help="numbers of an observation and an action",
+    )
     parser.add_argument("--ours", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.ours:
-        print(json.dumps(ours(arguments.ours, arguments.seconds)))
+        print(json.dumps(ours(arguments.ours, arguments.seconds, Size(*arguments.sizes))))
         return
     if arguments.flowrl is None or not (arguments.flowrl / "flowrl" / "flow").is_dir():
         parser.error(
@@ -120,33 +129,34 @@ def main() -> None:
         python = make_environment((arguments.venv or Path(temporary) / "venv").absolute())
         lines = [
             f"Command: `python benchmarks/flowrl_speed.py --flowrl CHECKOUT`; {os.cpu_count()} cores, medians of "
-            f"{arguments.rounds} rounds. Above 1: dpolicy is faster.",
+            f"{arguments.rounds} rounds. Above 1: dpolicy is faster; sizes of an observation and an action.",
             "",
-            "| method | flow-rl, ms per update | dpolicy, ms | ratio | flow-rl, compile s | dpolicy, s | ratio |",
-            "|---|---|---|---|---|---|---|",
+            "| method | sizes | flow-rl, ms an update | dpolicy, ms | ratio | flow-rl, compile s | dpolicy | ratio |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         print("\n".join(lines), flush=True)
         for name in arguments.only or [*OFF_POLICY, *ON_POLICY]:
             theirs, mine = [], []
+            sizes = [str(size) for size in arguments.sizes or SIZES[name in ON_POLICY]]
             for _ in range(arguments.rounds):
                 peer = [python, str(HERE / "flowrl_peer.py"), str(arguments.flowrl.absolute()), name]
-                theirs.append(measured([*peer, str(arguments.seconds)], f"flow-rl {name}"))
-                own = [sys.executable, __file__, "--ours", name, "--seconds", str(arguments.seconds)]
+                theirs.append(measured([*peer, str(arguments.seconds), *sizes], f"flow-rl {name}"))
+                own = [sys.executable, __file__, "--ours", name, "--sizes", *sizes]
+                own += ["--seconds", str(arguments.seconds)]
                 mine.append(measured(own, name))
             middle = lambda runs, what: statistics.median(run[what] for run in runs)
             update = middle(theirs, "update"), middle(mine, "update")
             compile = middle(theirs, "compile"), middle(mine, "compile")
             lines.append(
-                f"| {name} | {1e3 * update[0]:.3g} | {1e3 * update[1]:.3g} | {update[0] / update[1]:.2f} | "
-                f"{compile[0]:.1f} | {compile[1]:.1f} | {compile[0] / compile[1]:.2f} |"
+                f"| {name} | {', '.join(sizes)} | {1e3 * update[0]:.3g} | {1e3 * update[1]:.3g} | "
+                f"{update[0] / update[1]:.2f} | {compile[0]:.1f} | {compile[1]:.1f} | {compile[0] / compile[1]:.2f} |"
             )
             print(lines[-1], flush=True)
-        lines += [
-            "",
-            f"JAX {theirs[-1]['jax']} for flow-rl, as it asks for, and {mine[-1]['jax']} for dpolicy.",
-        ]
-    if arguments.out is not None:
-        arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            versions = (
+                f"JAX {theirs[-1]['jax']} for flow-rl, as it asks for, and {mine[-1]['jax']} for dpolicy."
+            )
+            if arguments.out is not None:
+                arguments.out.write_text("\n".join([*lines, "", versions]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ BATCH, TIME, ENVS = 256, 24, 256
 MIB = 2**20
 
 
-def measure_algorithm(algorithm: Any, seconds: float, repeat: int = 20) -> dict[str, float]:
+def measure_algorithm(
+    algorithm: Any, seconds: float, repeat: int = 20, size: Size = Size()
+) -> dict[str, float]:
     """Compile and time the updates of one algorithm in this process, off policy `repeat` to a call."""
     import jax
 
@@ -42,7 +44,7 @@ def measure_algorithm(algorithm: Any, seconds: float, repeat: int = 20) -> dict[
 
     def experience(state: Any, key: Any) -> Transition:
         keys = jax.random.split(key, 4)
-        obs = jax.random.normal(keys[0], (count, Size().obs_size))
+        obs = jax.random.normal(keys[0], (count, size.obs_size))
         action, extras = jax.vmap(algorithm.act, in_axes=(None, 0, 0, None))(
             state, obs, jax.random.split(keys[1], count), "explore"
         )
@@ -59,7 +61,7 @@ def measure_algorithm(algorithm: Any, seconds: float, repeat: int = 20) -> dict[
         )
         return state, jax.tree.map(lambda values: values[-1], metrics)
 
-    state = jax.jit(lambda key: algorithm.init(key, Size()))(jax.random.key(0))
+    state = jax.jit(lambda key: algorithm.init(key, size))(jax.random.key(0))
     batch = jax.jit(experience)(state, jax.random.key(1))
     begun = time.perf_counter()
     run = jax.jit(updates, donate_argnums=0).lower(state, batch, jax.random.key(2)).compile()
