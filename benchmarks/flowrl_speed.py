@@ -127,8 +127,9 @@ def main() -> None:
         )
     with tempfile.TemporaryDirectory() as temporary:
         python = make_environment((arguments.venv or Path(temporary) / "venv").absolute())
+        only = f" --only {' '.join(arguments.only)}" if arguments.only else ""
         lines = [
-            f"Command: `python benchmarks/flowrl_speed.py --flowrl CHECKOUT`; {os.cpu_count()} cores, medians of "
+            f"Command: `python benchmarks/flowrl_speed.py --flowrl CHECKOUT{only}`; {os.cpu_count()} cores, medians of "
             f"{arguments.rounds} rounds. Above 1: dpolicy is faster; sizes of an observation and an action.",
             "",
             "| method | sizes | flow-rl, ms an update | dpolicy, ms | ratio | flow-rl, compile s | dpolicy | ratio |",
