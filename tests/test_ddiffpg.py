@@ -168,7 +168,8 @@ def test_how_it_acts(getkey):
     def under_z(state):
         other = eqx.tree_at(lambda s: s.modes.embedding, state, jnp.zeros_like(state.modes.embedding))
         one = lambda s: jax.vmap(lambda key: quiet.explore_at(s, obs, key, jnp.zeros(()))[0])(keys)
-        return jnp.mean(jnp.any(one(state) != one(other), axis=1))
+        # The compiler folds the zeros of the other, which rounds differently.
+        return jnp.mean(jnp.any(jnp.abs(one(state) - one(other)) > 1e-4, axis=1))
 
     late = eqx.tree_at(lambda s: s.updates, found, jnp.asarray(3))
     assert under_z(late) == 0
