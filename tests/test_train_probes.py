@@ -38,7 +38,7 @@ class AnyProbe(Environment):
         return jax.lax.switch(self.number, [probe.step for probe in PROBES], state, action, key)
 
 
-ON = {"num_envs": 64, "rollout": 4, "iterations_per_evaluation": 60, "evaluation_episodes": 1}
+ON = {"num_envs": 64, "rollout": 4, "iterations_per_evaluation": 40, "evaluation_episodes": 1}
 OFF = {"num_envs": 8, "batch_size": 64, "replay_size": 8_192, "warmup": 512, "evaluation_interval": 8 * 500}
 NETS = {"hidden": (32,), "discount": DISCOUNT}
 CRITIC = {"critic_hidden": (32,), "critic_learning_rate": 1e-2, "target_rate": 0.1, "learning_rate": 3e-3}
@@ -49,7 +49,7 @@ SETTINGS = {
     "sdac": {"temperature": 0.05, "samples": 8, **DIFFUSION, **CRITIC},
     "qsm": {"temperature": 0.05, "variant": "paper", **DIFFUSION, **CRITIC, "sampler_steps": 10},
     "dipo": {"sampler_steps": 5, "ascent_norm": None, "max_grad_norm": None, **CRITIC},
-    "ppo": {"entropy_coefficient": 0.0, **PROXIMAL},
+    "ppo": {"entropy_coefficient": 0.0, "epochs": 8, **PROXIMAL},
     "fpo": {"sampler_steps": 8, "draws": 4, "epochs": 5, "max_grad_norm": 1.0, "clip": 0.2, **PROXIMAL},
     "fpopp": {
         "sampler_steps": 8,
