@@ -7,8 +7,7 @@ differentiation and a determinant in place of the constant; its acting is not me
 memory.
 
 Methods take turns, and the last row three after them; a time is the median over the turns, a ratio the median of the
-turns' ratios. Memory is what the
-compiled program asks for beyond its arguments.
+turns' ratios. Memory is what the compiled program asks for beyond its arguments.
 
     python benchmarks/cost.py --out benchmarks/results/cost.md
 """

@@ -131,8 +131,8 @@ def coupled(
     - `mixing`: p in (0, 1]; None ties it to the steps (`tied_mixing`). At a fixed p the halves come ever closer as
       the steps grow, the density across their gap becomes nearly singular, and its rounding error grows like
       p^(-2 steps).
-    - `recompute`: whether gradients compute each step anew, with the memory of one step in place of all, a quarter more
-      slowly; None for more than 10 steps.
+    - `recompute`: whether gradients compute each step anew, with the memory of one step in place of all, up to a fifth
+      more slowly; None for more than 10 steps.
 
     **Returns:** a sampler `(field, obs, key, *, start=None) -> action` for one example, with `forward`, `inverse`,
     `log_prob` and `entropy`.

@@ -62,8 +62,8 @@ def genpo(
         gap: norm (the reference code) or squared (the paper's text).
         start: Of evaluation: random, or zero for a deterministic action.
         kl_estimator: Of the KL that the adaptive rate reads: k1 (the reference's) or k3, which is never negative.
-        recompute: Whether gradients compute each step anew: a quarter more time, the memory of one step in place of all
-            `sampler_steps`. None for more than 10 steps.
+        recompute: Whether gradients compute each step anew: up to a fifth more time, the memory of one step in place of
+            all `sampler_steps`. None for more than 10 steps.
     """
     _checks.positive("clip", clip)
     _checks.non_negative("compression_coefficient", compression_coefficient)
