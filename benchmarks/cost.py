@@ -3,7 +3,7 @@
 6,144 transitions of a task with 60 observations and 8 actions (IsaacLab's Ant), networks of 3 x 256, one pass in one
 minibatch. "acting" is one action for each of 6,144 observations with all that is stored beside it. DP-CPPO's step is
 one of PPO and one of the flow. The last row is GenPO as its reference codes do it, with a 2d x 2d Jacobian by automatic
-differentiation and a determinant in place of the constant; its acting is not measured. "recomputed" trades time for
+differentiation and a determinant in place of the constant; its acting is not measured. "rematerialised" trades time for
 memory.
 
 Methods take turns, and the last row three after them; a time is the median over the turns, a ratio the median of the
@@ -42,7 +42,7 @@ def methods() -> dict[str, Any]:
         "fpopp, 16 draws": fpopp(draws=16, **ONCE),
         "dppo, 10 steps": dppo(**ONCE),
         "genpo, 5 steps": genpo(**ONCE),
-        "genpo, 5 steps, recomputed": genpo(recompute=True, **ONCE),
+        "genpo, 5 steps, rematerialised": genpo(rematerialise=True, **ONCE),
         "dp_cppo, 8 flow steps": dp_cppo(flow_steps=8, **FLOW),
         "dp_cppo, 16 flow steps": dp_cppo(flow_steps=16, **FLOW),
     }

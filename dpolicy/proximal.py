@@ -249,7 +249,7 @@ def proximal(
         learning_rate_floor, 1.0, learning_rate_warmup, learning_rate_cycle, learning_rate_floor
     )
 
-    watched = not (target_kl is None and stop_kl is None)
+    watched = None if target_kl is None and stop_kl is None else kl
 
     def factor(iterations: Int[Array, ""]) -> Float[Array, ""]:
         return cosine(iterations % learning_rate_cycle)  # pyright: ignore[reportReturnType]
@@ -342,13 +342,15 @@ def proximal(
                 value, metrics = loss(1.0 if critic_warmup == 0 else warm.astype(float))(
                     model, minibatch, key
                 )
-                if isinstance(kl, str) and watched:
-                    if f"policy/{kl}" not in metrics:
-                        raise ValueError(f"kl must be a function or a metric of policy_loss, got {kl!r}.")
-                    metrics = {**metrics, "kl": metrics[f"policy/{kl}"]}
-                elif callable(kl) and watched:
+                if isinstance(watched, str):
+                    if f"policy/{watched}" not in metrics:
+                        raise ValueError(
+                            f"kl must be a function or a metric of policy_loss, got {watched!r}."
+                        )
+                    metrics = {**metrics, "kl": metrics[f"policy/{watched}"]}
+                elif watched is not None:
                     keys = jax.random.split(jax.random.fold_in(key, 1), minibatch.reward.shape[0])
-                    several = jax.vmap(kl, in_axes=(None, 0, 0))(model.policy, minibatch, keys)
+                    several = jax.vmap(watched, in_axes=(None, 0, 0))(model.policy, minibatch, keys)
                     metrics = {**metrics, "kl": jnp.mean(several)}
                 return value, metrics
 

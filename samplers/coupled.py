@@ -28,7 +28,7 @@ class Coupled(eqx.Module):
 
     grid: Grid
     mixing: Number
-    recompute: bool = eqx.field(static=True, default=False)
+    rematerialise: bool = eqx.field(static=True, default=False)
 
     @property
     def steps(self) -> int:
@@ -42,7 +42,7 @@ class Coupled(eqx.Module):
         return times[:-1], times[:-1] - times[1:]
 
     def _steps(self, body: Callable[..., Any], pair: Pair, field: AbstractField, reverse: bool) -> Pair:
-        body = jax.checkpoint(body, prevent_cse=False) if self.recompute else body
+        body = jax.checkpoint(body, prevent_cse=False) if self.rematerialise else body
         return jax.lax.scan(body, pair, self._rows(field), reverse=reverse)[0]
 
     def start(self, field: AbstractField, key: Key) -> Pair:
@@ -119,7 +119,7 @@ def coupled(
     steps: int = 5,
     mixing: Number | None = 0.9,
     times: Numbers | None = None,
-    recompute: bool | None = None,
+    rematerialise: bool | None = None,
 ) -> Coupled:
     """GenPO's sampler: exactly invertible, so that a flow policy has an exact density without a Jacobian.
 
@@ -131,8 +131,8 @@ def coupled(
     - `mixing`: p in (0, 1]; None ties it to the steps (`tied_mixing`). At a fixed p the halves come ever closer as
       the steps grow, the density across their gap becomes nearly singular, and its rounding error grows like
       p^(-2 steps).
-    - `recompute`: whether gradients compute each step anew, with the memory of one step in place of all, up to a fifth
-      more slowly; None for more than 10 steps.
+    - `rematerialise`: whether gradients compute each step anew, with the memory of one step in place of all, up to a
+      fifth more slowly; None for more than 10 steps.
 
     **Returns:** a sampler `(field, obs, key, *, start=None) -> action` for one example, with `forward`, `inverse`,
     `log_prob` and `entropy`.
@@ -152,6 +152,6 @@ def coupled(
                 f"loses more than {_LARGEST_LOSS:g} to rounding; {tied_mixing(steps):.4f} keeps the halves as close "
                 f"as 0.9 does for 5 steps), got {mixing!r}."
             )
-    if recompute is not None:
-        _checks.boolean("recompute", recompute)
-    return Coupled(grid, mixing, steps > 10 if recompute is None else recompute)
+    if rematerialise is not None:
+        _checks.boolean("rematerialise", rematerialise)
+    return Coupled(grid, mixing, steps > 10 if rematerialise is None else rematerialise)

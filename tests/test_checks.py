@@ -243,7 +243,7 @@ def test_fields_and_schedules(make, message):
         (lambda: losses.distil(identity, None), "teacher must be a function"),
         (lambda: losses.dual(None, identity), "multiplier_of must be a function"),
         (lambda: samplers.ddpm(final_noise="no"), "final_noise must be True or False, got 'no'."),
-        (lambda: samplers.coupled(recompute=1), "recompute must be True or False, got 1."),
+        (lambda: samplers.coupled(rematerialise=1), "rematerialise must be True or False, got 1."),
         (lambda: samplers.ddim(final_noise=0), "final_noise must be"),
         (lambda: samplers.ddim(recompute="no"), "recompute must be"),
         (lambda: samplers.ode(steps=1, times=[0.5, "0"]), "times must be a non-empty sequence"),

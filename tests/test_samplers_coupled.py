@@ -195,11 +195,11 @@ def test_surrogate_gradient_is_the_policy_gradient(x64):
 def test_steps_that_are_computed_anew_have_the_same_gradients(x64, getkey):
     field, pair = network(getkey(), 3), jax.random.normal(getkey(), (2, 3))
 
-    def gradients(recompute):
-        sampler = coupled(steps=4, recompute=recompute)
+    def gradients(rematerialise):
+        sampler = coupled(steps=4, rematerialise=rematerialise)
         return jax.grad(lambda pair: sampler.log_prob(field, sampler.forward(field, pair, OBS) + pair, OBS))(
             pair
         )
 
     np.testing.assert_allclose(gradients(True), gradients(False), rtol=1e-12)
-    assert [coupled(steps=steps).recompute for steps in (10, 11)] == [False, True]
+    assert [coupled(steps=steps).rematerialise for steps in (10, 11)] == [False, True]

@@ -46,7 +46,7 @@ def genpo(
     gap: str = "norm",
     start: str = "random",
     kl_estimator: str = "k1",
-    recompute: bool | None = None,
+    rematerialise: bool | None = None,
 ) -> Algorithm:
     """GenPO: PPO on the exact density of an invertible flow over a doubled action (arXiv 2505.18763).
 
@@ -62,14 +62,14 @@ def genpo(
         gap: norm (the reference code) or squared (the paper's text).
         start: Of evaluation: random, or zero for a deterministic action.
         kl_estimator: Of the KL that the adaptive rate reads: k1 (the reference's) or k3, which is never negative.
-        recompute: Whether gradients compute each step anew: up to a fifth more time, the memory of one step in place of
-            all `sampler_steps`. None for more than 10 steps.
+        rematerialise: Whether gradients compute each step anew: up to a fifth more time, the memory of one step in
+            place of all `sampler_steps`. None for more than 10 steps.
     """
     _checks.positive("clip", clip)
     _checks.non_negative("compression_coefficient", compression_coefficient)
     _checks.one_of("start", start, STARTS)
     _checks.one_of("kl_estimator", kl_estimator, KL)
-    sampler = coupled(steps=sampler_steps, mixing=mixing, recompute=recompute)
+    sampler = coupled(steps=sampler_steps, mixing=mixing, rematerialise=rematerialise)
     policy = make_field(
         schedule="rectified_flow",
         prediction="velocity",
