@@ -3,7 +3,7 @@
 Q is a sum over coordinates of one double well, so every coordinate of exp(Q / T) / Z has the same law, known on a grid,
 and all coordinates are independent: 2^d modes. The critics are replaced by Q itself, as in `fixed_points.py`. Given are
 the 1-Wasserstein distance of a coordinate's samples to its law, averaged over coordinates, and the value that the
-policy gets beside that of the exact one, per coordinate.
+policy gets beside that of the exact one, per coordinate. A run that was cut short goes on with what is missing.
 
     python benchmarks/action_dimension.py --out benchmarks/results/action_dimension
 """
@@ -62,6 +62,9 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="directory for the table and the picture; printed in any case"
     )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/action_dimension"), help="where the samples are kept"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
@@ -80,9 +83,8 @@ def main() -> None:
     for name, (recipe, settings) in METHODS.items():
         for d in DIMENSIONS:
             begun = time.perf_counter()
-            samples = stationary(
-                ALGORITHMS[recipe].recipe(**settings), Wells(Spec("wells", 1, d, 1)), arguments.seeds
-            )
+            algorithm, env = ALGORITHMS[recipe].recipe(**settings), Wells(Spec("wells", 1, d, 1))
+            samples = stationary(algorithm, env, arguments.seeds, arguments.runs / f"{name}, {d}")
             levels = (np.arange(samples.shape[1]) + 0.5) / samples.shape[1]
             quantiles = np.interp(levels, np.cumsum(density), fine)[None, :, None]
             distance = np.abs(np.sort(samples, axis=1) - quantiles).mean((1, 2))

@@ -5,19 +5,21 @@ their samples to exact ones; the floor is that of a second exact sample. QSM has
 every noise level is the score of the density before smoothing): what its own sampler returns for exactly that field;
 the distance to it is given too. Policy gradients (PPO and its kin) seek the maximum, also in a corner of the box: the
 gap between max Q and the mean Q of their evaluation actions. Modes are those of the task within 0.15 of which at least
-2 % of the samples fall.
+2 % of the samples fall. A run that was cut short goes on with what is missing.
 
     python benchmarks/bandits.py --out benchmarks/results/bandits.md
 """
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from kept import kept
 from laws import qsm_fixed_point, wasserstein
 
 from dpolicy._types import Transition
@@ -117,10 +119,10 @@ def programs(env: Bandit, temperature: float) -> dict[str, tuple[Any, int]]:
     }
 
 
-def measure(
-    env: Bandit, program: Any, sampling: Any, calls: int, seeds: int
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Samples `[seeds, n, d]` by the algorithm `sampling`, mean Q of evaluation actions `[seeds]`, training seconds."""
+def measure(env: Bandit, program: Any, sampling: Any, calls: int, seeds: int) -> dict[str, np.ndarray]:
+    """`samples` `[seeds, n, d]` by the algorithm `sampling`, the mean `value` of evaluation actions `[seeds]`, training
+    `seconds`.
+    """
     state = jax.jit(jax.vmap(program.init))(jax.random.split(jax.random.key(0), seeds))
     step = jax.jit(jax.vmap(program.step), donate_argnums=0)
     begun = time.perf_counter()
@@ -137,7 +139,7 @@ def measure(
         return jnp.clip(explore, -1, 1), jnp.mean(jax.vmap(env.energy)(jnp.clip(evaluate, -1, 1)))
 
     explore, value = jax.jit(jax.vmap(sample))(state, jax.random.split(jax.random.key(1), seeds))
-    return np.asarray(explore), np.asarray(value), seconds
+    return {"samples": np.asarray(explore), "value": np.asarray(value), "seconds": np.asarray(seconds)}
 
 
 def main() -> None:
@@ -145,6 +147,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, help="Markdown file for the table; printed in any case")
+    parser.add_argument("--runs", type=Path, default=Path("runs/bandits"), help="where the samples are kept")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="algorithms to run; all by default")
     arguments = parser.parse_args()
@@ -170,14 +173,16 @@ def main() -> None:
                 continue
             if name == "corner" and algorithm not in POLICY_GRADIENTS:
                 continue
-            samples, value, seconds = measure(
-                env, program, noise_free.get(algorithm, program.algorithm), calls, arguments.seeds
+            sampling = noise_free.get(algorithm, program.algorithm)
+            found = kept(
+                arguments.runs / f"{name}, {algorithm}" / f"{arguments.seeds}-seeds.npz",
+                partial(measure, env, program, sampling, calls, arguments.seeds),
             )
+            samples = found["samples"]
             distance = np.asarray([wasserstein(cloud, exact[0]) for cloud in samples])
             to_own = [wasserstein(cloud, own[algorithm]) for cloud in samples] if algorithm in own else []
             near = np.linalg.norm(samples[:, :, None] - np.asarray(env.modes), axis=-1) < 0.15
             modes = (near.mean(axis=1) >= 0.02).sum(axis=-1)
-            found = f"{', '.join(map(str, modes))} of {len(env.modes)}"
             cells = [
                 name,
                 f"{temperature}",
@@ -185,12 +190,12 @@ def main() -> None:
                 interval_text(distance, digits=3),
                 interval_text(np.asarray(to_own), digits=3) if to_own else "-",
                 f"{floor:.3g}",
-                interval_text(best - value, digits=3),
-                found,
+                interval_text(best - found["value"], digits=3),
+                f"{', '.join(map(str, modes))} of {len(env.modes)}",
             ]
             line = f"| {' | '.join(cells)} |"
             lines.append(line)
-            print(line, f"({seconds:.0f} s)", flush=True)
+            print(line, f"({found['seconds']:.0f} s)", flush=True)
     if arguments.out is not None:
         arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -4,7 +4,8 @@ The critics are replaced by the bandit's Q itself: what is measured is the polic
 own proposals, averages and temperatures, in double precision. "Own law" is what the method's documentation says its
 fixed point is, computed on a grid without any network: exp(Q / T) / Z where it samples that, else the iteration of its
 improvement step (`laws.py`). Samples are of the policy as it explores, without additive noise, one candidate, by the
-method's own sampler. KL is of histograms, from the samples to the law; the floor is that of exact samples.
+method's own sampler. KL is of histograms, from the samples to the law; the floor is that of exact samples. A run that
+was cut short goes on with the methods that are missing.
 
     python benchmarks/fixed_points.py --out benchmarks/results/fixed_points
 """
@@ -20,6 +21,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from kept import kept
 from laws import Grid, qsm_fixed_point, wasserstein
 from matplotlib.figure import Figure
 
@@ -106,8 +108,14 @@ def methods(temperature: float) -> dict[str, tuple[str, dict[str, Any], str]]:
 # The methods
 
 
-def stationary(algorithm: Any, env: Any, seeds: int) -> np.ndarray:
-    """Samples `[seeds, n, d]` of the policy after `UPDATES` updates under the known Q."""
+def stationary(algorithm: Any, env: Any, seeds: int, directory: Path) -> np.ndarray:
+    """Samples `[seeds, n, d]` of the policy after `UPDATES` updates under the known Q, or those of an earlier run."""
+    path = directory / f"{seeds}-seeds.npz"
+    return kept(path, lambda: {"samples": trained(algorithm, env, seeds)})["samples"]
+
+
+def trained(algorithm: Any, env: Any, seeds: int) -> np.ndarray:
+    """Samples `[seeds, n, d]` of the policy that training comes to."""
     known = Known(env.function)
 
     def run(key: Any) -> Any:
@@ -216,6 +224,9 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="directory for the table and the pictures; printed in any case"
     )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/fixed_points"), help="where the samples are kept"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tasks", nargs="*", choices=[[], *TEMPERATURE], help="all by default")
     parser.add_argument("--only", nargs="*", help="methods, by their label's first word; all by default")
@@ -245,7 +256,8 @@ def main() -> None:
             if arguments.only and label.split()[0] not in arguments.only:
                 continue
             begun = time.perf_counter()
-            samples = stationary(ALGORITHMS[recipe].recipe(**settings), env, arguments.seeds)
+            algorithm = ALGORITHMS[recipe].recipe(**settings)
+            samples = stationary(algorithm, env, arguments.seeds, arguments.runs / f"{name}, {label}")
             panels[label] = samples[0], law[own]
 
             def over_seeds(measure: Any, target: np.ndarray, samples: np.ndarray = samples) -> str:

@@ -1,20 +1,27 @@
 """Shared fixtures. Shapes are checked at run time: see `addopts` in pyproject.toml."""
 
+import gc
 import os
 
 from jaxlib.version import __version__ as jaxlib_version
 
 # Compiling is most of what these tests do; the optimiser of the CPU backend doubles it and they run for milliseconds.
 FLAGS = ["--xla_backend_optimization_level=0"]
-# A flag that the backend does not know ends the process, and these two are not promised; they halve what is left.
+# A flag that the backend does not know ends the process, and these are not promised; they halve what is left.
 if tuple(map(int, jaxlib_version.split(".")[:2])) == (0, 10):
-    FLAGS += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_prefer_vector_width=128"]
+    FLAGS += [
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_prefer_vector_width=128",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    ]
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
 
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Tracing makes and drops millions of small objects, few of them in cycles: looking for those takes a tenth of the time.
+gc.set_threshold(200_000, 50, 50)
 
 
 @pytest.fixture

@@ -44,7 +44,11 @@ _METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "sac": ({}, {}, {}),
     "qsm": (_FIELD, {}, _ONE),
     "idem": (_FIELD | {"samples": 32}, {}, _ONE),
-    "dps": (_FIELD | {"samples": 32}, {}, {}),
+    "dps": (
+        _FIELD | {"samples": 32},
+        {"initial_temperature": 0.5, "final_temperature": 0.05, "anneal_updates": 7_000},
+        {"final_temperature": 0.5, "anneal_updates": 2_000},
+    ),
     "sdac": (_FIELD, {"samples": 32}, _ONE | {"samples": 16, "temperature": 0.5}),
     "maxentdp": (_FIELD | {"soft": False}, {"samples": 32}, _ONE | {"samples": 16, "temperature": 0.5}),
     "qvpo": (_FIELD | _FEW, {}, _ONE),
