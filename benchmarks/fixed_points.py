@@ -32,9 +32,16 @@ from dpolicy.learner import adam, learner
 from dpolicy.train.intervals import interval_text
 
 TEMPERATURE = {"double_well": 0.25, "eight_gaussians": 1.0}
-STATES, POOL, SAMPLES, UPDATES = 32, 4_096, 4_000, 4_000
+STATES, POOL, SAMPLES, UPDATES = 64, 4_096, 4_000, 4_000
 NOISE = 0.1  # additive noise of the methods whose own law depends on it
-NET: dict[str, Any] = {"hidden": (64, 64), "learning_rate": 1e-3}
+# The rate falls to nearly nothing, so that the end is a fixed point and not a walk around it.
+NET: dict[str, Any] = {
+    "hidden": (64, 64, 64),
+    "learning_rate": 1e-2,
+    "decay_updates": UPDATES,
+    "decay_share": 0.01,
+    "decay_shape": "cosine",
+}
 
 
 class Known(eqx.Module):

@@ -26,7 +26,7 @@ def test_the_readme_example_is_short_and_sweeps():
     body = source.split("# the algorithm\n")[1].split("# the sweep\n")[0]
     assert len([line for line in body.splitlines() if line.strip()]) < 15
     # As a reader would run it, in a process of its own, optimised: it runs for longer than it compiles.
-    environment = {**os.environ, "XLA_FLAGS": " ".join(FLAGS[1:])}
+    environment = {**os.environ, "XLA_FLAGS": " ".join(["--xla_backend_optimization_level=1", *FLAGS[1:]])}
     script = source + "\nimport json\nprint(json.dumps(returns.tolist()))\n"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=600

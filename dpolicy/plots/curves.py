@@ -75,7 +75,8 @@ def learning_curve(
     panels = _panels(runs)
     if not panels:
         raise ValueError("learning_curve needs at least one run.")
-    figure, axes = new_figure(1, len(panels))
+    crowded = max(map(len, panels.values())) > 5  # the legend then stands beside the curves, not on them
+    figure, axes = new_figure(1, len(panels), width=7.0 if crowded else 5.0)
     for panel, (title, histories) in zip(axes[0], panels.items(), strict=True):
         last = max((history.step.max(initial=1) for _, history in histories), default=1)
         size, unit = step_unit(float(last))
@@ -97,7 +98,8 @@ def learning_curve(
             panel.set_ylabel(chosen)
         panel.set_xlabel(unit)
         panel.set_title(title, fontsize="medium")
-        panel.legend(frameon=False, fontsize="small")
+        place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if crowded else {}
+        panel.legend(frameon=False, fontsize="small", **place)
     return save(figure, path)
 
 
