@@ -30,6 +30,7 @@ PACKAGES = (
     "orbax-checkpoint==0.11.23",
     "optax",
     "distrax",
+    "hydra-core",
     "omegaconf",
     "gymnasium",
     "tqdm",
