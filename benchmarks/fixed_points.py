@@ -217,7 +217,7 @@ def draw(panels: dict[str, tuple[np.ndarray, np.ndarray]], path: Path, title: st
             axis.plot(*law[:1_500].T, ".", color="black", markersize=1.5, alpha=0.3, label="its own law")
             axis.plot(*samples[:1_500].T, ".", color="tab:blue", markersize=1.5, alpha=0.5, label="samples")
             axis.set_aspect("equal")
-    axes[0].legend(fontsize=7)
+    axes[0].legend(fontsize=7, markerscale=1 if d == 1 else 6)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     figure.suptitle(title)
