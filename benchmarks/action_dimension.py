@@ -19,7 +19,6 @@ import numpy as np
 from fixed_points import NET, stationary
 from matplotlib.figure import Figure
 
-from dpolicy.algorithms import ALGORITHMS
 from dpolicy.envs import Spec
 from dpolicy.train.intervals import interval_text
 
@@ -83,8 +82,8 @@ def main() -> None:
     for name, (recipe, settings) in METHODS.items():
         for d in DIMENSIONS:
             begun = time.perf_counter()
-            algorithm, env = ALGORITHMS[recipe].recipe(**settings), Wells(Spec("wells", 1, d, 1))
-            samples = stationary(algorithm, env, arguments.seeds, arguments.runs / f"{name}, {d}")
+            env, directory = Wells(Spec("wells", 1, d, 1)), arguments.runs / f"{name}, {d}"
+            samples = stationary(recipe, settings, env, arguments.seeds, directory)
             levels = (np.arange(samples.shape[1]) + 0.5) / samples.shape[1]
             quantiles = np.interp(levels, np.cumsum(density), fine)[None, :, None]
             distance = np.abs(np.sort(samples, axis=1) - quantiles).mean((1, 2))

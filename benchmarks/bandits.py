@@ -177,6 +177,7 @@ def main() -> None:
             found = kept(
                 arguments.runs / f"{name}, {algorithm}" / f"{arguments.seeds}-seeds.npz",
                 partial(measure, env, program, sampling, calls, arguments.seeds),
+                (temperature, calls),
             )
             samples = found["samples"]
             distance = np.asarray([wasserstein(cloud, exact[0]) for cloud in samples])

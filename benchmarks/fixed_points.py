@@ -115,10 +115,12 @@ def methods(temperature: float) -> dict[str, tuple[str, dict[str, Any], str]]:
 # The methods
 
 
-def stationary(algorithm: Any, env: Any, seeds: int, directory: Path) -> np.ndarray:
+def stationary(recipe: str, settings: dict[str, Any], env: Any, seeds: int, directory: Path) -> np.ndarray:
     """Samples `[seeds, n, d]` of the policy after `UPDATES` updates under the known Q, or those of an earlier run."""
     path = directory / f"{seeds}-seeds.npz"
-    return kept(path, lambda: {"samples": trained(algorithm, env, seeds)})["samples"]
+    algorithm = ALGORITHMS[recipe].recipe(**settings)
+    made_with = (recipe, settings, STATES, POOL, SAMPLES, UPDATES)
+    return kept(path, lambda: {"samples": trained(algorithm, env, seeds)}, made_with)["samples"]
 
 
 def trained(algorithm: Any, env: Any, seeds: int) -> np.ndarray:
@@ -263,8 +265,8 @@ def main() -> None:
             if arguments.only and label.split()[0] not in arguments.only:
                 continue
             begun = time.perf_counter()
-            algorithm = ALGORITHMS[recipe].recipe(**settings)
-            samples = stationary(algorithm, env, arguments.seeds, arguments.runs / f"{name}, {label}")
+            directory = arguments.runs / f"{name}, {label}"
+            samples = stationary(recipe, settings, env, arguments.seeds, directory)
             panels[label] = samples[0], law[own]
 
             def over_seeds(measure: Any, target: np.ndarray, samples: np.ndarray = samples) -> str:
