@@ -285,7 +285,8 @@ def actor_critic(
     def update(state: ActorCritic, batch: Transition, key: Key) -> tuple[ActorCritic, Metrics]:
         td_key, actor_key = jax.random.split(key)
         size = batch.reward.shape[0]
-        targets, next_action = jax.vmap(partial(td, state))(batch, jax.random.split(td_key, size))
+        backed_up = jax.vmap(partial(td, state), axis_name=BATCH_AXIS)
+        targets, next_action = backed_up(batch, jax.random.split(td_key, size))
 
         def critic_loss(critic: Model) -> tuple[Float[Array, ""], Metrics]:
             values = jax.vmap(critic)(batch.obs, batch.action)

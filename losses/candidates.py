@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dpolicy._blocks import in_blocks
 from dpolicy._checks import critic, function, integer, non_negative, positive
 from dpolicy._types import Action, Critic, Key, Number, Observation, Scalar
 from dpolicy.losses._batch import batch_sum
@@ -37,7 +38,7 @@ def candidates(policy: Callable[[Observation, Key], Action], n: int) -> Transfor
 
     def transform(example: Any, match: Match, key: Key) -> Match:
         require_clean("candidates", match)
-        actions = jax.vmap(policy, in_axes=(None, 0))(example.obs, jax.random.split(key, n))
+        actions = in_blocks(partial(policy, example.obs), jax.random.split(key, n))
         return _replace(actions, match)
 
     return transform
@@ -102,7 +103,7 @@ def best(q: Critic) -> Transform:
         size = match.action.shape[0]
         if size < 2:
             raise ValueError("best needs at least two candidates: put candidates(policy, n) before it.")
-        index = jnp.argmax(jax.vmap(q, in_axes=(None, 0))(example.obs, match.action))
+        index = jnp.argmax(in_blocks(partial(q, example.obs), match.action))
         kept = match.over(match.action[index][None], size * match.weight[index][None], 1)
         return dataclasses.replace(kept, report={**match.report, **compared(match)})
 

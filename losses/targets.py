@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dpolicy._blocks import in_blocks
 from dpolicy._checks import boolean, critic, fraction, in_range, one_of, positive
 from dpolicy._types import Critic, Key, Number
 from dpolicy.losses._batch import batch_mean
@@ -33,8 +34,10 @@ def _of_noise(x: Float[Array, "p a"], noise: Float[Array, "p a"], alpha: Array, 
     return Target((x - sigma * noise) / alpha, noise)
 
 
-def _gradients(q: Critic, example: Any, actions: Float[Array, "k a"]) -> Float[Array, "k a"]:
-    return jax.vmap(jax.grad(lambda a: q(example.obs, a)))(actions)
+def _with_gradients(
+    q: Critic, example: Any, actions: Float[Array, "k a"]
+) -> tuple[Float[Array, " k"], Float[Array, "k a"]]:
+    return in_blocks(jax.value_and_grad(lambda a: q(example.obs, a)), actions)
 
 
 def q_score(q: Critic, temperature: Number, *, variant: str = "paper") -> Transform:
@@ -57,7 +60,7 @@ def q_score(q: Critic, temperature: Number, *, variant: str = "paper") -> Transf
     def transform(example: Any, match: Match, key: Key) -> Match:
         alpha, sigma = _scales("q_score", match)
         _require_single("q_score", match)
-        gradient = _gradients(q, example, match.x)
+        _, gradient = _with_gradients(q, example, match.x)
         if variant == "flowrl":
             gradient = gradient / (batch_mean(jnp.mean(jnp.abs(gradient))) + _SMALL)
         noise = -gradient / temperature if variant == "official" else -sigma * gradient / temperature
@@ -83,7 +86,7 @@ def add_q_score(q: Critic, scale: Number, *, normaliser: Critic | None = None) -
         factor = scale
         if normaliser is not None:
             factor = scale / (batch_mean(jnp.mean(jnp.abs(values(normaliser, example, match)))) + _SMALL)
-        noise = match.target.noise - sigma * factor * _gradients(q, example, match.x)
+        noise = match.target.noise - sigma * factor * _with_gradients(q, example, match.x)[1]
         return eqx.tree_at(lambda m: m.target, match, _of_noise(match.x, noise, alpha, sigma))
 
     return transform
@@ -124,12 +127,12 @@ def smoothed_score(
     def transform(example: Any, match: Match, key: Key) -> Match:
         alpha, sigma = _scales("smoothed_score", match)
         require_candidates("smoothed_score", match)
-        gradient = _gradients(q, example, match.action)
+        value, gradient = _with_gradients(q, example, match.action)
         gradient = jnp.where(match.action == match.target.data, gradient, 0)
         scale = temperature
         if normalise:
             scale = temperature * (batch_mean(jnp.mean(jnp.abs(gradient))) + _SMALL)
-        weight = softmax_weights(values(q, example, match) / scale, match)
+        weight = softmax_weights(value / scale, match)
         score = _group_mean(gradient, weight, match) / scale
         if max_norm is not None:
             norm = jnp.sqrt(jnp.sum(score**2, axis=1, keepdims=True))

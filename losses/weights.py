@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dpolicy._blocks import in_blocks
 from dpolicy._checks import boolean, critic, function, positive
 from dpolicy._types import Critic, Key, Number, Scalar
 from dpolicy.losses._batch import batch_max
@@ -32,7 +34,7 @@ def values(q: Critic, example: Any, match: Match) -> Float[Array, " k"]:
     """Q at every candidate. The example's observation is not batched, so its share of a layer is computed
     once.
     """
-    return jax.vmap(q, in_axes=(None, 0))(example.obs, match.action)
+    return in_blocks(partial(q, example.obs), match.action)
 
 
 def softmax_weights(value: Float[Array, " k"], match: Match) -> Float[Array, " k"]:

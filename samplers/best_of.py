@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._types import Action, Critic, Key, Observation
+from dpolicy._blocks import in_blocks
+from dpolicy._types import Action, Critic, Key, Observation, Scalar
 from dpolicy.fields import AbstractField
 from dpolicy.samplers._grid import Number
 
@@ -48,8 +49,12 @@ class BestOf(eqx.Module):
         """The selected action."""
         sample_key, select_key = jax.random.split(key)
         keys = jax.random.split(sample_key, self.n)
-        actions = jax.vmap(lambda key: self.sampler(field, obs, key))(keys)
-        values = jax.vmap(self.q, in_axes=(None, 0))(obs, actions)
+
+        def draw(key: Key) -> tuple[Action, Scalar]:
+            action = self.sampler(field, obs, key)
+            return action, self.q(obs, action)
+
+        actions, values = in_blocks(draw, keys)
         return select(actions, values, select_key, temperature=self.temperature)
 
 
