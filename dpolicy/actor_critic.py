@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import equinox as eqx
 import jax
@@ -21,6 +21,10 @@ from dpolicy.losses import batched, reduce_ensemble, td_target
 from dpolicy.losses._batch import BATCH_AXIS
 from dpolicy.networks import ACTIVATIONS, ensemble
 from dpolicy.recipe import tunable
+
+# Which ensemble guides the actor, and how it is reduced.
+CriticValues: TypeAlias = Literal["online_min", "online_mean", "target_min", "target_mean"]
+CRITIC_VALUES = get_args(CriticValues)
 
 # Streams of an example's key that no chain of transforms draws from (its links fold in 0, 1, 2, ...).
 _REVISION, _BACKUP = 2**30, 2**30 + 1
@@ -126,7 +130,7 @@ def actor_critic(
     critics: int = 2,
     discount: Number = 0.99,
     target_rate: Number = 0.005,
-    actor_critic_values: Literal["online_min", "online_mean", "target_min", "target_mean"] = "online_min",
+    actor_critic_values: CriticValues = "online_min",
     critic_first: bool = True,
     actor_interval: int = 1,
     temperature: Number | FromState | None = None,
@@ -194,9 +198,7 @@ def actor_critic(
     _checks.fraction("target_rate", target_rate)
     _checks.integer("critics", critics)
     _checks.integer("actor_interval", actor_interval)
-    _checks.one_of(
-        "actor_critic_values", actor_critic_values, ("online_min", "online_mean", "target_min", "target_mean")
-    )
+    _checks.one_of("actor_critic_values", actor_critic_values, CRITIC_VALUES)
     if temperature is not None and not isinstance(temperature, FromState):
         _checks.positive("temperature", temperature)
         _checks.positive("temperature_learning_rate", temperature_learning_rate)

@@ -10,6 +10,8 @@ from dpolicy.extras import FromState, averaged_actor, tuned_noise
 from dpolicy.field_policy import FieldPolicy
 from dpolicy.recipe import tunable
 
+INITIAL_NOISE = 5.0
+
 
 def noisy_best_policy(
     policy: FieldPolicy, candidates: int, std: Number, *, noisy_candidates: bool = False
@@ -42,7 +44,7 @@ def noisy_best(
     noisy_candidates: bool = False,
     candidates: int = 32,
     exploration_noise: Number = 0.1,
-    initial_noise: Number = 5.0,
+    initial_noise: Number = INITIAL_NOISE,
     target_entropy_scale: Number = 0.9,
     noise_learning_rate: Number = 7e-3,
     noise_interval: int = 250,

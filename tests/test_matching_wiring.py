@@ -175,10 +175,12 @@ def test_weights_of_qvpo(x64):
     example = jax.tree.map(lambda leaf: leaf[0], experience(jax.random.key(0)))
 
     def run(value, weight):
-        algorithm = qvpo(**NETS, prediction="data", candidates=2, uniform_weight=0.0, weight=weight)
+        algorithm = qvpo(
+            **NETS, prediction="data", candidates=2, uniform_candidates=1, uniform_weight=0.0, weight=weight
+        )
         state = algorithm.with_actor(algorithm.init(jax.random.key(0), SPEC), field(0.0))
         _, loss = algorithm.objective(state, lambda obs, action: value)
-        return 4 * loss(field(0.5), example, jax.random.key(1))[0]
+        return 2 * 4 * loss(field(0.5), example, jax.random.key(1))[0]
 
     names = ("qadv", "qrelu", "qcut", "qexpn")
     found = jax.jit(lambda: {weight: jax.vmap(partial(run, weight=weight))(values) for weight in names})()
@@ -191,6 +193,55 @@ def test_weights_of_qvpo(x64):
     for weight in names:
         # The last level of noise leaves the samples a little apart from what the field says.
         np.testing.assert_allclose(found[weight], expected[weight], rtol=0.1, atol=1e-12)
+
+
+def test_ranking_of_qvpo(x64):
+    """FlowRL's critics: the mean of the online ones, before their step."""
+    key = jax.random.key(3)
+    batch = dataclasses.replace(experience(key), extras={})
+    actor_key = jax.random.split(key)[1]
+
+    @jax.jit
+    def run():
+        algorithm = qvpo(**NETS, candidates=4, ranking="online_mean", critic_first=False)
+        state = algorithm.init(key, SPEC)
+        new, metrics = algorithm.update(state, batch, key)
+
+        def loss(critic, how):
+            field, loss = algorithm.objective(state, critic_function(critic, how))
+            one = lambda example, key: loss(field, example, key)[0]
+            return jnp.mean(jax.vmap(one)(batch, jax.random.split(actor_key, 8)))
+
+        before, after = state.critic.model, new.critic.model
+        return metrics["actor/loss"], loss(before, "mean"), loss(before, "min"), loss(after, "mean")
+
+    found, expected, *others = run()
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    assert np.all(np.abs(np.asarray(others) - expected) > 1e-6 * expected)
+
+
+def test_learned_temperature_of_sdac(x64):
+    """The published code divides Q by alpha / 5, 5 the start of alpha: 1 at first, a fifth when alpha is 1."""
+    example = jax.tree.map(lambda leaf: leaf[0], experience(jax.random.key(0)))
+
+    @jax.jit
+    def run():
+        key = jax.random.key(1)
+        learned = sdac(**NETS, **RELAX, samples=8)
+        state = learned.init(key, SPEC)
+        later = eqx.tree_at(lambda s: s.extra["noise"].log.model, state, jnp.zeros(()))
+
+        def loss(algorithm, state):
+            field, loss = algorithm.objective(state, lambda obs, action: 3 * action[0])
+            return loss(field, example, key)[0]
+
+        fixed = lambda at: sdac(**NETS, **RELAX | {"temperature": at}, samples=8)
+        found = [loss(learned, state), loss(learned, later)]
+        return found, [loss(fixed(1.0), state), loss(fixed(0.2), later)], loss(fixed(1.0), later)
+
+    found, expected, hot = run()
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    assert abs(found[1] - hot) > 1e-4
 
 
 def test_statistics_of_qvpo(x64):

@@ -57,6 +57,10 @@ def test_every_preset_builds_its_algorithm(algorithm, env, name):
         ("ppo", "playground/CheetahRun", "playground", {"clip": 0.3, "learning_rate": 1e-3}),
         # arXiv 2603.27450, table 4
         ("dppo", "isaaclab/Isaac-Humanoid-v0", "flowrl", {"sampler_steps": 10, "value_learning_rate": 1e-3}),
+        ("idem", "brax/hopper", "flowrl", {"time_weight": "uniform", "obs_hidden": (128, 128)}),
+        ("qvpo", "brax/hopper", "flowrl", {"ranking": "online_mean", "critic_first": False}),
+        # arXiv 2502.11612, code
+        ("maxentdp", "brax/hopper", "maxentdp", {"decay_updates": 2_000_000, "decay_shape": "cosine"}),
         # arXiv 2601.06133, tables 10 and 11
         ("genpo", "isaaclab/Isaac-Repose-Cube-Allegro-v0", "review", {"discount": 0.998, "minibatches": 12}),
         ("ppo", "isaaclab/Isaac-Velocity-Flat-H1-v0", "review", {"discount": 0.995, "learning_rate": 1e-3}),

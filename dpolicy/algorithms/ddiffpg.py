@@ -98,11 +98,12 @@ def ddiffpg(
     $$ L = \| \epsilon_\theta(\alpha_t b_g + \sigma_t \epsilon, t, [s, z_g]) - \epsilon \|^2, $$
 
     where r_int is `dpolicy.novelty.novelty_reward`, Q_g the smaller mean of two categorical critics, and z_g zero on
-    every other row of a mode, so that z = 0 samples all modes alike. The critics' target is the element-wise minimum of
-    the two projected laws at a noised action of the current policy (no averaged actor); it need not sum to one, which
-    their loss allows for. It acts under z_0, or with a probability of one minus the exploring share under z = 0
-    (always, after `exploration_updates`), with noise that grows from the first environment to the last. "evaluate"
-    acts under z = 0, and "mode_1", ... under z_1, ... (under z = 0 while there is no such mode).
+    every other row of a mode, in the critics' next actions too, so that z = 0 samples all modes alike. The critics'
+    target is the element-wise minimum of the two projected laws at a noised action of the current policy (no averaged
+    actor); it need not sum to one, which their loss allows for. It acts under z_0, or with a probability of one minus
+    the exploring share under z = 0 (always, after `exploration_updates`), with noise that grows from the first
+    environment to the last. "evaluate" acts under z = 0, and "mode_1", ... under z_1, ... (under z = 0 while there is
+    no such mode).
 
     Modes come from `dpolicy.discovery.mode_discovery`, which says how it differs from a clustering on the host. A new
     mode continues critics, optimiser state and improved actions of the one with which it shares most successes, or of

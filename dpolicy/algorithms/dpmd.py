@@ -38,9 +38,10 @@ def dpmd(
     learned factor is lambda too.
 
     The paper scales rewards by 0.2 (`reward_scale` of the training program) and lowers the actor's rate to a tenth
-    between the updates 25 000 and 75 000 (`decay_updates=50_000, decay_start=25_000, decay_share=0.1`). Its code
-    has `schedule="discrete_linear"`, and evaluates Q - M / R in place of (Q - M) / R and takes the critic's step
-    twice, which are not done here. FlowRL's DPMD, many samples of a frozen policy with a temperature that holds a
+    between its steps 25 000 and 75 000, one at every second update (`decay_updates=100_000, decay_start=50_000,
+    decay_share=0.1`). Its code has `schedule="discrete_linear"` and trains at the sampler's 20 times, where t is
+    continuous here; it also evaluates Q - M / R in place of (Q - M) / R and takes the critic's step twice, which are
+    not done here. FlowRL's DPMD, many samples of a frozen policy with a temperature that holds a
     divergence, is `gempo(weight="exponential")`.
 
     Args:

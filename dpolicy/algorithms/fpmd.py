@@ -49,8 +49,8 @@ def fpmd(
     Evaluation takes ONE step from x_1 = 0. For `rectified_flow` (FPMD-R) that is the mean of the policy, near it where
     the policy is narrow and between its modes where it has several; `mean_flow` (FPMD-M) fits the average velocity,
     for which one step is the whole path. Otherwise as `dpmd`, with weights exp(Q / (R lambda)) and noise on every
-    candidate before the best is chosen. The first version of the method weighs as DPMD does: temperature=None,
-    q_clip=3, target_entropy_scale=.9.
+    candidate before the best is chosen. The first version of the method weighs as DPMD does, temperature=None,
+    q_clip=3, target_entropy_scale=.9, and adds the noise after the choice, unclipped, which is not an option here.
 
     Args:
         variant: rectified_flow or mean_flow.

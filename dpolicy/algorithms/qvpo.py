@@ -9,8 +9,10 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Critic, Loss, Number, Scalar
 from dpolicy.actor_critic import (
+    CRITIC_VALUES,
     ActorCritic,
     ActorLoss,
+    CriticValues,
     Policy,
     acting,
     actor_critic,
@@ -75,6 +77,8 @@ def qvpo(
     uniform_weight: Number = 0.02,
     final_uniform_weight: Number = 0.002,
     anneal_updates: Number = 900_000,
+    ranking: CriticValues = "online_min",
+    critic_first: bool = True,
     average_rate: Number = 0.005,
     exploration_candidates: int = 4,
     backup_candidates: int = 4,
@@ -89,8 +93,9 @@ def qvpo(
     averaged actor under the target critics.
 
     The official code decays omega over nine tenths of its run of 10^6 updates, has Adam's eps at 1e-5, and ends
-    bootstraps at time limits; here omega decays over `anneal_updates`, and time limits do not cut. FlowRL holds omega
-    at .01 and ranks by the mean of the critics.
+    bootstraps at time limits; here omega decays over `anneal_updates`, and time limits do not cut. Its networks are
+    three layers of 256 with mish, actor and critics, and `max_grad_norm` bounds the gradient of the sum of two critics'
+    losses, that of their mean here. FlowRL holds omega at .01 and ranks by the mean of the critics before their step.
 
     Args:
         candidates: Samples of the policy per state, of which the best is cloned; at least 2.
@@ -101,6 +106,8 @@ def qvpo(
         uniform_weight: Weight omega of each uniform action, relative to the best one's, at the start.
         final_uniform_weight: omega at the end.
         anneal_updates: Updates of the critics over which omega changes linearly (see `annealed`).
+        ranking: Which critics rank and weigh the samples: online_min, online_mean, target_min or target_mean.
+        critic_first: Whether those are the critics after this update's step or before it.
         average_rate: Share of the actor that enters its average at each update.
         exploration_candidates: It explores by the best of this many samples.
         backup_candidates: The critic's next action is the best of this many samples.
@@ -112,6 +119,7 @@ def qvpo(
     _checks.non_negative("uniform_weight", uniform_weight)
     _checks.non_negative("final_uniform_weight", final_uniform_weight)
     _checks.positive("anneal_updates", anneal_updates)
+    _checks.one_of("ranking", ranking, CRITIC_VALUES)
     for name, value in (("exploration", exploration_candidates), ("backup", backup_candidates)):
         _checks.integer(f"{name}_candidates", value)
     _checks.integer("evaluation_candidates", evaluation_candidates)
@@ -126,12 +134,15 @@ def qvpo(
 
         def improve(q: Critic, _: Scalar) -> Loss:
             standardised = weight == "qexpn"
+            # The mean over the best sample and the uniform ones, which the bound of the gradient is about.
+            share = 1 / (1 + uniform_candidates)
+            entropy_share = share * uniform_candidates * omega
             return matching(
                 chain(
                     candidates_of(partial(policy.sample, state.actor.model), candidates),
                     _weights(weight, q, state.extra["statistics"] if standardised else None),
                     best(q),
-                    mix((1.0, chain()), (uniform_candidates * omega, uniform(uniform_candidates))),
+                    mix((share, chain()), (entropy_share, uniform(uniform_candidates))),
                     perturb(policy.schedule),
                 )
             )
@@ -149,4 +160,6 @@ def qvpo(
         backup=FromState(backup),
         evaluate=policy.best(evaluation_candidates),
         actor_loss=FromState(actor_loss),
+        actor_critic_values=ranking,
+        critic_first=critic_first,
     )

@@ -10,7 +10,7 @@ from dpolicy.algorithm import Algorithm
 from dpolicy.extras import FromState, resolve
 from dpolicy.field_policy import FieldPolicy, field_policy
 from dpolicy.losses import boltzmann, candidates, chain, matching, perturb, reverse_sample
-from dpolicy.noisy_best import noisy_best
+from dpolicy.noisy_best import INITIAL_NOISE, noisy_best
 from dpolicy.recipe import composed
 
 
@@ -35,12 +35,13 @@ def sdac(
 
     The defaults are FlowRL's (arXiv 2603.27450). The paper's own code (relax) is `temperature=None, samples=64,
     proposal="clipped", source="policy", behaviour="noisy_best", initial_scale=0.5, sampler="ddpm_posterior",
-    schedule="discrete_linear", evaluation_candidates=32, decay_updates=50_000, decay_start=25_000, decay_share=0.1`,
-    with rewards times 0.2 (`reward_scale` of the training program).
+    schedule="discrete_linear", evaluation_candidates=32, critic_hidden=(256, 256, 256), critic_activation="mish",
+    decay_updates=100_000, decay_start=50_000, decay_share=0.1`, with rewards times 0.2 (`reward_scale` of the training
+    program); it trains at the sampler's 20 times, t is continuous here.
 
     Args:
-        temperature: Temperature lambda, in units of (scaled) reward; None for the learned factor of the noise, for
-            noisy_best only.
+        temperature: Temperature lambda, in units of (scaled) reward; None for the learned factor of the noise over its
+            start, for noisy_best only: it falls from 1 towards .2.
         samples: Reverse proposals per state; at least 2.
         proposal: truncated to the action box, gaussian, or clipped afterwards, which biases the target.
         source: Which action is noised into x_t: of the replay, or a new one of the policy's behaviour.
@@ -67,7 +68,7 @@ def sdac(
     behave = slots.get("backup", policy.act)
 
     def actor_loss(state: ActorCritic) -> ActorLoss:
-        scale = state.extra["noise"].value if temperature is None else temperature
+        scale = state.extra["noise"].value / INITIAL_NOISE if temperature is None else temperature
         act = resolve(behave, state)
 
         def improve(q: Critic, _: Scalar) -> Loss:

@@ -50,6 +50,7 @@ def _flowrl_own(algorithm: str, task: str) -> dict[str, Any]:
         "sampler_steps": 20,
         "schedule": "cosine",
         "prediction": "noise",
+        "obs_hidden": (128, 128),  # the encoder of the observation, in its code only
     }
     # Two layers of 256 for QVPO and SAC; on DMC the text gives all actors three of 512.
     narrow: dict[str, Any] = {"hidden": (256, 256)} if gym else {}
@@ -61,7 +62,7 @@ def _flowrl_own(algorithm: str, task: str) -> dict[str, Any]:
         "sdac": field | {"samples": 500, "temperature": 0.05 if gym else 0.01},
         "maxentdp": field | {"samples": 500, "temperature": 0.05 if gym else 0.01, "soft": False},
         # In its code only, with the shared settings.
-        "idem": field | {"samples": 500, "temperature": 0.05},
+        "idem": field | {"samples": 500, "temperature": 0.05, "time_weight": "uniform"},
         # Its DPMD: samples of a frozen policy, and a temperature that holds a divergence.
         "gempo": field
         | {
@@ -82,6 +83,8 @@ def _flowrl_own(algorithm: str, task: str) -> dict[str, Any]:
             "exploration_candidates": 1,
             "backup_candidates": drawn,
             "evaluation_candidates": 32,
+            "ranking": "online_mean",
+            "critic_first": False,
         },
     }
     return own[algorithm]
@@ -121,6 +124,7 @@ def _dipo() -> Table:
 def _maxentdp() -> Table:
     """MaxEntDP's temperatures per task (arXiv 2502.11612 and its code), for brax's versions of Gym's tasks."""
     source = "MaxEntDP, arXiv 2502.11612, and its code"
+    decay: dict[str, Any] = {"decay_updates": 2_000_000, "decay_shape": "cosine"}
     temperatures = {
         "halfcheetah": 0.2,
         "humanoid": 0.02,
@@ -131,8 +135,8 @@ def _maxentdp() -> Table:
     }
     return {
         "maxentdp": [
-            (f"brax/{task}", Preset(_GYM_LOOP | {"temperature": temperature}, source, "maxentdp"))
-            for task, temperature in temperatures.items()
+            (f"brax/{task}", Preset(_GYM_LOOP | decay | {"temperature": value}, source, "maxentdp"))
+            for task, value in temperatures.items()
         ]
     }
 
