@@ -84,10 +84,15 @@ def fraction(name: str, value: Any) -> None:
     in_range(name, value, 0.0, 1.0)
 
 
+_MOST = 2**63 - 1  # a larger count is no count that a machine can hold
+
+
 def integer(name: str, value: Any, low: int = 1, high: int | None = None) -> None:
     """Raise `ValueError` unless `value` is a Python int of at least `low` (and at most `high`)."""
-    allowed = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
     is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if high is None and is_integer and value > _MOST:
+        high = _MOST
+    allowed = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
     if not is_integer or value < low or (high is not None and value > high):
         raise ValueError(f"{name} must be {allowed}, got {value!r}.")
 
@@ -124,6 +129,19 @@ def critic(name: str, value: Any) -> None:
     function(name, value, "(obs, action) -> scalar")
 
 
+def returned(name: str, value: Any, shape: tuple[int, ...] = ()) -> Any:
+    """What the function `name` returned, if it is an array (or number) of `shape`; else raise `ValueError`.
+
+    A critic of two numbers, or one number in an array of length one, would be broadcast against the candidates.
+    """
+    is_array = isinstance(value, (jax.Array, np.ndarray, np.generic, int, float))
+    if not is_array or np.shape(value) != shape:
+        wanted = f"an array of shape {shape}" if shape else "a scalar"
+        found = f"shape {np.shape(value)}" if is_array else type(value).__name__
+        raise ValueError(f"{name} must return {wanted}, got {found}.")
+    return value
+
+
 def instance(name: str, value: Any, kind: type, allowed: str) -> None:
     """Raise `ValueError` unless `value` is a `kind`, which `allowed` says in words."""
     if not isinstance(value, kind):
@@ -141,7 +159,7 @@ def same_shapes(**arrays: Any) -> None:
 def one_of(name: str, value: Any, choices: Iterable[Any]) -> None:
     """Raise `ValueError` unless `value` is one of `choices`; near matches are named first."""
     options = list(choices)
-    if value in options:
+    if not isinstance(value, (np.ndarray, jax.Array)) and value in options:
         return
     near = difflib.get_close_matches(str(value), [str(option) for option in options], n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Critic, Key, Loss, Model, Observation
 from dpolicy.algorithm import Algorithm
+from dpolicy.fields import AbstractField
 from dpolicy.losses import batched
 
 
@@ -60,6 +61,7 @@ def network(algorithms: Mapping[str, Algorithm], spec: Any, key: Key) -> Model:
     made = {name: own(name) for name in algorithms}
     first, *others = made
     shape = {name: jax.eval_shape(make, key) for name, make in made.items()}
+    _check_takes_observations(first, shape[first], spec)
     for name in others:
         # Comparing the trees compares the static parts: what is predicted, and under which schedule.
         if jax.tree.structure(shape[name]) != jax.tree.structure(shape[first]) or jax.tree.leaves(
@@ -70,6 +72,20 @@ def network(algorithms: Mapping[str, Algorithm], spec: Any, key: Key) -> Model:
                 "schedule, prediction, hidden, ... alike."
             )
     return made[first](key)
+
+
+def _check_takes_observations(name: str, model: Any, spec: Any) -> None:
+    """Raise `ValueError` for a field of more than the observation, whose losses are about another batch."""
+    if not isinstance(model, AbstractField):
+        return
+    action, obs = (jax.ShapeDtypeStruct((size,), float) for size in (spec.action_size, spec.obs_size))
+    try:
+        eqx.filter_eval_shape(lambda field, *inputs: field(*inputs), model, action, jnp.zeros(()), obs)
+    except TypeError as error:
+        raise ValueError(
+            f"{name} trains a field of more than the observation (ddiffpg: the embedding of a mode), which an audit "
+            "has no batch for."
+        ) from error
 
 
 def _level(obs: Observation, action: Action) -> Float[Array, ""]:

@@ -126,6 +126,7 @@ def dual_temperature(start: Number, *, target_kl: Number, learning_rate: Number 
     """
     _checks.positive("initial_temperature", start)
     _checks.positive("target_kl", target_kl)
+    _checks.positive("learning_rate", learning_rate)
     optimiser = adam(learning_rate)
 
     def follow(state: TunedScalar, updated: Updated) -> tuple[TunedScalar, Metrics]:
@@ -158,6 +159,7 @@ def tuned_noise(
     _checks.positive("exploration_noise", std)
     _checks.in_range("target_entropy_scale", target_entropy_scale)
     _checks.integer("noise_interval", interval)
+    _checks.positive("learning_rate", learning_rate)
     optimiser = adam(learning_rate)
 
     def follow(state: TunedScalar, updated: Updated) -> tuple[TunedScalar, Metrics]:

@@ -76,6 +76,7 @@ def noisy_best(
         ValueError: for a value out of its range.
     """
     _checks.integer("candidates", candidates)
+    _checks.positive("noise_learning_rate", noise_learning_rate)
     behave = noisy_best_policy(policy, candidates, exploration_noise, noisy_candidates=noisy_candidates)
     return {
         "make_actor": policy.make,

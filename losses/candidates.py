@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy._blocks import in_blocks
-from dpolicy._checks import critic, function, integer, non_negative, positive
+from dpolicy._checks import critic, function, integer, non_negative, positive, returned
 from dpolicy._types import Action, Critic, Key, Number, Observation, Scalar
 from dpolicy.losses._batch import batch_sum
 from dpolicy.losses.match import Match, Transform, compared
@@ -38,7 +37,9 @@ def candidates(policy: Callable[[Observation, Key], Action], n: int) -> Transfor
 
     def transform(example: Any, match: Match, key: Key) -> Match:
         require_clean("candidates", match)
-        actions = in_blocks(partial(policy, example.obs), jax.random.split(key, n))
+        shape = match.action.shape[1:]
+        draw = lambda key: returned("policy", policy(example.obs, key), shape)
+        actions = in_blocks(draw, jax.random.split(key, n))
         return _replace(actions, match)
 
     return transform
@@ -103,7 +104,7 @@ def best(q: Critic) -> Transform:
         size = match.action.shape[0]
         if size < 2:
             raise ValueError("best needs at least two candidates: put candidates(policy, n) before it.")
-        index = jnp.argmax(in_blocks(partial(q, example.obs), match.action))
+        index = jnp.argmax(in_blocks(lambda action: returned("q", q(example.obs, action)), match.action))
         kept = match.over(match.action[index][None], size * match.weight[index][None], 1)
         return dataclasses.replace(kept, report={**match.report, **compared(match)})
 
@@ -191,7 +192,7 @@ def ascend(
 
         def move(action):
             return gradient_ascent(
-                partial(q, example.obs),
+                lambda action: returned("q", q(example.obs, action)),
                 action,
                 steps=steps,
                 rate=rate,

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy._checks import one_of, positive
+from dpolicy._checks import one_of, positive, returned
 from dpolicy._types import Key, Loss, Metrics, Number, Prediction, Scalar
 from dpolicy.fields import convert, express
 from dpolicy.losses._batch import batch_sum
@@ -52,6 +52,7 @@ class Match(eqx.Module):
     candidates: int = eqx.field(static=True, default=1)  # distinct actions that compete for a weight
     normalised: bool = eqx.field(static=True, default=True)  # whether the weights of every state have one sum
     report: Metrics = eqx.field(default_factory=dict)  # what links leave for the metrics of the loss
+    estimate: bool = eqx.field(static=True, default=False)  # whether the target is one estimate at each point
 
     @property
     def groups(self) -> int:
@@ -107,7 +108,7 @@ def chain(*transforms: Transform) -> Chain:
 
 def _time_weight(rule: str | Callable, schedule: AbstractSchedule, t: Float[Array, " p"], kind: str) -> Array:
     if callable(rule):
-        return rule(schedule, t)
+        return returned("time_weight", rule(schedule, t), t.shape)
     if rule in ("capped_snr", "tamed"):
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         # min(1, alpha^2 / sigma^2) without dividing by sigma = 0
@@ -216,6 +217,9 @@ def matching(
         return result, {"loss": result, "target": jnp.mean(jnp.abs(target)), **weight_metrics(match)}
 
     return loss
+
+
+WEIGHT_METRICS = ("ess", "weight_kl", "batch_ess", "zero_weight", "face")
 
 
 def weight_metrics(match: Match) -> Metrics:

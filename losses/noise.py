@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from dpolicy._checks import integer, one_of, positive
+from dpolicy._checks import integer, one_of, positive, returned
 from dpolicy._schedule import check_schedule
 from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.losses.match import Match, Target, Transform
@@ -45,7 +45,7 @@ def perturb(schedule: AbstractSchedule, *, draws: int = 1, times: str | TimeLaw 
         action = jnp.repeat(match.action, draws, axis=0)
         weight = jnp.repeat(match.weight, draws) / draws
         time_key, noise_key = jax.random.split(key)
-        draw = jax.vmap(lambda key: law(schedule, key))
+        draw = jax.vmap(lambda key: returned("times", law(schedule, key)))
         t = draw(jax.random.split(time_key, action.shape[0])).astype(action.dtype)
         noise = jax.random.normal(noise_key, action.shape, action.dtype)
         x = schedule.alpha(t)[:, None] * action + schedule.sigma(t)[:, None] * noise
@@ -97,19 +97,29 @@ def reverse_sample(
             )
         if match.groups > 1 or match.x.shape[0] != match.action.shape[0]:
             raise ValueError("reverse_sample can appear only once in a chain.")
+        if match.estimate:
+            raise ValueError(
+                "reverse_sample must come before the link that estimates one target at each point."
+            )
         if jax.tree.structure(match.schedule) != jax.tree.structure(schedule):
             raise ValueError(
                 f"reverse_sample's schedule must be the one of perturb, {match.schedule}; got {schedule}."
             )
+
+        def weighed(key: Array) -> tuple[Array, Array]:
+            pair = proposal(example.obs, key)  # pyright: ignore[reportCallIssue]  (where it is a function)
+            if not isinstance(pair, tuple) or len(pair) != 2:
+                raise ValueError(f"proposal must return (action, log-density), got {type(pair).__name__}.")
+            action, log_density = pair
+            returned("proposal's log-density", log_density)
+            return returned("proposal's action", action, match.x.shape[1:]), log_density
 
         def propose(x: Array, t: Array, key: Key) -> tuple[Array, Array, Array, Array]:
             alpha, sigma = schedule.alpha(t), schedule.sigma(t)
             share = jnp.full((n,), 1 / n, x.dtype)
             shape = (n, *x.shape)
             if callable(proposal):
-                action, log_density = jax.vmap(proposal, in_axes=(None, 0))(
-                    example.obs, jax.random.split(key, n)
-                )
+                action, log_density = jax.vmap(weighed)(jax.random.split(key, n))
                 noise = (x[None] - alpha * action) / sigma
                 return (
                     action,

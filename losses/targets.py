@@ -1,5 +1,6 @@
 """Transforms that change the target of the regression."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy._blocks import in_blocks
-from dpolicy._checks import boolean, critic, fraction, in_range, one_of, positive
+from dpolicy._checks import boolean, critic, fraction, in_range, one_of, positive, returned
 from dpolicy._types import Critic, Key, Number
 from dpolicy.losses._batch import batch_mean
 from dpolicy.losses.match import Match, Target, Transform, compared
@@ -37,7 +38,7 @@ def _of_noise(x: Float[Array, "p a"], noise: Float[Array, "p a"], alpha: Array, 
 def _with_gradients(
     q: Critic, example: Any, actions: Float[Array, "k a"]
 ) -> tuple[Float[Array, " k"], Float[Array, "k a"]]:
-    return in_blocks(jax.value_and_grad(lambda a: q(example.obs, a)), actions)
+    return in_blocks(jax.value_and_grad(lambda a: returned("q", q(example.obs, a))), actions)
 
 
 def q_score(q: Critic, temperature: Number, *, variant: str = "paper") -> Transform:
@@ -60,11 +61,14 @@ def q_score(q: Critic, temperature: Number, *, variant: str = "paper") -> Transf
     def transform(example: Any, match: Match, key: Key) -> Match:
         alpha, sigma = _scales("q_score", match)
         _require_single("q_score", match)
+        if match.estimate:
+            raise ValueError("q_score must not follow a link that estimates the target: it would replace it.")
         _, gradient = _with_gradients(q, example, match.x)
         if variant == "flowrl":
             gradient = gradient / (batch_mean(jnp.mean(jnp.abs(gradient))) + _SMALL)
         noise = -gradient / temperature if variant == "official" else -sigma * gradient / temperature
-        return eqx.tree_at(lambda m: m.target, match, _of_noise(match.x, noise, alpha, sigma))
+        target = _of_noise(match.x, noise, alpha, sigma)
+        return dataclasses.replace(match, target=target, estimate=True)
 
     return transform
 
@@ -85,7 +89,9 @@ def add_q_score(q: Critic, scale: Number, *, normaliser: Critic | None = None) -
         _require_single("add_q_score", match)
         factor = scale
         if normaliser is not None:
-            factor = scale / (batch_mean(jnp.mean(jnp.abs(values(normaliser, example, match)))) + _SMALL)
+            factor = scale / (
+                batch_mean(jnp.mean(jnp.abs(values(normaliser, example, match, "normaliser")))) + _SMALL
+            )
         noise = match.target.noise - sigma * factor * _with_gradients(q, example, match.x)[1]
         return eqx.tree_at(lambda m: m.target, match, _of_noise(match.x, noise, alpha, sigma))
 
@@ -181,4 +187,6 @@ def _collapse(match: Match, target: Target) -> Match:
     points = match.x.shape[0]
     weight = jnp.sum(match.weight.reshape(points, -1), axis=1)
     report = {**match.report, **compared(match)}
-    return Match(target.data, match.x, match.t, target, weight, match.schedule, 1, match.normalised, report)
+    return Match(
+        target.data, match.x, match.t, target, weight, match.schedule, 1, match.normalised, report, True
+    )

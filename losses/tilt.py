@@ -70,12 +70,15 @@ def tilt(q: Critic, temperature: Number, *, shape: str = "exponential", floor: N
     - `shape`: `exponential` (`boltzmann`), `linear` (see `linear_weights`) or `square` (see `square_weights`).
     - `floor`: smallest weight of `linear`, in units of an equal share; below zero for signed measures.
 
-    **Raises:** `ValueError` for a single candidate, an unknown shape, or a floor of 1 or more.
+    **Raises:** `ValueError` for a single candidate, an unknown shape, and a floor of 1 or more or for another shape
+    than linear.
     """
     critic("q", q)
     one_of("shape", shape, SHAPES)
     positive("temperature", temperature)
     in_range("floor", floor, high=1.0, open_high=True)
+    if shape != "linear" and not (isinstance(floor, int | float) and floor == 0):
+        raise ValueError(f"floor needs shape linear, got {floor!r} for {shape}.")
     if shape == "exponential":
         return boltzmann(q, temperature)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,10 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy._blocks import in_blocks
-from dpolicy._checks import boolean, critic, function, positive
+from dpolicy._checks import boolean, critic, function, positive, returned
 from dpolicy._types import Critic, Key, Number, Scalar
 from dpolicy.losses._batch import batch_max
-from dpolicy.losses.match import Match, Transform
+from dpolicy.losses.match import WEIGHT_METRICS, Match, Transform
 
 
 def with_weight(match: Match, weight: Float[Array, " k"], *, normalised: bool = True) -> Match:
@@ -30,11 +29,13 @@ def require_candidates(name: str, match: Match) -> None:
         )
 
 
-def values(q: Critic, example: Any, match: Match) -> Float[Array, " k"]:
+def values(q: Critic, example: Any, match: Match, name: str = "q") -> Float[Array, " k"]:
     """Q at every candidate. The example's observation is not batched, so its share of a layer is computed
     once.
+
+    Raises `ValueError` under `name` unless q returns scalars.
     """
-    return in_blocks(partial(q, example.obs), match.action)
+    return in_blocks(lambda action: returned(name, q(example.obs, action)), match.action)
 
 
 def softmax_weights(value: Float[Array, " k"], match: Match) -> Float[Array, " k"]:
@@ -111,7 +112,7 @@ def advantage(q: Critic, *, baseline: Callable[[Any], Scalar] | None = None) -> 
             total = jnp.sum(weight, axis=1, keepdims=True)
             centre = jnp.sum(weight * value, axis=1, keepdims=True) / jnp.where(total > 0, total, 1)
         else:
-            centre = baseline(example.obs)
+            centre = returned("baseline", baseline(example.obs))
         return with_weight(match, (weight * jnp.maximum(value - centre, 0)).reshape(-1), normalised=False)
 
     return transform
@@ -122,7 +123,7 @@ def weigh(weight: Callable[[Any, Any], Scalar]) -> Transform:
     function("weight", weight, "(obs, action) -> scalar")
 
     def transform(example: Any, match: Match, key: Key) -> Match:
-        return with_weight(match, match.weight * values(weight, example, match), normalised=False)
+        return with_weight(match, match.weight * values(weight, example, match, "weight"), normalised=False)
 
     return transform
 
@@ -132,11 +133,22 @@ def report(**values_of: Callable[[Any, Any], Scalar]) -> Transform:
 
     E.g. the moments of Q that running statistics follow: report(q=q, q_square=lambda obs, action: q(obs, action)**2).
     """
+    if not values_of:
+        raise ValueError("report must be given at least one function, by name, got none.")
     for name, value in values_of.items():
         function(name, value, "(obs, action) -> scalar")
+        if name in WEIGHT_METRICS or name in ("loss", "target"):
+            raise ValueError(
+                f"report must not be given the name {name}, which is a metric of the loss itself."
+            )
 
     def transform(example: Any, match: Match, key: Key) -> Match:
-        means = {name: jnp.mean(values(value, example, match)) for name, value in values_of.items()}
+        for name in values_of:
+            if name in match.report:
+                raise ValueError(
+                    f"report must be given each name once, {name} was reported before in the chain."
+                )
+        means = {name: jnp.mean(values(value, example, match, name)) for name, value in values_of.items()}
         return dataclasses.replace(match, report={**match.report, **means})
 
     return transform

@@ -55,7 +55,13 @@ TINY = {
     },
     "dpmd": {**_DIFFUSION, "candidates": 2, "noise_interval": 1, "evaluation_candidates": 2},
     "fpmd": {**_DIFFUSION, "candidates": 2, "noise_interval": 1},
-    "gempo": {**_DIFFUSION, "candidates": 4, "reference_interval": 1, "evaluation_candidates": 2},
+    "gempo": {
+        **_DIFFUSION,
+        "candidates": 4,
+        "target_kl": 1.0,
+        "reference_interval": 1,
+        "evaluation_candidates": 2,
+    },
     "dipo": {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2, "ascent_steps": 3},
     "ddiffpg": {
         **_DIFFUSION,

@@ -131,7 +131,7 @@ def test_proposals_and_backups_are_of_the_given_network_and_critic(getkey):
     example = jax.tree.map(lambda leaf: leaf[0], batch)
     algorithms = {
         "qvpo": qvpo(candidates=4, **data),
-        "gempo": gempo(candidates=4, reference_noise=0.0, weight="linear", **data),
+        "gempo": gempo(candidates=4, target_kl=1.0, reference_noise=0.0, weight="linear", **data),
         "dpmd": dpmd(candidates=2, exploration_noise=1e-6, **data),
         "dipo": dipo(ascent_steps=0, **data),
     }

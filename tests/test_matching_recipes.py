@@ -31,7 +31,7 @@ SIZES = {
     "qvpo": {"candidates": 4, "uniform_candidates": 2},
     "dpmd": {"candidates": 2},
     "fpmd": {"candidates": 2},
-    "gempo": {"candidates": 4},
+    "gempo": {"candidates": 4, "target_kl": 1.0},
 }
 FPMD = {"hidden": (8,), "critic_hidden": (8,), "candidates": 2, "output_scale": 0.1}
 FRAMES = [  # schedule, prediction, sampler

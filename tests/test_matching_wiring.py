@@ -43,7 +43,13 @@ CASES = {
     ),
     "dpmd": ({"candidates": 4}, "target actor critic", "critic actor", "average critic", "average critic"),
     "fpmd": ({"candidates": 4}, "target actor critic", "critic actor", "average critic", "average"),
-    "gempo": ({"candidates": 4}, "target actor", "critic reference", "actor", "actor critic"),
+    "gempo": (
+        {"candidates": 4, "target_kl": 1.0},
+        "target actor",
+        "critic reference",
+        "actor",
+        "actor critic",
+    ),
     "dipo": ({}, "target average", "", "actor", "actor"),
 }
 

@@ -60,6 +60,8 @@ def dps(
         _checks.positive("max_score", max_score)
     _checks.boolean("soft", soft)
     _checks.integer("samples", samples, 2)
+    _checks.integer("density_steps", density_steps)
+    _checks.integer("density_draws", density_draws)
     _checks.integer("evaluation_candidates", evaluation_candidates)
     policy = make_field()
     return train(

@@ -1,5 +1,6 @@
 """Generalised measure matching for policy optimisation."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -55,8 +56,11 @@ def gempo(
     _checks.integer("candidates", candidates, 2)
     _checks.non_negative("reference_noise", reference_noise)
     _checks.in_range("floor", floor, high=1.0, open_high=True)
-    if weight != "linear" and isinstance(floor, float | int) and floor != 0:
+    if weight != "linear" and not (isinstance(floor, float | int) and floor == 0):
         raise ValueError(f"floor needs weight linear, got {floor!r} for {weight}.")
+    # The largest divergence there is: beyond it the temperature would fall for ever.
+    _checks.in_range("target_kl", target_kl, 0.0, math.log(candidates), open_low=True, open_high=True)
+    _checks.positive("temperature_learning_rate", temperature_learning_rate)
     if cap is not None:
         _checks.positive("cap", cap)
     _checks.integer("evaluation_candidates", evaluation_candidates)

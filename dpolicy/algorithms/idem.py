@@ -51,9 +51,9 @@ def idem(
     _checks.boolean("normalise_temperature", normalise_temperature)
     _checks.one_of("proposal", proposal, ("truncated", "gaussian", "clipped"))
     _checks.one_of("time_weight", time_weight, ("uniform", "tamed"))
-    for name, value in (("temperature", temperature), ("max_score", max_score)):
-        if value is not None:
-            _checks.positive(name, value)
+    _checks.positive("temperature", temperature)
+    if max_score is not None:
+        _checks.positive("max_score", max_score)
     _checks.fraction("noise_share", noise_share)
     _checks.integer("samples", samples, 2)
     _checks.integer("evaluation_candidates", evaluation_candidates)

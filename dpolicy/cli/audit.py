@@ -1,5 +1,6 @@
 """`dpolicy audit`: whether the actor losses of two algorithms are one mechanism."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,18 @@ def _recipe(word: str) -> Any:
     from dpolicy import _checks
     from dpolicy.algorithms import ALGORITHMS
 
-    name, _, settings = word.partition(":")
+    name, colon, settings = word.partition(":")
     with explained(_PROG):
         _checks.one_of("algorithm", name, ALGORITHMS)
     recipe, words = ALGORITHMS[name].recipe, []
-    for setting in filter(None, settings.split(",")):
+    flags = flags_of(recipe)
+    for setting in settings.split(",") if colon else []:
         key, _, value = setting.partition("=")
+        with explained(_PROG):
+            _checks.one_of(f"a setting of {name}", key.replace("-", "_"), [flag.name for flag in flags])
+        if "-h" in value.split() or "--" in value:
+            raise UsageError(f"{key} of {name} must be a value, got {value!r}.", prog=_PROG)
         words += [f"--{key}", *value.split()]
-    flags = [flag for flag in flags_of(recipe) if flag.name != "help"]
     values, given = parse({"settings": flags}, words, prog=f"{_PROG} {name}", description="")
     with explained(_PROG):
         return recipe(**{key: values[key] for key in given})
@@ -31,8 +36,6 @@ def _recipe(word: str) -> Any:
 
 def _experience(env: Any, size: int, seed: int, steps: int) -> tuple[Any, Any]:
     """Transitions of uniform actions, and a critic of that behaviour fitted to them by `steps` updates."""
-    import math
-
     import jax
     import jax.numpy as jnp
 
@@ -127,13 +130,14 @@ def audit(args: list[str]) -> int:
 
     from dpolicy import _checks, envs
     from dpolicy.audit import gradient_alignment, network, objectives
+    from dpolicy.train.run_directory import MOST_SEED
 
     with explained(_PROG):
         _checks.integer("batch", values["batch"], 2)
         _checks.integer("draws", values["draws"], 3)
         _checks.integer("critic_updates", values["critic_updates"], 0)
         _checks.integer("network_updates", values["network_updates"], 0)
-        _checks.integer("seed", values["seed"], 0)
+        _checks.integer("seed", values["seed"], 0, MOST_SEED)
         env = envs.make(values["env"])
     algorithms = {word: _recipe(word) for word in words}
     model_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(values["seed"]), 1_000))
@@ -162,8 +166,6 @@ def audit(args: list[str]) -> int:
 
 
 def _rows(names: list[str], result: Any) -> list[tuple[str, ...]]:
-    import math
-
     rows = []
     for i in range(len(names)):
         for j in range(i + 1, len(names)):
@@ -183,6 +185,8 @@ def _rows(names: list[str], result: Any) -> list[tuple[str, ...]]:
 
 def _reading(result: Any, i: int, j: int) -> str:
     """What the numbers say, and no more than that."""
+    if not math.isfinite(result.ratio[i][j]) or result.ratio[i][j] == 0:
+        return "one gradient is zero or not finite"
     if result.cosine[i][j] > 1 - _SAME:
         return "one direction, draw by draw"
     expected, error = result.expected_cosine[i][j], result.expected_cosine_error[i][j]

@@ -103,7 +103,7 @@ def _word_after(args: list[str], flag: str) -> str | None:
     for i, word in enumerate(args):
         if word.startswith(flag + "="):
             return word.partition("=")[2]
-        if word == flag and i + 1 < len(args):
+        if word == flag and i + 1 < len(args) and not args[i + 1].startswith("--"):
             return args[i + 1]
     return None
 
@@ -145,8 +145,9 @@ def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
         with explained(prog):
             env_name = _full_name(env_name)
     # Without an environment there is no preset to find; parsing stops at the missing --env, or prints the help.
+    chosen = None if env_name is None else _word_after(args, "--preset")
     with explained(prog):
-        config = defaults(name, env_name or "", choose=_word_after(args, "--preset"))
+        config = defaults(name, env_name or "", choose=chosen)
     run = _run_flags(config["steps"], tuple(presets_for(name, env_name or "")))
     recipe = _defaulting(_prefixed(flags_of(entry.recipe), "algorithm"), config["hyperparameters"])
     program = _defaulting(_prefixed(flags_of(PROGRAMS[entry.family]), "program"), config["program"])
