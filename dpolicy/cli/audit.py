@@ -24,10 +24,8 @@ def _recipe(word: str) -> Any:
     flags = flags_of(recipe)
     for setting in settings.split(",") if colon else []:
         key, _, value = setting.partition("=")
-        with explained(_PROG):
-            _checks.one_of(f"a setting of {name}", key.replace("-", "_"), [flag.name for flag in flags])
-        if "-h" in value.split() or "--" in value:
-            raise UsageError(f"{key} of {name} must be a value, got {value!r}.", prog=_PROG)
+        if key in ("", "help") or "-h" in value.split() or "--" in value:
+            raise UsageError(f"a setting of {name} must be setting=value, got {setting!r}.", prog=_PROG)
         words += [f"--{key}", *value.split()]
     values, given = parse({"settings": flags}, words, prog=f"{_PROG} {name}", description="")
     with explained(_PROG):
