@@ -57,8 +57,7 @@ TINY = {
     "fpmd": {**_DIFFUSION, "candidates": 2, "noise_interval": 1},
     "gempo": {
         **_DIFFUSION,
-        "candidates": 4,
-        "target_kl": 1.0,
+        "candidates": 8,
         "reference_interval": 1,
         "evaluation_candidates": 2,
     },
