@@ -31,8 +31,11 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "idem": ("idem", {"samples": 64, "normalise_temperature": False, "exploration_noise": 0.0, **_ONE}),
     "sdac": ("sdac", {"samples": 64, **_ONE}),
     "sdac, 500 samples": ("sdac", {"samples": 500, **_ONE}),
-    "qvpo": ("qvpo", {"exploration_candidates": 1, "max_grad_norm": None, **NET}),
-    "gempo": ("gempo", {"reference_interval": 200, "target_kl": 0.5, **NET}),
+    "qvpo, 16 samples": (
+        "qvpo",
+        {"candidates": 16, "exploration_candidates": 1, "max_grad_norm": None, **NET},
+    ),
+    "gempo, 16 samples": ("gempo", {"candidates": 16, "reference_interval": 200, "target_kl": 0.5, **NET}),
 }
 
 
