@@ -13,6 +13,7 @@ from dpolicy._checks import critic, function, integer, non_negative, positive, r
 from dpolicy._types import Action, Critic, Key, Number, Observation, Scalar
 from dpolicy.losses._batch import batch_sum
 from dpolicy.losses.match import Match, Transform, compared
+from dpolicy.losses.weights import values
 
 
 def require_clean(name: str, match: Match) -> None:
@@ -104,7 +105,7 @@ def best(q: Critic) -> Transform:
         size = match.action.shape[0]
         if size < 2:
             raise ValueError("best needs at least two candidates: put candidates(policy, n) before it.")
-        index = jnp.argmax(in_blocks(lambda action: returned("q", q(example.obs, action)), match.action))
+        index = jnp.argmax(values(q, example, match))
         kept = match.over(match.action[index][None], size * match.weight[index][None], 1)
         return dataclasses.replace(kept, report={**match.report, **compared(match)})
 
