@@ -161,7 +161,7 @@ def ablate(
         "|" + "---|" * len(head),
     ]
     print("\n".join(lines), flush=True)
-    histories = {}
+    histories, tried = {}, set()
     for label, values in ablation.variants.items():
         if only and label not in only:
             continue
@@ -170,6 +170,7 @@ def ablate(
         own = {k: v for k, v in values.items() if k != "algorithm" and v != base["hyperparameters"][k]}
         config = resolve(algorithm, env_name, (settings or {}) | own | changes, choose=choose)
         config |= {"seeds": seeds, "seed": 0}
+        tried |= {config["hyperparameters"].get("evaluation_candidates", 1)}
         # Named by what it changes, so that ablations share the runs that they have in common.
         directory = runs / ", ".join(
             [env_name.replace("/", "-"), algorithm, *(f"{k} {v}" for k, v in own.items())]
@@ -180,6 +181,11 @@ def ablate(
         for mode in several or ("evaluate",):
             lines.append(row(f"{label}, {mode}" if several else label, env_name, run, history, mode))
             print(lines[-1], flush=True)
+    best = ", ".join(map(str, sorted(tried)))
+    lines += [
+        "",
+        f"In evaluation an action is {f'the best of {best} by the critic' if best != '1' else 'a single draw'}.",
+    ]
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         picture = f"{name}-{env_name.replace('/', '-')}.png"
