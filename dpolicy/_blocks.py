@@ -25,8 +25,7 @@ def in_blocks(function: Callable[..., Any], *rows: Any) -> Any:
     at_once = max(_ROWS // batch, 1)
     if jax.default_backend() != "cpu" or size <= at_once:
         return jax.vmap(function)(*rows)
-    # The largest that divides: a remainder would be a second program to compile.
-    at_once = max(n for n in range(1, at_once + 1) if size % n == 0)
-    blocks = jax.tree.map(lambda leaf: leaf.reshape(-1, at_once, *leaf.shape[1:]), rows)
-    out = jax.lax.map(lambda block: jax.vmap(function)(*block), blocks)
-    return jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[2:]), out)
+    # One that divides spares a second program, for the remainder; unless only far smaller ones do.
+    dividing = max(n for n in range(1, at_once + 1) if size % n == 0)
+    at_once = dividing if 4 * dividing >= at_once else at_once
+    return jax.lax.map(lambda row: function(*row), rows, batch_size=at_once)

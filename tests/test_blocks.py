@@ -17,7 +17,7 @@ def backend(request, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize("size", [1, 6, 7, 500])
+@pytest.mark.parametrize("size", [1, 6, 7, 500, 503])
 def test_equal_to_vmap_whatever_divides(size, backend, monkeypatch):
     monkeypatch.setattr(_blocks, "_ROWS", 12)
     keys, scales = jax.random.split(jax.random.key(0), size), jnp.linspace(0.5, 1.0, size)
@@ -46,6 +46,7 @@ def test_a_larger_batch_takes_fewer_of_each_example(monkeypatch):
 
     assert lengths(256, 500) == [250]
     assert lengths(64, 500) == [100]  # five at once: the largest divisor of 500 up to eight
+    assert lengths(64, 503) == [62]  # a prime: eight at once, and the last seven after them
     assert lengths(64, 8) == []
     assert lengths(1024, 500) == [500]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
