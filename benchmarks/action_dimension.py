@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from fixed_points import NET, stationary
-from matplotlib.figure import Figure
 
 from dpolicy.envs import Spec
+from dpolicy.plots.style import line_style, new_figure, save
 from dpolicy.train.intervals import interval_text
 
 DIMENSIONS = (1, 2, 4, 8, 16)
@@ -55,6 +55,20 @@ class Wells(NamedTuple):
     spec: Spec
     function: Any = total
     energy: Any = total
+
+
+def draw(curves: dict[str, list[float]], path: Path) -> None:
+    """Distance over dimensions, a line per method."""
+    figure, axes = new_figure(width=6.4, height=3.8)
+    axis = axes[0, 0]
+    for i, (name, distances) in enumerate(curves.items()):
+        colour, dash = line_style(i)
+        axis.plot(DIMENSIONS, distances, marker="o", color=colour, linestyle=dash, label=name)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(DIMENSIONS, map(str, DIMENSIONS))
+    axis.set(xlabel="action dimensions", ylabel="W1 of a coordinate to exp(Q/T)/Z", ylim=(0, None))
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    save(figure, path)
 
 
 def main() -> None:
@@ -98,16 +112,7 @@ def main() -> None:
             print(lines[-1], f"({time.perf_counter() - begun:.0f} s)", flush=True)
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-        axis = figure.subplots()
-        for name, distances in curves.items():
-            axis.plot(DIMENSIONS, distances, marker="o", label=name)
-        axis.set_xscale("log", base=2)
-        axis.set_xlabel("action dimensions")
-        axis.set_ylabel("W1 of a coordinate to exp(Q/T)/Z")
-        axis.set_ylim(0, None)
-        axis.legend()
-        figure.savefig(arguments.out / "action_dimension.png", dpi=110)
+        draw(curves, arguments.out / "action_dimension.png")
         text = "\n".join([*lines, "", "![Distance over dimensions](action_dimension.png)"]) + "\n"
         (arguments.out / "action_dimension.md").write_text(text, encoding="utf-8")
 
