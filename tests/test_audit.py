@@ -180,6 +180,22 @@ def test_the_command(tmp_path, capsys):
     assert (tmp_path / "audit.png").stat().st_size > 1000
 
 
+def test_the_others_take_the_field_of_the_first(tmp_path, capsys):
+    words = [
+        f"sdac:samples=4,schedule=linear,{TINY}",
+        "maxentdp:samples=4,critic_hidden=8",
+        f"dps:samples=4,{TINY}",
+    ]
+    options = ["--batch", "16", "--draws", "3", "--critic-updates", "0", "--network-updates", "0"]
+    assert main(["audit", *words, *options, "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert f"{words[1]} takes from {words[0]}: schedule=linear, hidden=8.\n" in out
+    assert f"{words[2]} takes from {words[0]}: schedule=linear, sampler=ddpm.\n" in out
+    assert "one direction, draw by draw" in next(
+        line for line in out.splitlines() if f"{words[0]} / {words[1]}" in line
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -193,6 +209,7 @@ def test_the_command(tmp_path, capsys):
         (["sdac:samples=4 --critics 3", "qsm"], "a setting of sdac must be setting=value"),
         (["sdac", "qsm", "--seed", "4294967296"], "seed must be an integer from 0 to 4294967295"),
         (["sdac", "ppo"], "ppo is on-policy"),
+        (["sdac", "maxentdp:hidden=8"], "maxentdp:hidden=8 must train the same network as sdac"),
         (["sdac", "sac"], "sac must train the same network as sdac"),
         (["sdac", "qsm", "--draws", "1"], "draws must be an integer of at least 3"),
     ],

@@ -12,24 +12,44 @@ _PROG = "dpolicy audit"
 _SAME = 1e-3  # how far from 1 a cosine may lie that is called the same, rounding being about 1e-6
 
 
-def _recipe(word: str) -> Any:
-    """The algorithm that "NAME" or "NAME:setting=value,..." means."""
+def _settings(word: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The algorithm that "NAME" or "NAME:setting=value,..." names, all its settings, and those that are given."""
     from dpolicy import _checks
     from dpolicy.algorithms import ALGORITHMS
 
     name, colon, settings = word.partition(":")
     with explained(_PROG):
         _checks.one_of("algorithm", name, ALGORITHMS)
-    recipe, words = ALGORITHMS[name].recipe, []
-    flags = flags_of(recipe)
+    words = []
     for setting in settings.split(",") if colon else []:
         key, _, value = setting.partition("=")
         if key in ("", "help") or "-h" in value.split() or "--" in value:
             raise UsageError(f"a setting of {name} must be setting=value, got {setting!r}.", prog=_PROG)
         words += [f"--{key}", *value.split()]
-    values, given = parse({"settings": flags}, words, prog=f"{_PROG} {name}", description="")
-    with explained(_PROG):
-        return recipe(**{key: values[key] for key in given})
+    flags = {"settings": flags_of(ALGORITHMS[name].recipe)}
+    values, given = parse(flags, words, prog=f"{_PROG} {name}", description="")
+    return name, values, {key: values[key] for key in given}
+
+
+def _recipes(words: list[str]) -> dict[str, Any]:
+    """The algorithms of the command line; what they do not say about their field is as in the first, and printed."""
+    from dpolicy.algorithms import ALGORITHMS
+    from dpolicy.field_policy import field_policy
+
+    made: dict[str, Any] = {}
+    of_fields = [flag.name for flag in flags_of(field_policy)]
+    first: dict[str, Any] = {}
+    for word in words:
+        name, values, given = _settings(word)
+        first = first or values
+        shared = [key for key in of_fields if key in values and key in first and key not in given]
+        taken = {key: first[key] for key in shared if values[key] != first[key]}
+        with explained(_PROG):
+            made[word] = ALGORITHMS[name].recipe(**given, **taken)
+        if taken:
+            typed = {k: " ".join(map(str, v)) if isinstance(v, tuple) else v for k, v in taken.items()}
+            print(f"{word} takes from {words[0]}: {', '.join(f'{k}={v}' for k, v in typed.items())}.")
+    return made
 
 
 def _experience(env: Any, size: int, seed: int, steps: int) -> tuple[Any, Any]:
@@ -104,7 +124,8 @@ def audit(args: list[str]) -> int:
         Flag(
             "algorithms",
             tuple[str, ...],
-            help="two algorithms or more, each with settings of its own where wanted: sdac qsm:variant=paper.",
+            help="two algorithms or more, each with settings of its own where wanted: sdac qsm:variant=paper. They are "
+            "compared on the network of the first: the others have its field unless told otherwise.",
             positional=True,
         ),
         Flag("env", str, "multigoal", "Where the batch comes from, by uniform actions.", "FAMILY/TASK"),
@@ -137,7 +158,7 @@ def audit(args: list[str]) -> int:
         _checks.integer("network_updates", values["network_updates"], 0)
         _checks.integer("seed", values["seed"], 0, MOST_SEED)
         env = envs.make(values["env"])
-    algorithms = {word: _recipe(word) for word in words}
+    algorithms = _recipes(words)
     model_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(values["seed"]), 1_000))
     with explained(_PROG):
         model = network(algorithms, env.spec, model_key)
