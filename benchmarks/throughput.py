@@ -2,13 +2,15 @@
 
 Each recipe runs in a process of its own with its defaults, on random transitions of a task with 17 observations and 6
 actions: batches of 256 off policy and offline, rollouts of 6,144 steps on policy (one update is then all its epochs).
-Updates run in a `lax.scan`, as in training; updates per second is the median over repeats. Memory is what the compiled
-program asks for (arguments, results and temporaries); the process's peak also holds the libraries and the compiler.
+Updates run in a `lax.scan`, as in training, with what a method rewrites in the replay (DIPO, DDiffPG); updates per
+second is the median over repeats. Memory is what the compiled program asks for (arguments, results and temporaries);
+the process's peak also holds the libraries and the compiler.
 
     python benchmarks/throughput.py --out benchmarks/results/throughput.md
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import resource
@@ -16,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +40,7 @@ def measure_algorithm(
 
     from dpolicy._types import Transition
 
-    on_policy = algorithm.family == "on_policy"
+    on_policy, memory = algorithm.family == "on_policy", algorithm.memory
     repeat = 1 if on_policy else repeat
     lead = (TIME, ENVS) if on_policy else (BATCH,)
     count = TIME * ENVS if on_policy else BATCH
@@ -53,12 +56,18 @@ def measure_algorithm(
         batch = Transition(
             obs, action, reward, obs[::-1], ends[0], ends[1] & ~ends[0], extras if on_policy else {}
         )
+        if memory is not None:
+            batch = dataclasses.replace(batch, extras=jax.vmap(memory.start)(batch))
         return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), batch)
 
+    def update(state: Any, key: Any, batch: Transition) -> Any:
+        if memory is None:
+            return algorithm.update(state, batch, key)
+        revise_key, key = jax.random.split(key)
+        return algorithm.update(state, memory.revise(state, batch, revise_key), key)
+
     def updates(state: Any, batch: Transition, key: Any) -> Any:
-        state, metrics = jax.lax.scan(
-            lambda state, key: algorithm.update(state, batch, key), state, jax.random.split(key, repeat)
-        )
+        state, metrics = jax.lax.scan(partial(update, batch=batch), state, jax.random.split(key, repeat))
         return state, jax.tree.map(lambda values: values[-1], metrics)
 
     state = jax.jit(lambda key: algorithm.init(key, size))(jax.random.key(0))
