@@ -130,8 +130,9 @@ def main() -> None:
     from dpolicy.algorithms import ALGORITHMS
 
     lines = [
-        f"Command: `python benchmarks/throughput.py`; {jax.devices()[0].device_kind}, {os.cpu_count()} cores, "
-        f"JAX {jax.__version__}. One update: a batch of {BATCH}, or all epochs over {TIME * ENVS:,} steps on policy.",
+        f"Command: `python benchmarks/throughput.py --seconds {arguments.seconds:g}`; "
+        f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, JAX {jax.__version__}. "
+        f"One update: a batch of {BATCH}, or all epochs over {TIME * ENVS:,} steps on policy.",
         "",
         "| recipe | family | import s | compile s | updates/s | ms per update | program MiB | process MiB |",
         "|---|---|---|---|---|---|---|---|",

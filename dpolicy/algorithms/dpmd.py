@@ -41,8 +41,8 @@ def dpmd(
     between its steps 25 000 and 75 000, one at every second update (`decay_updates=100_000, decay_start=50_000,
     decay_share=0.1`). Its code has `schedule="discrete_linear"` and trains at the sampler's 20 times, where t is
     continuous here; it also evaluates Q - M / R in place of (Q - M) / R and takes the critic's step twice, which are
-    not done here. FlowRL's DPMD, many samples of a frozen policy with a temperature that holds a
-    divergence, is `gempo(weight="exponential")`.
+    not done here. FlowRL's DPMD, many samples of a frozen policy with a temperature that holds a divergence, is
+    `gempo(weight="exponential")`.
 
     Args:
         evaluation_candidates: Evaluation acts by the best of this many samples under the critic.
