@@ -19,8 +19,8 @@ from dpolicy.envs import Environment, evaluate_episodes
 from dpolicy.plots import learning_curve
 from dpolicy.presets import preset, resolve
 from dpolicy.train import History, train_config
+from dpolicy.train.building import build
 from dpolicy.train.intervals import interquartile_interval, interval_text
-from dpolicy.train.run_directory import build
 
 # DDiffPG learns from episodes that succeed, of which Pendulum has none; see `ddiffpg_modes.py`.
 OFF_POLICY = tuple(

@@ -32,7 +32,7 @@ def measure(name: str, seeds: int, calls: int) -> dict[str, float]:
 
     from dpolicy.algorithms import ALGORITHMS
     from dpolicy.presets import resolve
-    from dpolicy.train.run_directory import build
+    from dpolicy.train.building import build
 
     family = ALGORITHMS[name].family
     _, _, program = build(resolve(name, ENV, SMALLER[family]) | {"seeds": seeds, "seed": 0})

@@ -11,7 +11,8 @@ from dpolicy.envs import ActionChunk
 from dpolicy.plots.curves import _panels
 from dpolicy.presets import resolve
 from dpolicy.train import load_run
-from dpolicy.train.run_directory import build, env_title, read_config
+from dpolicy.train.building import build
+from dpolicy.train.configuration import env_title, read_config
 
 FLAGS = ("--action-chunk", "4", "--action-repeat", "2", "--frame-stack", "3", "--time-limit", "5")
 OPTIONS = {"action_chunk": 4, "action_repeat": 2, "frame_stack": 3, "time_limit": 5}

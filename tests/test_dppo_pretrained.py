@@ -22,7 +22,7 @@ from dpolicy.presets import resolve
 from dpolicy.samplers import ddim, ddpm
 from dpolicy.train import build, load_run, on_policy, pretrained_field
 from dpolicy.train.checkpoint import Checkpoints
-from dpolicy.train.run_directory import pinned
+from dpolicy.train.configuration import pinned
 
 ENV = "--env probe/time_limit --time-limit 4 --action-chunk 2 --no-progress"
 NETWORK = "--hidden 4 --activation relu --embedding raw"

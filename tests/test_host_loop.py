@@ -13,6 +13,8 @@ from host_program import Toy, arrays
 from rich.console import Console
 
 from dpolicy.train import loop
+from dpolicy.train.building import build
+from dpolicy.train.configuration import read_config, seed_keys
 from dpolicy.train.intervals import (
     bootstrap_interval,
     interquartile_interval,
@@ -22,7 +24,6 @@ from dpolicy.train.intervals import (
 from dpolicy.train.loop import AllSeedsFailed, train_loop
 from dpolicy.train.metrics_log import MetricsLog, read_history
 from dpolicy.train.progress import Display, byte_text, clock, main_metric
-from dpolicy.train.run_directory import build, read_config, seed_keys
 
 
 def console(terminal=False):

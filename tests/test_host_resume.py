@@ -10,7 +10,7 @@ import pytest
 from host_program import CONFIG, SETTINGS, Toy, arrays
 
 from dpolicy.train.loop import train_loop
-from dpolicy.train.run_directory import only_process
+from dpolicy.train.run_files import only_process
 
 FILES = ("metrics.csv", "metrics.jsonl", "config.json", "versions.json")
 

@@ -149,7 +149,7 @@ def audit(args: list[str]) -> int:
 
     from dpolicy import _checks, envs
     from dpolicy.audit import gradient_alignment, network, objectives
-    from dpolicy.train.run_directory import MOST_SEED
+    from dpolicy.train.configuration import MOST_SEED
 
     with explained(_PROG):
         _checks.integer("batch", values["batch"], 2)

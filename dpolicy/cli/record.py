@@ -47,7 +47,7 @@ def record(args: list[str]) -> int:
     from dpolicy.data.saving import check_target
     from dpolicy.envs import ActionChunk
     from dpolicy.train import load_run, record_run
-    from dpolicy.train.run_directory import env_title
+    from dpolicy.train.configuration import env_title
 
     size = values["action_chunk"]
     with explained(prog):

@@ -24,8 +24,9 @@ def evaluate(args: list[str]) -> int:
     description = "Undiscounted returns of the policy in a run's last checkpoint, for each of its seeds."
     values, _ = parse({"evaluation": flags}, args, prog=prog, description=description)
 
+    from dpolicy.train.configuration import env_title
     from dpolicy.train.intervals import interval_text
-    from dpolicy.train.run_directory import env_title, evaluate_run, load_run
+    from dpolicy.train.runs import evaluate_run, load_run
 
     with explained(prog):
         run = load_run(values["dir"])

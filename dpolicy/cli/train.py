@@ -134,7 +134,7 @@ def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
     from dpolicy.presets import presets_for
     from dpolicy.presets import resolve as defaults
     from dpolicy.train import PROGRAMS
-    from dpolicy.train.run_directory import MOST_SEED
+    from dpolicy.train.configuration import MOST_SEED
 
     prog = f"{_PROG} {name}"
     with explained(_PROG):
@@ -203,7 +203,7 @@ def _built(config: Mapping[str, Any], prog: str, *, step: bool = False) -> tuple
     """
     import jax
 
-    from dpolicy.train.run_directory import build
+    from dpolicy.train.building import build
 
     with explained(prog, any_origin=True):
         algorithm, env, program = build(config)
@@ -228,8 +228,9 @@ def _train(
     progress = run["progress"]
     from dpolicy.plots import learning_curve
     from dpolicy.reports import report_for
+    from dpolicy.train.configuration import env_title, holds_run, pinned
     from dpolicy.train.loop import AllSeedsFailed, check_arguments, train_config
-    from dpolicy.train.run_directory import check_place, env_title, holds_run, pinned
+    from dpolicy.train.run_files import check_place
 
     with explained(prog):
         check_place(directory)
@@ -274,7 +275,7 @@ def _train(
 
 
 def _resume(args: list[str]) -> int:
-    from dpolicy.train.run_directory import read_config
+    from dpolicy.train.configuration import read_config
 
     prog = f"{_PROG} --resume"
     flags = [

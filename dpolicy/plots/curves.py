@@ -8,10 +8,10 @@ import numpy as np
 
 from dpolicy import _checks
 from dpolicy.plots.style import band, check_path, labels, line_style, new_figure, save, step_unit
+from dpolicy.train.configuration import env_title, read_config
 from dpolicy.train.intervals import bootstrap_interval
 from dpolicy.train.metrics_log import History, read_history
 from dpolicy.train.progress import main_metric
-from dpolicy.train.run_directory import env_title, read_config
 
 
 class Curve(NamedTuple):

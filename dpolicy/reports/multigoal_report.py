@@ -14,7 +14,7 @@ from dpolicy.presets import resolve
 from dpolicy.reports.figures import first_actions, trajectories
 from dpolicy.reports.multigoal import Measured, as_json, blocks, measure, plane_of, table
 from dpolicy.train import Run, policy_of, train_config
-from dpolicy.train.run_directory import read_config
+from dpolicy.train.configuration import read_config
 
 # How each algorithm acts in the table: (mode, label). PPO's mean is its usual evaluation; its samples are the policy.
 WAYS = {

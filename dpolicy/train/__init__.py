@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from dpolicy.train.building import build as build
 from dpolicy.train.evaluate import policy_of as policy_of
 from dpolicy.train.intervals import Interval as Interval
 from dpolicy.train.intervals import bootstrap_interval as bootstrap_interval
@@ -25,10 +26,9 @@ from dpolicy.train.program import Program as Program
 from dpolicy.train.program import TrainState as TrainState
 from dpolicy.train.recording import record_run as record_run
 from dpolicy.train.replay import Replay as Replay
-from dpolicy.train.run_directory import Run as Run
-from dpolicy.train.run_directory import build as build
-from dpolicy.train.run_directory import evaluate_run as evaluate_run
-from dpolicy.train.run_directory import load_run as load_run
+from dpolicy.train.runs import Run as Run
+from dpolicy.train.runs import evaluate_run as evaluate_run
+from dpolicy.train.runs import load_run as load_run
 
 # The training program of each family of algorithms.
 PROGRAMS: dict[str, Callable[..., Program]] = {

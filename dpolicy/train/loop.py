@@ -11,27 +11,24 @@ from jaxtyping import PyTree
 from rich.console import Console
 
 from dpolicy import _checks
+from dpolicy.train.building import build
 from dpolicy.train.checkpoint import Checkpoints
+from dpolicy.train.configuration import (
+    MOST_SEED,
+    as_json,
+    check_config,
+    holds_run,
+    pinned,
+    read_config,
+    seed_keys,
+)
 from dpolicy.train.failures import Failure, failures_text, new_failures, unsound
 from dpolicy.train.intervals import interval_text
 from dpolicy.train.metrics_log import History, MetricsLog, chunks_written
 from dpolicy.train.pretrained import check_start
 from dpolicy.train.progress import Display, Stopwatch, byte_text, clock, main_metric
-from dpolicy.train.run_directory import (
-    MOST_SEED,
-    Run,
-    as_json,
-    build,
-    check_config,
-    check_place,
-    holds_run,
-    log_event,
-    only_process,
-    pinned,
-    read_config,
-    seed_keys,
-    write_start,
-)
+from dpolicy.train.run_files import check_place, log_event, only_process, write_start
+from dpolicy.train.runs import Run
 
 _WORTH_SAYING = 100_000_000  # bytes of state
 

@@ -13,8 +13,9 @@ import numpy as np
 from dpolicy.cloning import Cloned
 from dpolicy.envs import Spec, make
 from dpolicy.fields import AbstractField
+from dpolicy.train.building import make_algorithm
 from dpolicy.train.checkpoint import Checkpoints
-from dpolicy.train.run_directory import make_algorithm, read_config
+from dpolicy.train.configuration import read_config
 
 # What a description of a pretrained field holds; see `described`.
 _PARTS = ("run", "algorithm", "hyperparameters", "obs_size", "action_size", "seed", "step", "sha256")

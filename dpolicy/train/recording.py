@@ -10,9 +10,10 @@ from jax.tree_util import Partial
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Number, Observation, Transition
 from dpolicy.data.recording import joined, record
+from dpolicy.train.configuration import MOST_SEED, seed_keys
 from dpolicy.train.evaluate import policy_of
 from dpolicy.train.program import TrainState
-from dpolicy.train.run_directory import MOST_SEED, Run, seed_keys
+from dpolicy.train.runs import Run
 
 
 def record_run(

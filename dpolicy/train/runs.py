@@ -1,0 +1,91 @@
+"""Runs that are there: rebuilt from their directories, and evaluated."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dpolicy import _checks
+from dpolicy.train.building import build
+from dpolicy.train.checkpoint import Checkpoints
+from dpolicy.train.configuration import MOST_SEED, read_config, seed_keys
+
+
+class Run(NamedTuple):
+    """A training run, rebuilt from its directory.
+
+    Attributes:
+        algorithm_name: The name its recipe is registered under.
+        algorithm: What was trained.
+        env: Where.
+        program: The training program.
+        state: The newest checkpoint's state; every leaf has a leading axis of seeds.
+        config: The resolved configuration.
+    """
+
+    algorithm_name: str
+    algorithm: Any
+    env: Any
+    program: Any
+    state: Any
+    config: dict[str, Any]
+
+
+def load_run(directory: Path | str) -> Run:
+    """Rebuild a run from its directory, with the state of its newest checkpoint.
+
+    Raises:
+        ValueError: if the directory holds no run, no checkpoint yet, or one that the code no longer fits.
+    """
+    directory = Path(directory)
+    config = read_config(directory)
+    if "algorithm" not in config:
+        raise ValueError(
+            f"{directory} was not started by name, so it cannot be rebuilt from its config.json."
+        )
+    algorithm, env, program = build(config)
+    like = jax.eval_shape(jax.vmap(program.init), seed_keys(config["seed"], config["seeds"]))
+    if not (directory / "checkpoints").is_dir():
+        raise ValueError(f"{directory} holds no checkpoint yet.")
+    checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
+    try:
+        state, _ = checkpoints.restore(like)
+    finally:
+        checkpoints.close()
+    return Run(config["algorithm"], algorithm, env, program, state, config)
+
+
+class Evaluation(NamedTuple):
+    """Undiscounted returns and lengths of episodes, each of shape `[seeds, episodes]`."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+
+
+def evaluate_run(run: Run, *, episodes: int = 10, mode: str = "evaluate", seed: int = 0) -> Evaluation:
+    """Let the policies of all seeds of a run act in fresh episodes.
+
+    Args:
+        run: The run.
+        episodes: Episodes per seed.
+        mode: How the policy acts; one of the algorithm's modes.
+        seed: Key of the evaluation, independent of the training's.
+
+    Raises:
+        ValueError: for an unknown mode or a number of episodes below 1.
+    """
+    from dpolicy.envs import evaluate_episodes
+    from dpolicy.train.evaluate import policy_of
+
+    _checks.integer("episodes", episodes)
+    _checks.integer("seed", seed, 0, MOST_SEED)
+    _checks.one_of("mode", mode, run.algorithm.modes)
+
+    def one(state: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return evaluate_episodes(
+            run.env, policy_of(run.algorithm, state, mode), key, episodes, run.env.spec.time_limit
+        )
+
+    returns, lengths = jax.jit(jax.vmap(one))(run.state, seed_keys(seed, run.config["seeds"]))
+    return Evaluation(np.asarray(returns), np.asarray(lengths))
