@@ -12,7 +12,7 @@ import pytest
 from host_program import Toy, arrays
 from rich.console import Console
 
-from dpolicy.train import loop
+from dpolicy.train import loop, starting
 from dpolicy.train.building import build
 from dpolicy.train.configuration import read_config, seed_keys
 from dpolicy.train.intervals import (
@@ -147,7 +147,7 @@ def test_all_seeds_dead_stops_and_keeps_the_last_good_checkpoint(tmp_path):
 
 def test_large_states_are_announced(monkeypatch):
     out = console()
-    monkeypatch.setattr(loop, "_WORTH_SAYING", 100)
+    monkeypatch.setattr(starting, "_WORTH_SAYING", 100)
     train_loop(Toy(), seeds=2, steps=10, console=out)
     # Per seed: two 4 x 4 float32, two bfloat16, two booleans, two int32 and a key of two words.
     assert text(out).splitlines()[0] == "state: 300 B (2 x 150 B, one per seed)"
@@ -171,7 +171,7 @@ def test_large_states_are_announced(monkeypatch):
 )
 @pytest.mark.usefixtures("unchecked_types")
 def test_arguments_are_checked(tmp_path, monkeypatch, arguments, sentence):
-    monkeypatch.setattr(loop, "_start", lambda job: pytest.fail("too late"))
+    monkeypatch.setattr(loop, "start", lambda job: pytest.fail("too late"))
     with pytest.raises(ValueError, match=sentence):
         train_loop(Toy(), **{"directory": tmp_path / "run", **arguments})
     assert not (tmp_path / "run").exists()

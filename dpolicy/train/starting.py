@@ -1,0 +1,132 @@
+"""The start of a run: compiled, then initialised or restored."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from dpolicy.train.checkpoint import Checkpoints
+from dpolicy.train.configuration import read_config
+from dpolicy.train.failures import Failure
+from dpolicy.train.metrics_log import MetricsLog, chunks_written
+from dpolicy.train.pretrained import check_start
+from dpolicy.train.progress import Display, Stopwatch, byte_text
+from dpolicy.train.run_files import log_event, write_start
+
+_WORTH_SAYING = 100_000_000  # bytes of state
+
+
+class Job(NamedTuple):
+    """What a run is given to start and to go on with."""
+
+    program: Any
+    keys: jax.Array
+    steps: int
+    directory: Path | None
+    config: dict[str, Any]
+    resumed: bool
+    checkpoint_every: int
+    display: Display
+
+
+# What a run that has just begun would have in its checkpoint beside the state.
+_NEW: dict[str, Any] = {"chunk": 0, "offsets": {}, "failures": []}
+
+
+class Start(NamedTuple):
+    """Where a run starts from, and the compiled step that takes it on (None where it is finished)."""
+
+    step: Any
+    state: PyTree
+    log: MetricsLog
+    checkpoints: Checkpoints | None
+    chunk: int
+    failures: list[Failure]
+    compile_seconds: float
+
+
+def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
+    # Without weak types, a fresh state and one read from disk enter the very same program.
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def _compiled(traced: list[Any]) -> list[Any]:
+    """Compile traced functions side by side; the compiler does not hold Python's lock."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda function: function.lower().compile(), traced))
+
+
+def _traced_step(program: Any, shapes: PyTree) -> Any:
+    """`vmap(program.step)`, traced for a state of these shapes, which it must keep."""
+    step = jax.jit(jax.vmap(program.step), donate_argnums=0).trace(shapes)
+    after = jax.tree.map(_struct, step.out_info[0])
+    if jax.tree.flatten(after) != jax.tree.flatten(shapes):
+        raise ValueError(
+            "program.step must return a state of the structure, shapes and types of program.init's."
+        )
+    return step
+
+
+def start(job: Job) -> Start:
+    """Compile, then initialise or restore; nothing is recorded in the directory before both have worked."""
+    watch = Stopwatch()
+    init = jax.jit(jax.vmap(job.program.init)).trace(job.keys)
+    shapes = jax.tree.map(_struct, init.out_info)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    if size > _WORTH_SAYING:
+        seeds = job.keys.shape[0]
+        job.display.say(f"state: {byte_text(size)} ({seeds} x {byte_text(size // seeds)}, one per seed)")
+    checkpoints = None
+    if job.resumed and job.directory is not None and (job.directory / "checkpoints").exists():
+        checkpoints = Checkpoints(job.directory / "checkpoints")
+    restoring = checkpoints is not None and checkpoints.latest() is not None
+    if not restoring:
+        check_start(job.config)
+        if job.resumed and job.directory is not None:
+            _check_starts_over(job, job.directory, lost=checkpoints is None)
+    state: Any = None
+    host, compiled_step, seconds, traced = _NEW, None, 0.0, watch.lap()
+    if checkpoints is not None and restoring:
+        state, host = checkpoints.restore(shapes)
+        watch.lap()  # reading is not compiling
+    # A finished run is only read again, which need not wait for a compiler.
+    if state is None or int(np.max(state.steps)) < job.steps:
+        step = _traced_step(job.program, shapes)
+        compiled_step, *compiled_init = _compiled([step] if restoring else [step, init])
+        seconds = traced + watch.lap()
+        job.display.note(f"compiled in {seconds:.1f} s")
+        state = state if restoring else compiled_init[0](job.keys)
+    step_now = int(np.max(state.steps))
+    if host["chunk"] == 0 and step_now >= job.steps:
+        raise ValueError(
+            f"steps must exceed the {step_now} that are taken before learning starts, got {job.steps}."
+        )
+    log = MetricsLog(job.directory, host["offsets"], seeds=job.keys.shape[0])
+    if host["chunk"] and job.directory is not None:
+        # As many as it was started with are right though its whole chunks took it a little further.
+        if job.steps < step_now and job.steps != read_config(job.directory)["steps"]:
+            raise ValueError(f"steps must be at least {step_now}, which the run has taken, got {job.steps}.")
+        job.display.note(f"resumed at step {step_now:,}")
+    if job.directory is not None:
+        checkpoints = checkpoints or Checkpoints(job.directory / "checkpoints")
+        write_start(job.directory, job.config, resumed=job.resumed)
+    log.cut()
+    if compiled_step is not None:
+        log_event(job.directory, "compile", seconds=round(seconds, 3))
+    failures = [Failure(*failure) for failure in host["failures"]]
+    return Start(compiled_step, state, log, checkpoints, host["chunk"], failures, seconds)
+
+
+def _check_starts_over(job: Job, directory: Path, *, lost: bool) -> None:
+    """Refuse to start over, for want of a checkpoint, a run that must have had one."""
+    chunks = chunks_written(directory, job.keys.shape[0])
+    # A chunk's rows are written before its checkpoint, so a kill between the two leaves one chunk more.
+    if chunks > (0 if lost else job.checkpoint_every):
+        raise ValueError(
+            f"{directory} has metrics of {chunks} chunk{'s' * (chunks > 1)} but no checkpoint to go on from; a run "
+            "stopped before its first checkpoint needs the checkpoint_every that it was started with."
+        )
+    job.display.say(f"no checkpoint yet: {directory} starts over")
