@@ -20,7 +20,9 @@ class Violation(Exception):
 def different(a: Any, b: Any, *, tolerance: float = 0.0) -> str:
     """Where two trees differ by more than `tolerance` (1 + |b|): the path of the first leaf; "" where nowhere."""
     pairs = zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True)
-    for (path, x), y in pairs:
+    for (path, *values), other in pairs:
+        # What is no array yet is a number of Python.
+        x, y = (v if hasattr(v, "dtype") else np.asarray(v) for v in (*values, other))
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
         x, y = np.asarray(x), np.asarray(y)

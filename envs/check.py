@@ -34,13 +34,18 @@ class Checked(NamedTuple):
     violation: str | None
 
 
+def _raised(error: BaseException) -> str:
+    reason = " ".join(str(error).split("\n\n")[0].split())[:300].rstrip(".")
+    return f"raises {type(error).__name__}{': ' * bool(reason)}{reason}."
+
+
 def _called(what: str, function: Callable[..., Any], *args: Any) -> Any:
     """`function(*args)`, an exception of the environment's told as a violation."""
     try:
         return function(*args)
-    except Exception as error:
-        reason = " ".join(str(error).split("\n\n")[0].split())[:300]
-        raise Violation(f"{what} raises {type(error).__name__}: {reason.rstrip('.')}.") from error
+    # `SystemExit`, too: an environment that ends the process would pass for one without a violation.
+    except (Exception, SystemExit) as error:
+        raise Violation(f"{what} {_raised(error)}") from error
 
 
 def _is(what: str, found: Any, shape: tuple[int, ...], dtype: Any) -> None:
@@ -254,4 +259,7 @@ def check(
             passed.append(entry)
     except Violation as violation:
         return Checked(name, tuple(passed), f"{name}: {violation}")
+    except (Exception, SystemExit) as error:
+        # Where an environment that was called without harm before is called again.
+        return Checked(name, tuple(passed), f"{name}: after the check of {passed[-1][0]} it {_raised(error)}")
     return Checked(name, tuple(passed), None)

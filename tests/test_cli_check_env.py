@@ -26,7 +26,21 @@ class Broken(Still):
         return state, state, jnp.sum(action**2), jnp.asarray(False)
 
 
+class Plain(Still):
+    def step(self, state, action, key):
+        return state, state, 1.0, False
+
+
+class Exits(Still):
+    def reset(self, key):
+        raise SystemExit
+
+
 env, number = Still(), 3
+
+
+def leaves():
+    raise SystemExit(0)
 
 
 def needs(size):
@@ -39,7 +53,12 @@ def own_environments(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "still_file.py").write_text(SOUND)
     (tmp_path / "still_module.py").write_text(SOUND)
+    (tmp_path / "folder" / "beside.py").write_text("import still_file\nStill = still_file.Still")
     (tmp_path / "needs_more.py").write_text("import no_such_package")
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit()")
+    (tmp_path / "raises.py").write_text("\nraise ValueError('no\\ncompany')")
+    (tmp_path / "malformed.py").write_text("def f(:")
+    (tmp_path / "binary.py").write_bytes(b"\x00\xff")
     monkeypatch.chdir(tmp_path)
 
 
@@ -53,7 +72,8 @@ def run(capsys, *words):
     ("words", "name"),
     [
         (["probe/constant", "--frame-stack", "2"], "probe/constant frame_stack=2"),
-        (["folder/still_file.py:Still", "--steps", "5", "--seed", "1"], "mine/still"),
+        (["folder/still_file.py:Plain", "--steps", "5", "--seed", "1"], "mine/still"),
+        (["folder/beside.py:Still"], "mine/still"),
     ],
 )
 def test_a_sound_environment_is_a_table_and_exit_code_0(capsys, words, name):
@@ -65,13 +85,17 @@ def test_a_sound_environment_is_a_table_and_exit_code_0(capsys, words, name):
     assert any(line.startswith("time limit ") for line in lines)
 
 
-def test_a_broken_one_is_one_sentence_and_exit_code_1(capsys):
-    code, out, err = run(capsys, "still_module:Broken")
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("Broken", "actions outside [-1, 1] must act as the clipped ones, but the reward differs."),
+        ("Exits", "reset raises SystemExit."),
+    ],
+)
+def test_a_broken_one_is_one_sentence_and_exit_code_1(capsys, name, sentence):
+    code, out, err = run(capsys, f"still_module:{name}")
     assert (code, out) == (1, "")
-    assert err == (
-        "dpolicy check-env: mine/still: actions outside [-1, 1] must act as the clipped ones, but the reward "
-        "differs.\n"
-    )
+    assert err == f"dpolicy check-env: mine/still: {sentence}\n"
 
 
 @pytest.mark.parametrize(
@@ -86,6 +110,25 @@ def test_a_broken_one_is_one_sentence_and_exit_code_1(capsys):
             "still_module:needs must be an environment or make one without arguments, .*size.*",
         ),
         ("still_module:env --action-chunk 3", "still_module:env is checked as it is: .* --action-chunk."),
+        (
+            "still_module:leaves",
+            "still_module:leaves must be an environment .* but raises SystemExit: 0 "
+            rf"\(line {SOUND.splitlines().index('    raise SystemExit(0)') + 1}\).",
+        ),
+        ("exits.py:env", "exits.py cannot be imported: SystemExit \\(line 2\\)."),
+        ("exits:env", "exits cannot be imported: SystemExit \\(line 2\\)."),
+        ("raises.py:env", "raises.py cannot be imported: ValueError: no company \\(line 2\\)."),
+        ("malformed:env", "malformed cannot be imported: SyntaxError: .*\\(line 1\\)."),
+        ("binary.py:env", "binary.py cannot be imported: SyntaxError: .*"),
+        (":", "an environment of your own is named module:attribute or .*, got ':'."),
+        (
+            "..still_module:env",
+            "an environment .* is named module:attribute or .*, got '..still_module:env'.",
+        ),
+        ("still_module:", "an environment .* is named module:attribute or .*, got 'still_module:'."),
+        ("folder/still_file.py", "folder/still_file.py needs the name of .*, folder/still_file.py:NAME."),
+        ("probe/constant --seed -1", "seed must be an integer from 0 to 4294967295, got -1."),
+        ("probe/constant --seed 1e40", "seed must be an integer from 0 to 4294967295, got 1.*"),
         ("probe/constant --steps 0", "steps must be an integer of at least 1, got 0."),
         ("", "ENV is missing: FAMILY/TASK, .*"),
     ],
@@ -99,7 +142,10 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(capsys, words, sentence):
 def test_a_module_that_imports_what_is_missing_is_not_said_to_be_missing(capsys):
     code, _, err = run(capsys, "needs_more:env")
     assert code == 2
-    assert "no_such_package" in err
+    assert (
+        "needs_more cannot be imported: ModuleNotFoundError: No module named 'no_such_package' (line 1)"
+        in err
+    )
 
 
 def test_something_else_is_no_environment(capsys):

@@ -62,6 +62,19 @@ class ResetRaises(Walk):
         raise RuntimeError("no such file.\n\nmore")
 
 
+class TiresOfIt(Walk):
+    """Answers twice."""
+
+    def reset(self, key):
+        asked.append(1)
+        if len(asked) > 2:
+            raise RuntimeError("enough")
+        return super().reset(key)
+
+
+asked = []
+
+
 class ResetReturnsObs(Walk):
     def reset(self, key):
         return jnp.zeros(2), jnp.zeros(2), {}
@@ -209,6 +222,7 @@ class ResetsItselfToOneStart(ResetsItself):
             "object: env must be a dpolicy.envs.Environment with a Spec, got object.",
         ),
         (ResetRaises(), "reset", "test/walk: reset raises RuntimeError: no such file."),
+        (TiresOfIt(), "state", "test/walk: after the check of step it raises RuntimeError: enough."),
         (ResetReturnsObs(), "reset", "reset must return (state, obs), got a tuple."),
         (LongObs(), "reset", "the observation of reset must be float32[2], got float32[3]."),
         (IntegerObs(), "reset", "the observation of reset must be float32[2], got int32[2]."),
