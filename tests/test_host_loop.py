@@ -1,7 +1,9 @@
 import csv
 import io
 import json
+import logging
 import math
+import re
 
 import equinox as eqx
 import jax
@@ -397,3 +399,52 @@ def test_texts():
     with Display(total=100, enabled=True, console=out) as display:
         display.chunk(50, 50, 2.0, {"evaluate/return": np.array([1.0, np.nan])}, np.array([True, False]), 1)
     assert text(out) == "step 50/100  return 1  50 steps/s  00:02 left  1 of 2 seeds failed\n"
+
+
+def test_the_display_counts_to_the_end_of_the_last_chunk():
+    out = console()
+    with Display(total=100, enabled=True, console=out) as display:
+        for step in (48, 96, 144):
+            display.chunk(step, 48, 24.0, {}, np.array([True]), 0)
+    assert [line.split("  ")[::3] for line in text(out).splitlines()] == [
+        ["step 48/144", "00:48 left"],
+        ["step 96/144", "00:24 left"],
+        ["step 144/144", "00:00 left"],
+    ]
+
+
+def test_the_live_line_counts_seconds_until_there_is_a_chunk(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("dpolicy.train.progress.time.perf_counter", lambda: now[0])
+    out = console(terminal=True)
+    shown = []
+
+    def look():
+        display._live.refresh()
+        line = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text(out)).splitlines()[-1]
+        shown.append(line.rpartition("━")[2].strip())
+
+    with Display(total=10, enabled=True, console=out) as display:
+        now[0] += 65.0
+        look()
+        display.compiled(65.0)
+        now[0] += 7.0
+        look()
+        display.chunk(10, 10, 7.0, {}, np.array([True]), 0)
+        now[0] += 7.0
+        look()
+    assert shown == ["compiling 01:05", "training 00:07", "step 10/10  return -  1 steps/s  00:00 left"]
+    assert "compiled in 65.0 s\n" in text(out)
+
+
+@pytest.mark.parametrize(("terminal", "chosen", "levels"), [(1, "1", [3, 1]), (0, "1", []), (1, "0", [])])
+def test_the_compiler_raises_no_alarm_across_the_live_line(monkeypatch, terminal, chosen, levels):
+    # XLA logs an error when it has compiled for two minutes; 3 leaves out errors, 1 is JAX's own choice.
+    seen = []
+    monkeypatch.setattr("jax._src.logging_config.utils.absl_set_min_log_level", seen.append)
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", chosen)
+    python = logging.getLogger("jax").level, list(logging.getLogger("jax").handlers)
+    with Display(total=1, enabled=True, console=console(terminal)):
+        assert seen == levels[:1]
+        assert (logging.getLogger("jax").level, logging.getLogger("jax").handlers) == python
+    assert seen == levels

@@ -1,12 +1,16 @@
 """What a person sees while a run trains: a live line on a terminal, plain lines elsewhere."""
 
+import contextlib
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task
+from rich.text import Text
 
 from dpolicy.train.intervals import interval_text
 
@@ -39,14 +43,48 @@ def byte_text(count: int) -> str:
     return f"{size:.3g} {unit}"
 
 
+class _Status(ProgressColumn):
+    """A task's description and, where nothing but time moves, how long that has been so."""
+
+    def render(self, task: Task) -> Text:
+        since = task.fields["since"]
+        waited = "" if since is None else f" {clock(time.perf_counter() - since)}"
+        return Text(task.description + waited)
+
+
+@contextlib.contextmanager
+def _without_alarms() -> Iterator[None]:
+    """Keep off a live line what XLA logs as errors on a CPU: how slow it compiles, which the line says itself.
+
+    On other devices the same level tells what an exception leaves out. A level that the user chose stays.
+    """
+    chosen = (os.environ.get("TF_CPP_MIN_LOG_LEVEL"), jax.config.values["jax_logging_level"])
+    if jax.default_backend() != "cpu" or chosen != ("1", "NOTSET"):  # JAX's own defaults
+        yield
+        return
+
+    def set_level(name: str) -> None:
+        # Sets C++'s level and Python's; NOTSET gives back Python's alone.
+        jax.config.update("jax_logging_level", name)
+        jax.config.update("jax_logging_level", "NOTSET")
+
+    set_level("CRITICAL")
+    try:
+        yield
+    finally:
+        set_level("WARNING")
+
+
 class Display:
     """Reports progress on a console: steps, return with its interval over seeds, speed, time left, failed seeds.
+
+    A live line says how long compiling has taken, and the first chunk after it.
 
     Use as a context manager around the run. Messages (`say`) are printed whether or not `enabled`; the rest is
     printed only if it is.
 
     Args:
-        total: Steps at which the run ends.
+        total: Steps at which the run ends, with the chunk in which it gets there.
         enabled: Whether to report progress at all.
         console: Where to; standard output by default.
     """
@@ -63,19 +101,20 @@ class Display:
             self._live = Progress(
                 SpinnerColumn(),
                 BarColumn(bar_width=12),
-                TextColumn("{task.description}", markup=False),
+                _Status(),
                 console=self.console,
             )
-            self._task = self._live.add_task("compiling", total=total)
+            self._task = self._live.add_task("compiling", total=None, since=time.perf_counter())
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> "Display":
         if self._live is not None:
-            self._live.start()
+            self._open.enter_context(_without_alarms())
+            self._open.enter_context(self._live)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._open.close()
 
     def say(self, text: str) -> None:
         """Print one line, above the live line where there is one."""
@@ -85,6 +124,12 @@ class Display:
         """Print one line if progress is wanted."""
         if self._enabled:
             self.say(text)
+
+    def compiled(self, seconds: float) -> None:
+        """Report that compiling has ended and training begins."""
+        self.note(f"compiled in {seconds:.1f} s")
+        if self._live is not None:
+            self._live.update(self._task, description="training", since=time.perf_counter())
 
     def chunk(
         self,
@@ -109,12 +154,14 @@ class Display:
             return
         self._seconds += seconds
         self._steps += steps
-        left = max(self._total - step, 0) * self._seconds / self._steps
+        # A run ends with a whole chunk.
+        end = step + steps * max(0, -(-(self._total - step) // steps))
+        left = (end - step) * self._seconds / self._steps
         speed = steps * len(alive) / max(seconds, 1e-9)
         name = main_metric(metrics)
         value = "-" if name is None else interval_text(np.asarray(metrics[name])[alive])
         parts = [
-            f"step {step:,}/{self._total:,}",
+            f"step {step:,}/{end:,}",
             f"return {value}",
             f"{speed:,.0f} steps/s",
             f"{clock(left)} left",
@@ -125,7 +172,7 @@ class Display:
         if self._live is None:
             self.say(text)
         else:
-            self._live.update(self._task, completed=step, description=text)
+            self._live.update(self._task, completed=step, total=end, description=text, since=None)
 
 
 class Stopwatch:

@@ -97,7 +97,7 @@ def start(job: Job) -> Start:
         step = _traced_step(job.program, shapes)
         compiled_step, *compiled_init = _compiled([step] if restoring else [step, init])
         seconds = traced + watch.lap()
-        job.display.note(f"compiled in {seconds:.1f} s")
+        job.display.compiled(seconds)
         state = state if restoring else compiled_init[0](job.keys)
     step_now = int(np.max(state.steps))
     if host["chunk"] == 0 and step_now >= job.steps:
