@@ -477,6 +477,41 @@ def test_catalogue(capsys):
     assert row.split()[1:4] == [str(spec.obs_size), str(spec.action_size), str(spec.time_limit)]
 
 
+def words_of(text):
+    """The words of a table, whatever lines it was broken into, without rules."""
+    return sorted(word for word in text.split() if set(word) != {"-"})
+
+
+@pytest.mark.parametrize("columns", [79, 100, 130, 300])
+@pytest.mark.parametrize("command", ["algorithms", "taxonomy", "envs", "train", "--help"])
+def test_what_is_listed_fits_the_terminal_and_is_whole(capsys, monkeypatch, command, columns):
+    _, piped, _ = run(capsys, command)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    _, shown, _ = run(capsys, command)
+
+    assert max(map(len, shown.splitlines())) <= columns
+    if command != "taxonomy" or columns > 100:
+        assert words_of(shown) == words_of(piped)
+    else:  # each row is a paragraph, which repeats the names of the columns
+        assert sorted(set(words_of(shown))) == sorted(set(words_of(piped)) - {"name"})
+        assert "\n\ntoy\n  family      off_policy\n" in shown
+
+
+def test_a_word_filters_what_is_listed(capsys):
+    _, out, _ = run(capsys, "envs", "BRAX", "hopper")
+    assert [line.split()[0] for line in out.splitlines() if "/" in line] == ["brax/hopper"]
+    assert 'brax: rigid-body locomotion (pip install "dpolicy[brax]")' in out
+    for command in ("algorithms", "taxonomy"):
+        _, out, _ = run(capsys, command, "toy")
+        assert [line.split()[:2] for line in out.splitlines()[2:3]] == [["toy", "off_policy"]]
+    _, out, _ = run(capsys, "taxonomy", "toy", "--markdown")
+    assert len(out.splitlines()) == 3
+    assert mistake(capsys, "envs", "brax", "jumper") == (
+        "dpolicy envs: nothing has 'brax' and 'jumper' in it; without words, all are shown."
+    )
+
+
 def test_help_teaches(capsys):
     for words in (["--help"], [], ["train", "--help"], ["train"]):
         code, out, err = run(capsys, *words)

@@ -14,18 +14,21 @@ dpolicy: reinforcement learning with diffusion and flow policies
 
 usage: dpolicy COMMAND ...
 
-  train ALGORITHM --env FAMILY/TASK   train, e.g. dpolicy train sdac --env multigoal --seeds 4
+  train ALGORITHM --env FAMILY/TASK   train; for example
+                                      dpolicy train sdac --env multigoal
   train --resume DIR                  go on with a run that was stopped
   evaluate DIR                        returns of a trained policy
   record DIR --out FILE.npz           its episodes as a data set
-  plot DIR [DIR ...]                  learning curves with 95 % intervals over seeds
-  algorithms                          the algorithms and what each is
-  taxonomy                            which blocks each algorithm is made of
-  envs                                the environments, their sizes and what they need
-  audit A B [C ...]                   whether the actor losses of algorithms are one mechanism
-  check-env FAMILY/TASK               whether an environment (of your own, too) keeps what it promises
+  plot DIR [DIR ...]                  learning curves with intervals over seeds
+  algorithms [WORD ...]               the algorithms and what each is
+  taxonomy [WORD ...]                 which blocks each algorithm is made of
+  envs [WORD ...]                     the environments, their sizes and needs
+  audit A B [C ...]                   whether actor losses are one mechanism
+  check-env FAMILY/TASK               whether an environment (of your own, too)
+                                      keeps what it promises
 
-"dpolicy COMMAND --help" explains a command, "dpolicy train ALGORITHM --help" every hyperparameter with its default.
+"dpolicy COMMAND --help" explains a command,
+"dpolicy train ALGORITHM --help" every hyperparameter with its default.
 "dpolicy --version" prints the version.
 """
 

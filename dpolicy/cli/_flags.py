@@ -226,7 +226,7 @@ def _normalised(flags: Sequence[Flag], args: Sequence[str], prog: str) -> tuple[
         words += [name, *_checked(flag, values, prog)]
     if len(placed) > len(places) and not any(_takes_many(flag.type) for flag in places):
         raise UsageError(f"unexpected {placed[len(places)]!r}.", prog=prog)
-    if len(placed) < len(places):
+    if len(placed) < len(places) and places[len(placed)].default is REQUIRED:
         missing = places[len(placed)]
         raise UsageError(f"{missing.dashed} is missing: {missing.help}", prog=prog)
     words = placed + words

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dpolicy.cli._flags import Flag, parse
 from dpolicy.cli._usage import explained
-from dpolicy.cli.catalogue import table
+from dpolicy.cli.catalogue import table, terminal_width
 
 
 def evaluate(args: list[str]) -> int:
@@ -42,7 +42,8 @@ def evaluate(args: list[str]) -> int:
         )
         for seed, step in enumerate(failed)
     ]
-    print(table(("seed", "mean return", "std over episodes", "mean length", ""), rows))
+    header = ("seed", "mean return", "std over episodes", "mean length", "")
+    print(table(header, rows, width=terminal_width()))
     means = result.returns.mean(axis=1)[[step < 0 for step in failed]]
     print(
         f"\n{run.algorithm_name} on {env_title(run.config)}, mode {values['mode']}: return {interval_text(means)} "

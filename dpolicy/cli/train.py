@@ -10,25 +10,33 @@ from typing import Any
 from dpolicy import _checks
 from dpolicy.cli._flags import Flag, flags_of, parse
 from dpolicy.cli._usage import UsageError, explained
+from dpolicy.cli.catalogue import table, terminal_width
 
 _PROG = "dpolicy train"
 
 _HELP = """\
-usage: dpolicy train ALGORITHM --env FAMILY/TASK [--seeds N] [--seed S] [--steps N] [--out DIR] [--SETTING VALUE ...]
+usage: dpolicy train ALGORITHM --env FAMILY/TASK [--seeds N] [--seed S]
+                     [--steps N] [--out DIR] [--SETTING VALUE ...]
        dpolicy train --resume DIR [--steps N]
 
-Train an algorithm in an environment; all seeds train side by side on one device. Settings are, from weakest to
-strongest, the algorithm's own defaults, the preset for this environment, and what you type.
+Train an algorithm in an environment; all seeds train side by side on one
+device. Settings are, from weakest to strongest, the algorithm's own defaults,
+the preset for this environment, and what you type.
 
-  dpolicy train sdac --env multigoal --seeds 4          4 seeds, the preset's settings
-  dpolicy train sdac --env multigoal --temperature 0.1  one hyperparameter changed
-  dpolicy train sdac --env multigoal --print-config     show all settings, train nothing
-  dpolicy train ppo --env gymnax/Pendulum-v1 --action-chunk 4 --frame-stack 2      decide on 4 actions at once
-  dpolicy train --resume runs/sdac-multigoal-0          go on where the last checkpoint is
+  # 4 seeds, the preset's settings
+  dpolicy train sdac --env multigoal --seeds 4
+  # one hyperparameter changed
+  dpolicy train sdac --env multigoal --temperature 0.1
+  # show all settings, train nothing
+  dpolicy train sdac --env multigoal --print-config
+  # decide on 4 actions at once
+  dpolicy train ppo --env gymnax/Pendulum-v1 --action-chunk 4 --frame-stack 2
+  # go on where the last checkpoint is
+  dpolicy train --resume runs/sdac-multigoal-0
 
-"dpolicy train ALGORITHM --help" lists every setting of an algorithm; with --env, the preset's values are shown.
+"dpolicy train ALGORITHM --help" lists every setting of an algorithm; with
+--env, the preset's values are shown.
 
-algorithms:
 """
 
 
@@ -111,8 +119,8 @@ def _word_after(args: list[str], flag: str) -> str | None:
 def _overview() -> str:
     from dpolicy.algorithms import ALGORITHMS
 
-    width = max(map(len, ALGORITHMS), default=0)
-    return _HELP + "".join(f"  {name:<{width}}  {entry.summary}\n" for name, entry in ALGORITHMS.items())
+    rows = [(name, entry.summary) for name, entry in ALGORITHMS.items()]
+    return f"{_HELP}{table(('algorithm', 'what it is'), rows, width=terminal_width())}\n"
 
 
 def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
