@@ -295,7 +295,7 @@ def test_errors_that_are_no_mistake_of_the_user_stay_visible(monkeypatch):
             "plot nowhere --out c.jpg",
             "dpolicy plot: the figure's suffix must be one of .png, .pdf, .svg; got '.jpg'.*",
         ),
-        ("algorithms x", "dpolicy algorithms: unexpected 'x'."),
+        ("check-env probe/action x", "dpolicy check-env: unexpected 'x'."),
         (
             "train toy --env probe/action --seed 4294967296",
             "dpolicy train toy: seed must be an integer from 0 to 4294967295, got 4294967296.",
