@@ -189,7 +189,7 @@ def ablate(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         picture = f"{name}-{env_name.replace('/', '-')}.png"
-        learning_curve(histories, out / picture)
+        learning_curve(histories, out / picture, title=env_name)
         text = "\n".join([*lines, "", f"![{ablation.question}]({picture})"]) + "\n"
         (out / picture.replace(".png", ".md")).write_text(text, encoding="utf-8")
 

@@ -57,7 +57,7 @@ class Wells(NamedTuple):
     energy: Any = total
 
 
-def draw(curves: dict[str, list[float]], path: Path) -> None:
+def draw(curves: dict[str, list[float]], seeds: int, path: Path) -> None:
     """Distance over dimensions, a line per method."""
     figure, axes = new_figure(width=6.4, height=3.8)
     axis = axes[0, 0]
@@ -67,6 +67,7 @@ def draw(curves: dict[str, list[float]], path: Path) -> None:
     axis.set_xscale("log", base=2)
     axis.set_xticks(DIMENSIONS, map(str, DIMENSIONS))
     axis.set(xlabel="action dimensions", ylabel="W1 of a coordinate to exp(Q/T)/Z", ylim=(0, None))
+    axis.set_title(f"Double wells, temperature {TEMPERATURE}: mean over {seeds} seeds", fontsize="medium")
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     save(figure, path)
 
@@ -112,7 +113,7 @@ def main() -> None:
             print(lines[-1], f"({time.perf_counter() - begun:.0f} s)", flush=True)
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        draw(curves, arguments.out / "action_dimension.png")
+        draw(curves, arguments.seeds, arguments.out / "action_dimension.png")
         text = "\n".join([*lines, "", "![Distance over dimensions](action_dimension.png)"]) + "\n"
         (arguments.out / "action_dimension.md").write_text(text, encoding="utf-8")
 

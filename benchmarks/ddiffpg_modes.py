@@ -146,7 +146,7 @@ def draw(found: dict[str, Found], path: Path) -> None:
         axis.plot(*np.asarray(MultiGoal().goals).T, "*", color="tab:red", markersize=12)
         axis.set(title=label, aspect="equal", xlim=(-7, 7), ylim=(-7, 7))
         axis.title.set_fontsize(9)
-    figure.suptitle("100 episodes from the centre, first seed")
+    figure.suptitle("Multi-Goal, rewarded for arriving only: 100 episodes from the centre, first seed")
     figure.savefig(path, dpi=110)
 
 

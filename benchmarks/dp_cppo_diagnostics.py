@@ -86,6 +86,7 @@ def draw(traces: list[Trace], path: Path) -> None:
         axes[0, 2].plot(step, trace.bound.mean(1), color=colour, linestyle="--")
     axes[0, 2].set(title="entropy at (0, 0): mixture fit, and bound (dashed)", xlabel=unit, ylabel="nats")
     axes[0, 0].legend()
+    figure.suptitle(f"DP-CPPO on Multi-Goal, means over {traces[0].entropy.shape[1]} seeds")
     save(figure, path)
 
 

@@ -153,9 +153,8 @@ def main() -> None:
     print("\n".join(lines))
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        learning_curve(
-            {name: together(histories) for name, histories in curves.items()}, arguments.out / "finetune.png"
-        )
+        histories = {name: together(histories) for name, histories in curves.items()}
+        learning_curve(histories, arguments.out / "finetune.png", title=ENV)
         picture = "![Evaluation return of both, by decisions](finetune.png)"
         (arguments.out / "finetune.md").write_text("\n".join([*lines, "", picture]) + "\n", encoding="utf-8")
 

@@ -290,7 +290,9 @@ def main() -> None:
             print(lines[-1], f"({time.perf_counter() - begun:.0f} s)", flush=True)
         if arguments.out is not None:
             arguments.out.mkdir(parents=True, exist_ok=True)
-            draw(panels, arguments.out / f"{name}.png", f"{name}, temperature {TEMPERATURE[name]}")
+            draw(
+                panels, arguments.out / f"{name}.png", f"{name}, temperature {TEMPERATURE[name]}, first seed"
+            )
     if arguments.out is not None:
         pictures = [f"![{name}]({name}.png)" for name in arguments.tasks or TEMPERATURE]
         text = "\n".join([*lines, "", *pictures]) + "\n"

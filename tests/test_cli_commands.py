@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import dpolicy.algorithms
+import dpolicy.plots
 import dpolicy.presets
 import dpolicy.reports
 import dpolicy.train
@@ -145,6 +146,8 @@ def test_train_resume_evaluate_plot(capsys, monkeypatch, tmp_path):
     reported = []
     report = lambda run, directory, *, progress=True: reported.append((run, directory, progress))
     monkeypatch.setattr(dpolicy.reports, "report_for", lambda env: report if env == "probe/action" else None)
+    drawn, draw = [], dpolicy.plots.learning_curve
+    monkeypatch.setattr("dpolicy.plots.learning_curve", lambda *a, **k: drawn.append(a) or draw(*a, **k))
     words = ("train", "toy", "--env", "probe/action", "--seeds", "2")
     code, out, err = run(capsys, *words, "--steps", "20")
     assert (code, err) == (0, "")
@@ -155,6 +158,11 @@ def test_train_resume_evaluate_plot(capsys, monkeypatch, tmp_path):
     assert lines[-2] == "next: dpolicy plot runs/toy-probe-action-0"
     assert reported[0][0].algorithm_name == "toy"
     assert str(reported[0][1]) == "runs/toy-probe-action-0"
+    # From the directory, which knows the method and the task.
+    assert list(map(str, drawn[0])) == [
+        "runs/toy-probe-action-0",
+        "runs/toy-probe-action-0/learning_curve.png",
+    ]
 
     assert main([*words, "--steps", "20", "--no-progress", "--no-report"]) == 0
     assert capsys.readouterr().out == ""

@@ -95,7 +95,17 @@ def test_runs_side_by_side(tmp_path, figures):
     assert (left.get_title(), right.get_title()) == ("multigoal/multigoal", "bandit/rings")
     legend = [text.get_text() for text in left.get_legend().get_texts()]
     assert legend == ["sdac (1) (3 seeds)", "sdac (2) (3 seeds)"]
+    assert left.get_legend().get_title().get_text() == "mean over seeds, shaded: 95 % interval"
     np.testing.assert_allclose(left.lines[1].get_ydata(), [-6.0, -7.0, -8.0, -9.0])
+
+
+def test_a_figure_of_histories_takes_their_task_and_says_what_a_band_is(tmp_path, figures):
+    learning_curve({"a": history(seeds=1)}, tmp_path / "one.png", title="bandit/rings")
+    learning_curve(history(), tmp_path / "several.png", level=0.8)
+    one, several = (figure.axes[0] for figure in figures)
+    assert (one.get_title(), several.get_title()) == ("bandit/rings", "")
+    assert one.get_legend().get_title().get_text() == ""  # one seed has no band
+    assert several.get_legend().get_title().get_text() == "mean over seeds, shaded: 80 % interval"
 
 
 def test_mistakes_get_one_sentence(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dpolicy.envs import MultiGoal, make
+from dpolicy.reports import figures
 from dpolicy.reports.figures import first_actions, trajectories
 from dpolicy.reports.multigoal import as_json, blocks, measure, rollouts, table
 
@@ -65,7 +66,7 @@ def test_a_seed_that_failed_is_left_out():
     assert rows.returns.shape == (1, 3)
 
 
-def test_tables_and_pictures(measured, tmp_path):
+def test_tables_and_pictures(measured, tmp_path, monkeypatch):
     reward, modes, goals = blocks(measured, ENV)
     assert reward.header == ["policy", "(0, 0)", "(2.5, 2.5)", "(-2.5, 2.5)"]
     assert modes.rows[1] == ["either", "2, 2", "1, 1", "1, 1"]
@@ -76,9 +77,15 @@ def test_tables_and_pictures(measured, tmp_path):
     numbers = as_json(measured)
     assert numbers[1]["modes"] == [[2, 1, 1], [2, 1, 1]]
     assert np.shape(numbers[0]["returns"]) == (2, 3)
+    titles, save = [], figures._save
+    monkeypatch.setattr(figures, "_save", lambda f, path: titles.append(f.get_suptitle()) or save(f, path))
     for draw in (trajectories, first_actions):
         path = draw(measured, ENV, tmp_path / f"{draw.__name__}.png")
         assert path.stat().st_size > 10_000
+    assert titles[0].startswith(
+        "Multi-Goal: 40 episodes from (0, 0) of each of 2 seeds, a colour for each seed"
+    )
+    assert titles[1].startswith("Multi-Goal: first action from the saddle points, seed 0, 200 samples each")
 
 
 def test_a_wrapped_plane_is_measured_by_the_executed_actions_and_the_newest_frames(getkey):

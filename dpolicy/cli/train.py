@@ -256,7 +256,7 @@ def _train(
     place = shlex.quote(str(directory))
     try:
         with explained(prog):
-            trained, history = train_config(
+            trained, _ = train_config(
                 config,
                 directory,
                 built=built,
@@ -264,7 +264,7 @@ def _train(
                 resume=resume,
                 checkpoint_every=run["checkpoint_every"],
             )
-            learning_curve(history, directory / "learning_curve.png")
+            learning_curve(directory, directory / "learning_curve.png")
             report = report_for(config["env"]) if run["report"] else None
             if report is not None:
                 report(trained, directory, progress=progress)

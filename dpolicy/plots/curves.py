@@ -54,8 +54,11 @@ def learning_curve(
     *,
     metric: str | None = None,
     level: float = 0.95,
+    title: str = "",
 ) -> Path:
     """Draw learning curves: one line per run, its interval shaded; one panel per environment.
+
+    The legend says what a line and its band are, and of how many seeds.
 
     Args:
         runs: A history, histories by label, or the directory of a run or those of several (labelled with their
@@ -63,6 +66,7 @@ def learning_curve(
         path: The figure to write: .png, .pdf or .svg.
         metric: What to draw; by default the evaluation return, or the training return where there is none.
         level: Coverage of the intervals.
+        title: The task, for histories, which do not know theirs; runs are titled with their environment.
 
     Returns:
         The path written.
@@ -72,12 +76,12 @@ def learning_curve(
             measure.
     """
     path = check_path(path)
-    panels = _panels(runs)
+    panels = _panels(runs, title)
     if not panels:
         raise ValueError("learning_curve needs at least one run.")
     crowded = max(map(len, panels.values())) > 5  # the legend then stands beside the curves, not on them
     figure, axes = new_figure(1, len(panels), width=7.0 if crowded else 5.0)
-    for panel, (title, histories) in zip(axes[0], panels.items(), strict=True):
+    for panel, (task, histories) in zip(axes[0], panels.items(), strict=True):
         last = max((history.step.max(initial=1) for _, history in histories), default=1)
         size, unit = step_unit(float(last))
         names = labels([name for name, _ in histories])
@@ -97,9 +101,13 @@ def learning_curve(
             band(panel, line.step / size, line.low, line.high, colour)
             panel.set_ylabel(chosen)
         panel.set_xlabel(unit)
-        panel.set_title(title, fontsize="medium")
+        panel.set_title(task, fontsize="medium")
         place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if crowded else {}
-        panel.legend(frameon=False, fontsize="small", **place)
+        several = any(history.alive.shape[1] > 1 for _, history in histories)
+        meaning = f"mean over seeds, shaded: {100 * level:g} % interval" if several else None
+        panel.legend(
+            frameon=False, fontsize="small", title=meaning, title_fontsize="small", alignment="left", **place
+        )
     return save(figure, path)
 
 
@@ -110,13 +118,13 @@ def _label(name: str, line: Curve) -> str:
 
 
 def _panels(
-    runs: History | Mapping[str, History] | Sequence[Path | str] | Path | str,
+    runs: History | Mapping[str, History] | Sequence[Path | str] | Path | str, title: str
 ) -> dict[str, list[tuple[str, History]]]:
     """Panel title -> labelled histories."""
     if isinstance(runs, History):
-        return {"": [("", runs)]}
+        return {title: [("", runs)]}
     if isinstance(runs, Mapping):
-        return {"": list(runs.items())} if runs else {}
+        return {title: list(runs.items())} if runs else {}
     panels: dict[str, list[tuple[str, History]]] = {}
     for directory in map(Path, [runs] if isinstance(runs, (str, Path)) else runs):
         config = read_config(directory)

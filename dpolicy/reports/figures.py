@@ -35,7 +35,12 @@ def trajectories(rows: list[Measured], env: MultiGoal, path: Path, *, paths_per_
             for line in paths[:paths_per_seed]:
                 axes.plot(line[:, 0], line[:, 1], color=f"C{seed % 10}", linewidth=0.7, alpha=0.5)
         axes.set_title(row.label, fontsize=10)
-    figure.suptitle("Episodes from (0, 0); colours are seeds", fontsize=11)
+    seeds, episodes = len(rows[0].paths), min(paths_per_seed, rows[0].paths.shape[1])
+    figure.suptitle(
+        f"Multi-Goal: {episodes} episodes from (0, 0) of each of {seeds} seed{'s' * (seeds > 1)}, a colour for "
+        "each seed; lines: reward, red: goals",
+        fontsize=11,
+    )
     return _save(figure, path)
 
 
@@ -59,5 +64,10 @@ def first_actions(rows: list[Measured], env: MultiGoal, path: Path, *, seed: int
             plural = "s" if modes.count > 1 else ""
             axes.set_title(f"at ({places[i][0]:g}, {places[i][1]:g}): {modes.count} mode{plural}", fontsize=9)
         line[0].set_ylabel(row.label, fontsize=10)
-    figure.suptitle(f"First action from the saddle points, seed {seed}, 1,000 samples each", fontsize=11)
+    samples = rows[0].actions.shape[2]
+    figure.suptitle(
+        f"Multi-Goal: first action from the saddle points, seed {seed}, {samples:,} samples each;\n"
+        "crosses: modes of the density fitted to them, square: all that the environment executes",
+        fontsize=11,
+    )
     return _save(figure, path)
