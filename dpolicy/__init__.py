@@ -1,7 +1,8 @@
 """Reinforcement learning with diffusion and flow policies: pure functions that snap together into train steps.
 
 The vocabulary, schedules, fields, networks and combinators are here; `dpolicy.losses`, `dpolicy.samplers`,
-`dpolicy.envs`, `dpolicy.algorithms` and `dpolicy.train` are imported when first used.
+`dpolicy.envs`, `dpolicy.algorithms` and `dpolicy.train` are imported when first used. `dpolicy.load` reads a trained
+policy: `dpolicy.train.load_policy`.
 """
 
 import importlib
@@ -83,11 +84,16 @@ if TYPE_CHECKING:
     from dpolicy import plots as plots
     from dpolicy import samplers as samplers
     from dpolicy import train as train
+    from dpolicy.train.policy import load_policy
+
+    load = load_policy
 
 _PACKAGES = ("algorithms", "data", "envs", "losses", "plots", "samplers", "train")
 
 
 def __getattr__(name: str) -> Any:
+    if name == "load":
+        return importlib.import_module("dpolicy.train").load_policy
     if name in _PACKAGES:
         return importlib.import_module(f"dpolicy.{name}")
     if name == "__version__":
@@ -98,4 +104,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PACKAGES})
+    return sorted({*globals(), *_PACKAGES, "load"})

@@ -20,6 +20,7 @@ from dpolicy.envs.protocol import Environment as Environment
 from dpolicy.envs.protocol import Spec as Spec
 from dpolicy.envs.registry import FAMILIES as FAMILIES
 from dpolicy.envs.registry import Family as Family
+from dpolicy.envs.registry import full_name as full_name
 from dpolicy.envs.registry import make as make
 from dpolicy.envs.registry import names as names
 from dpolicy.envs.vector import Step as Step

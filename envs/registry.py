@@ -3,9 +3,10 @@
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
-from dpolicy import _checks
+from dpolicy import _checks, _places
 from dpolicy.envs import brax_envs, energies, gymnax_envs, playground_envs, probes
 from dpolicy.envs.multigoal import MultiGoal
 from dpolicy.envs.protocol import Environment, Spec
@@ -69,6 +70,24 @@ def names() -> list[str]:
     return [f"{family}/{task}" for family, entry in FAMILIES.items() for task in entry.tasks]
 
 
+def full_name(name: str) -> str:
+    """The name as "family/task", for a family with one task that was named alone, or with a file's absolute path.
+
+    Raises:
+        ValueError: for an unknown name; near matches are suggested.
+    """
+    _checks.instance("env", name, str, 'a name "family/task" or path/to/file.py:NAME')
+    if _places.is_place(name):
+        return _places.absolute(name)
+    family, _, task = name.partition("/")
+    entry = FAMILIES.get(family)
+    if entry is not None and not task and len(entry.tasks) == 1:
+        (task,) = entry.tasks
+    if entry is None or task not in entry.tasks:
+        raise _unknown(name)
+    return f"{family}/{task}"
+
+
 def _unknown(name: str) -> ValueError:
     """The error for a name that is none, with the names it may have meant."""
     lowered = {known.lower(): known for known in names()}
@@ -79,8 +98,8 @@ def _unknown(name: str) -> ValueError:
     found.update({known: None for key, known in lowered.items() if name.lower() in key})
     hint = f" Did you mean {' or '.join(list(found)[:3])}?" if found else ""
     return ValueError(
-        f'env must be "family/task" with a family among {", ".join(FAMILIES)}; got {name!r}.{hint} '
-        "`dpolicy envs` lists them all."
+        f'env must be "family/task" with a family among {", ".join(FAMILIES)}, or path/to/file.py:NAME; got {name!r}.'
+        f"{hint} `dpolicy envs` lists them all."
     )
 
 
@@ -101,6 +120,50 @@ def _check_options(name: str, function: Callable[..., Any], options: Mapping[str
             raise ValueError(f"{name} takes {listing}; got {option!r}.{hint}")
 
 
+def _source(name: str, options: Mapping[str, Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """What builds the environment of a full name from its options, which are checked, and the function behind it."""
+    if _places.is_place(name):
+        return _own(name, options)
+    family, _, task = name.partition("/")
+    entry = FAMILIES[family]
+    if family == "multigoal":
+        _check_options(name, MultiGoal, options, 0)
+    elif family == "bandit":
+        _check_options(name, energies.ENERGIES[task], options, 0)
+    else:
+        _check_options(name, entry.build, options, 1)
+    return partial(entry.build, task), entry.build
+
+
+def _own(place: str, options: Mapping[str, Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The same for an environment in a file: the environment itself, or a class or function that makes one."""
+    thing, shown = _places.thing_at(place), _places.title(place)
+    made = isinstance(thing, Environment)
+    function = (lambda: thing) if made else thing
+    try:
+        inspect.signature(function)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{shown} must be a dpolicy.envs.Environment, or a class or function that makes one, got "
+            f"{_places.in_a_line(thing)}."
+        ) from None
+    _check_options(shown, function, options, 0)
+
+    def build(**options: Any) -> Environment:
+        for parameter in inspect.signature(function).parameters.values():
+            by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            if by_name and parameter.default is parameter.empty and parameter.name not in options:
+                raise ValueError(f"{shown} needs an option {parameter.name}, as it has no default for it.")
+        env = thing if made else _places.called(place, **options)
+        if not isinstance(env, Environment) or not isinstance(getattr(env, "spec", None), Spec):
+            raise ValueError(
+                f"{shown} must make a dpolicy.envs.Environment with a Spec, got {_places.in_a_line(env)}."
+            )
+        return env
+
+    return build, function
+
+
 # The arguments of `make` that every environment takes: what a run's configuration stores beside its name.
 WRAPPERS = ("action_chunk", "action_repeat", "frame_stack", "time_limit")
 
@@ -116,12 +179,15 @@ def make(
 ) -> Environment:
     """The environment called "family/task" (a family with a single task may be named alone), wrapped where asked.
 
+    One of your own is called "path/to/file.py:NAME" (or "module:NAME"), NAME being the environment, or a class or
+    function that makes it; where that has an argument `action_repeat` or `time_limit`, it is given ours.
+
     Wrappers go on in this order: the repeat inside, then the stack, then the chunk. So a stack holds every
     observation between two repeated actions, also those within a chunk that the policy did not act on. All of them
     change what a step is: `spec.time_limit` of the result, and any discount, count its own steps.
 
     Args:
-        name: One of `names()`.
+        name: One of `names()`, or the place of your own.
         action_chunk: Actions that the policy decides at once; see `ActionChunk`.
         action_repeat: How often each action is executed; see `ActionRepeat`. None is the task's own: 1, but for the
             tasks that their package itself repeats (`playground/PendulumSwingup`: 4).
@@ -129,40 +195,30 @@ def make(
         time_limit: Steps OF THE RESULT after which an episode is truncated; by default the task's own limit, which
             the repeat and the chunk then must divide.
         options: Passed to the environment's constructor: coefficients of `multigoal`, shape of a bandit, parameters
-            of a gymnax task, `backend` of a brax task, `impl` and `observation` of a playground task.
+            of a gymnax task, `backend` of a brax task, `impl` and `observation` of a playground task, the arguments of
+            your own class or function.
 
     Raises:
-        ValueError: for an unknown name (near matches are suggested) or option, or counts that do not fit.
+        ValueError: for an unknown name (near matches are suggested) or option, or counts that do not fit; for a file
+            that is not there, raises or exits, or holds no environment of that name.
         ImportError: where the package it comes from is missing; says which extra to install.
     """
-    _checks.instance("env", name, str, 'a name "family/task"')
-    family, _, task = name.partition("/")
-    entry = FAMILIES.get(family)
-    if entry is not None and not task and len(entry.tasks) == 1:
-        (task,) = entry.tasks
-    if entry is None or task not in entry.tasks:
-        raise _unknown(name)
-    name = f"{family}/{task}"
+    name = full_name(name)
     for setting, value in (("action_chunk", action_chunk), ("frame_stack", frame_stack)):
         _checks.integer(setting, value)
     for setting, value in (("action_repeat", action_repeat), ("time_limit", time_limit)):
         if value is not None:
             _checks.integer(setting, value)
-    if family == "multigoal":
-        _check_options(name, MultiGoal, options, 0)
-    elif family == "bandit":
-        _check_options(name, energies.ENERGIES[task], options, 0)
-    else:
-        _check_options(name, entry.build, options, 1)
-    if action_repeat is not None and _takes(entry.build, "action_repeat"):
+    build, function = _source(name, options)
+    if action_repeat is not None and _takes(function, "action_repeat"):
         options["action_repeat"] = action_repeat
         action_repeat = None
     # Counted in the steps of the result, a limit fits whatever the repeat and the chunk are.
     inner_limit = None if time_limit is None else time_limit * action_chunk * (action_repeat or 1)
-    if inner_limit is not None and _takes(entry.build, "time_limit"):
+    if inner_limit is not None and _takes(function, "time_limit"):
         options["time_limit"] = inner_limit
         inner_limit = None
-    env = entry.build(task, **options)
+    env = build(**options)
     if inner_limit is not None:
         env = TimeLimit(env, inner_limit)
     if action_repeat is not None and action_repeat > 1:

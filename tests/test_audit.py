@@ -170,12 +170,33 @@ def test_bad_arguments(getkey, tmp_path):
 TINY = "hidden=8,critic_hidden=8"
 
 
+OWN = """
+from dpolicy.algorithms import qsm
+
+def mine(*, kind="paper", hidden=(8,), **rest):
+    return qsm(variant=kind, hidden=hidden, critic_hidden=(8,))
+"""
+
+
 def test_the_command(tmp_path, capsys):
-    words = [f"sdac:samples=4,{TINY}", f"qsm:{TINY}", f"qsm:variant=paper,{TINY}"]
-    options = ["--env", "multigoal", "--batch", "16", "--draws", "4", "--critic-updates", "3"]
+    (tmp_path / "own_losses.py").write_text(OWN)
+    words = [f"sdac:samples=4,{TINY}", f"qsm:{TINY}", f"{tmp_path}/own_losses.py:mine:kind=paper"]
+    options = [
+        "--env",
+        "multigoal",
+        "--env-option",
+        "horizon=5",
+        "--batch",
+        "16",
+        "--draws",
+        "4",
+        "--critic-updates",
+        "3",
+    ]
     assert main(["audit", *words, *options, "--network-updates", "3", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert f"{words[0]} / {words[1]}" in out
+    assert f"{words[0]} / own_losses.py:mine:kind=paper" in out
+    assert "\nmultigoal horizon=5, batch 16, " in out
     assert "norm ratio [95 %]" in (tmp_path / "audit.md").read_text()
     assert (tmp_path / "audit.png").stat().st_size > 1000
 
@@ -202,6 +223,9 @@ def test_the_others_take_the_field_of_the_first(tmp_path, capsys):
         (["sdac"], "two or more"),
         (["sdac", "sdac"], "each given once"),
         (["sdac", "sdca"], "Did you mean sdac"),
+        (["sdac", "sdca:samples=4"], "Did you mean sdac"),
+        (["sdac", "nowhere.py:mine:samples=4"], "nowhere.py is not a file."),
+        (["sdac", "qsm", "--env-option", "horison=3"], "Did you mean horizon?"),
         (["sdac:samples=1", "qsm"], "samples must be an integer of at least 2"),
         (["sdac:sample=3", "qsm"], "did you mean --samples"),
         (["sdac", "sdac:"], "a setting of sdac must be setting=value, got ''"),

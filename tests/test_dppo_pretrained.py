@@ -144,7 +144,10 @@ def test_the_setting_shows(here, capsys):
             "--pretrained sac",
             "pretrained must be a field or the directory of a run that clones one, such as one of bc; ",
         ),
-        ("--pretrained unnamed", "unnamed was not started by name, so its field cannot be rebuilt."),
+        (
+            "--pretrained unnamed",
+            "unnamed was not started by name, so it cannot be rebuilt from its config.json.",
+        ),
         (
             "--pretrained bc --normalise-observations",
             "normalise_observations must be off (--no-normalise-observations) for dppo that starts from a pretrained "

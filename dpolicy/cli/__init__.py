@@ -4,7 +4,9 @@ import contextlib
 import difflib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from dpolicy.cli._usage import UsageError as UsageError
 from dpolicy.cli._usage import os_sentence, unicode_sentence
@@ -86,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
         try:
-            return _dispatch(args)
+            with _warnings_as_lines():
+                return _dispatch(args)
         finally:
             sys.stdout.flush()
     except UsageError as error:
@@ -108,6 +111,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dpolicy: interrupted.", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """What the library warns of is one line on standard error; other packages' warnings are as they are."""
+    from dpolicy._places import RunWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RunWarning)
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, RunWarning):
+                print(f"dpolicy: {message}", file=sys.stderr)
+            else:
+                usual(message, category, *where)
+
+        warnings.showwarning = show
+        yield
 
 
 def _give_up_output() -> None:

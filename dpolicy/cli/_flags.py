@@ -32,6 +32,7 @@ class Flag(NamedTuple):
         help: Its explanation.
         metavar: What stands for its value in the help; tyro's choice when empty.
         positional: Whether it is given by place and not by name.
+        repeated: Whether it may be given several times, its values in a row; a tuple then.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Flag(NamedTuple):
     help: str = ""
     metavar: str = ""
     positional: bool = False
+    repeated: bool = False
 
     @property
     def switch(self) -> bool:
@@ -76,27 +78,37 @@ def command_line_type(annotation: Any, default: Any) -> Any:
         if not known:
             return None
         return typing.Union[tuple(known + [None] * (_NoneType in args))]  # noqa: UP007 (built at run time)
+    if isinstance(default, tuple) and default and type(default[0]) in _WORDS:
+        same = all(type(item) is type(default[0]) for item in default)
+        return tuple[type(default[0]), ...] if same else None
     return type(default) if type(default) in _WORDS else None
 
 
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except Exception:
+        return {}  # names that only a type checker sees; the defaults then say what may be typed
+
+
 def flags_of(function: Callable[..., Any]) -> list[Flag]:
-    """A flag per keyword-only argument of `function` that can be typed."""
+    """A flag per argument of `function` that can be typed and is keyword-only or has a default."""
     import docstring_parser
 
     documented = docstring_parser.parse(inspect.getdoc(function) or "").params
     texts = {entry.arg_name: " ".join((entry.description or "").split()) for entry in documented}
-    hints = typing.get_type_hints(function, include_extras=True)
+    hints = _hints(function)
     flags = []
     for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is not parameter.KEYWORD_ONLY:
+        optional = (
+            parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is not parameter.empty
+        )
+        if parameter.kind is not parameter.KEYWORD_ONLY and not optional:
             continue
         kind = command_line_type(hints.get(name), parameter.default)
         if kind is not None:
-            default = (
-                float(parameter.default)
-                if kind is float and _is_int(parameter.default)
-                else parameter.default
-            )
+            default: Any = parameter.default
+            default = float(default) if kind is float and _is_int(default) else default
             flags.append(Flag(name, kind, default, texts.get(name, "")))
     return flags
 
@@ -202,6 +214,7 @@ def _normalised(flags: Sequence[Flag], args: Sequence[str], prog: str) -> tuple[
     }
     places = [flag for flag in flags if flag.positional]
     words, given = [], set()
+    repeated: dict[str, list[str]] = {}
     start = next((i for i, word in enumerate(args) if _is_flag(word)), len(args))
     placed = list(args[:start])
     i = start
@@ -216,20 +229,25 @@ def _normalised(flags: Sequence[Flag], args: Sequence[str], prog: str) -> tuple[
             hint = f"did you mean {' or '.join(near)}?" if near else "--help lists them all."
             raise UsageError(f"unknown flag {name}; {hint}", prog=prog)
         flag = by_word[name]
+        if flag.repeated:
+            flag = flag._replace(type=typing.get_args(flag.type)[0])
         if places and not equals and not flag.switch and not _takes_many(flag.type):
             # What follows its one value is given by place.
             values, rest = values[:1], values[1:]
             placed += rest
-        if flag.name in given:
+        if flag.name in given and not flag.repeated:
             raise UsageError(f"{flag.dashed} was given twice.", prog=prog)
         given.add(flag.name)
-        words += [name, *_checked(flag, values, prog)]
+        if flag.repeated:
+            repeated.setdefault(name, []).extend(_checked(flag, values, prog))
+        else:
+            words += [name, *_checked(flag, values, prog)]
     if len(placed) > len(places) and not any(_takes_many(flag.type) for flag in places):
         raise UsageError(f"unexpected {placed[len(places)]!r}.", prog=prog)
     if len(placed) < len(places) and places[len(placed)].default is REQUIRED:
         missing = places[len(placed)]
         raise UsageError(f"{missing.dashed} is missing: {missing.help}", prog=prog)
-    words = placed + words
+    words = placed + words + [word for name, values in repeated.items() for word in (name, *values)]
     for flag in flags:
         if flag.default is REQUIRED and not flag.positional and flag.name not in given:
             raise UsageError(f"{flag.dashed} is missing: {flag.help}", prog=prog)

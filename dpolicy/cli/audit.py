@@ -7,48 +7,63 @@ from typing import Any
 from dpolicy.cli._flags import Flag, flags_of, parse
 from dpolicy.cli._usage import UsageError, explained
 from dpolicy.cli.catalogue import table
+from dpolicy.cli.train import ENV_FLAGS, env_options
 
 _PROG = "dpolicy audit"
 _SAME = 1e-3  # how far from 1 a cosine may lie that is called the same, rounding being about 1e-6
 
 
 def _settings(word: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The algorithm that "NAME" or "NAME:setting=value,..." names, all its settings, and those that are given."""
-    from dpolicy import _checks
+    """The algorithm that "NAME" or "NAME:setting=value,..." names, all its settings, and those that are given.
+
+    NAME is one of the library's or, for one of your own, file.py:NAME or module:NAME.
+    """
     from dpolicy.algorithms import ALGORITHMS
+    from dpolicy.train.building import recipe_of
 
     name, colon, settings = word.partition(":")
+    if name not in ALGORITHMS and settings.partition(":")[0].isidentifier():
+        own, colon, settings = settings.partition(":")
+        name = f"{name}:{own}"
     with explained(_PROG):
-        _checks.one_of("algorithm", name, ALGORITHMS)
+        flags = {"settings": flags_of(recipe_of(name))}
     words = []
     for setting in settings.split(",") if colon else []:
         key, _, value = setting.partition("=")
         if key in ("", "help") or "-h" in value.split() or "--" in value:
             raise UsageError(f"a setting of {name} must be setting=value, got {setting!r}.", prog=_PROG)
         words += [f"--{key}", *value.split()]
-    flags = {"settings": flags_of(ALGORITHMS[name].recipe)}
     values, given = parse(flags, words, prog=f"{_PROG} {name}", description="")
     return name, values, {key: values[key] for key in given}
 
 
+def _labels(words: list[str]) -> list[str]:
+    """The words as they stand in the table and the figure: without the directories of a file, where that is clear."""
+    short = [
+        f"{Path(place).name}{colon}{rest}" for place, colon, rest in (word.partition(":") for word in words)
+    ]
+    return short if len(set(short)) == len(short) else words
+
+
 def _recipes(words: list[str]) -> dict[str, Any]:
     """The algorithms of the command line; what they do not say about their field is as in the first, and printed."""
-    from dpolicy.algorithms import ALGORITHMS
     from dpolicy.field_policy import field_policy
+    from dpolicy.train.building import make_algorithm
 
     made: dict[str, Any] = {}
     of_fields = [flag.name for flag in flags_of(field_policy)]
     first: dict[str, Any] = {}
-    for word in words:
+    labels = _labels(words)
+    for word, label in zip(words, labels, strict=True):
         name, values, given = _settings(word)
         first = first or values
         shared = [key for key in of_fields if key in values and key in first and key not in given]
         taken = {key: first[key] for key in shared if values[key] != first[key]}
         with explained(_PROG):
-            made[word] = ALGORITHMS[name].recipe(**given, **taken)
+            made[label] = make_algorithm(name, given | taken)
         if taken:
             typed = {k: " ".join(map(str, v)) if isinstance(v, tuple) else v for k, v in taken.items()}
-            print(f"{word} takes from {words[0]}: {', '.join(f'{k}={v}' for k, v in typed.items())}.")
+            print(f"{label} takes from {labels[0]}: {', '.join(f'{k}={v}' for k, v in typed.items())}.")
     return made
 
 
@@ -124,8 +139,9 @@ def audit(args: list[str]) -> int:
         Flag(
             "algorithms",
             tuple[str, ...],
-            help="two algorithms or more, each with settings of its own where wanted: sdac qsm:variant=paper. They are "
-            "compared on the network of the first: the others have its field unless told otherwise.",
+            help="two algorithms or more, each with settings of its own where wanted: sdac qsm:variant=paper "
+            "mine.py:flow_ql:temperature=0.2. They are compared on the network of the first: the others have its field "
+            "unless told otherwise.",
             positional=True,
         ),
         Flag("env", str, "multigoal", "Where the batch comes from, by uniform actions.", "FAMILY/TASK"),
@@ -140,7 +156,7 @@ def audit(args: list[str]) -> int:
         "Compare the gradients that the actor losses of algorithms give one network, on one batch, under one critic "
         "and with shared noise: cosine 1 is another parameterisation of the same mechanism."
     )
-    values, _ = parse({"audit": flags}, args, prog=_PROG, description=description)
+    values, _ = parse({"audit": flags, "environment": ENV_FLAGS}, args, prog=_PROG, description=description)
     words = list(values["algorithms"])
     if len(set(words)) < len(words) or len(words) < 2:
         raise UsageError("ALGORITHMS must be two or more, each given once.", prog=_PROG)
@@ -149,7 +165,7 @@ def audit(args: list[str]) -> int:
 
     from dpolicy import _checks, envs
     from dpolicy.audit import gradient_alignment, network, objectives
-    from dpolicy.train.configuration import MOST_SEED
+    from dpolicy.train.configuration import MOST_SEED, env_title
 
     with explained(_PROG):
         _checks.integer("batch", values["batch"], 2)
@@ -157,7 +173,8 @@ def audit(args: list[str]) -> int:
         _checks.integer("critic_updates", values["critic_updates"], 0)
         _checks.integer("network_updates", values["network_updates"], 0)
         _checks.integer("seed", values["seed"], 0, MOST_SEED)
-        env = envs.make(values["env"])
+        options = env_options(values, _PROG)
+        env = envs.make(values["env"], **options)
     algorithms = _recipes(words)
     model_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(values["seed"]), 1_000))
     with explained(_PROG):
@@ -168,16 +185,17 @@ def audit(args: list[str]) -> int:
         losses = objectives(algorithms, model, q, env.spec, model_key)
         compare = jax.jit(lambda: gradient_alignment(losses, model, batch, draw_key, draws=values["draws"]))
         result = jax.tree.map(lambda leaf: leaf.tolist(), compare())
-    rows = _rows(words, result)
+    rows = _rows(list(algorithms), result)
     header = ("losses", "cosine", "cosine of expectations", "norm ratio [95 %]", "reading")
+    place = env_title({"env": values["env"], "env_options": options})
     title = (
-        f"{values['env']}, batch {values['batch']}, {values['draws']} shared draws, seed {values['seed']}, "
+        f"{place}, batch {values['batch']}, {values['draws']} shared draws, seed {values['seed']}, "
         f"uniform actions, their critic after {values['critic_updates']} and network after "
         f"{values['network_updates']} updates"
     )
     print(table(header, rows))
     print(f"\n{title}; 95 % intervals over draws.")
-    print(_draw(words, result, title, values["out"]))
+    print(_draw(list(algorithms), result, title, values["out"]))
     report = values["out"] / "audit.md"
     report.write_text(f"{title}.\n\n{table(header, rows, markdown=True)}\n")
     print(report)

@@ -1,5 +1,6 @@
 """`dpolicy train`: from words to a resolved configuration, and on to the host loop."""
 
+import inspect
 import json
 import shlex
 import sys
@@ -7,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dpolicy import _checks
+from dpolicy import _checks, _places
 from dpolicy.cli._flags import Flag, flags_of, parse
 from dpolicy.cli._usage import UsageError, explained
 from dpolicy.cli.catalogue import table, terminal_width
@@ -43,7 +44,12 @@ the preset for this environment, and what you type.
 def _run_flags(steps: int, presets: tuple[str, ...] = ()) -> list[Flag]:
     known = f": {', '.join(presets)} (the first by default)" if presets else ", of which there are none here"
     return [
-        Flag("env", str, help='Environment; "dpolicy envs" lists them.', metavar="FAMILY/TASK"),
+        Flag(
+            "env",
+            str,
+            help='Environment: "dpolicy envs" lists them, and path/to/file.py:NAME is one of your own.',
+            metavar="FAMILY/TASK",
+        ),
         Flag("seeds", int, 1, "How many independent copies to train side by side."),
         Flag("seed", int, 0, "What the seeds' random keys are made from."),
         Flag("steps", int, steps, "Steps of each seed (offline: gradient steps)."),
@@ -68,7 +74,7 @@ def _run_flags(steps: int, presets: tuple[str, ...] = ()) -> list[Flag]:
 
 
 # What `dpolicy.envs.make` calls them. Only what differs from these defaults enters the configuration.
-ENV_FLAGS = [
+_WRAPPERS = [
     Flag("action_chunk", int, 1, "Actions that the policy decides at once, executed in a row.", "N"),
     Flag(
         "action_repeat",
@@ -86,12 +92,48 @@ ENV_FLAGS = [
         "N",
     ),
 ]
+ENV_FLAGS = [
+    *_WRAPPERS,
+    Flag(
+        "env_option",
+        tuple[str, ...],
+        (),
+        "An argument of the environment itself, such as impl=jax or length=0.5; may be given several times.",
+        "NAME=VALUE",
+        repeated=True,
+    ),
+]
 _RESERVED = {flag.name for flag in [*_run_flags(0), *ENV_FLAGS]} | {"resume", "help", "version"}
 
 
-def env_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `ENV_FLAGS` that are not their defaults."""
-    return {flag.name: values[flag.name] for flag in ENV_FLAGS if values[flag.name] != flag.default}
+def env_options(values: Mapping[str, Any], prog: str) -> dict[str, Any]:
+    """What the values of `ENV_FLAGS` say beside the name of an environment: those that are not their defaults.
+
+    Raises:
+        UsageError: for an `--env-option` that is not name=value, is given twice or has a flag of its own.
+    """
+    options = {flag.name: values[flag.name] for flag in _WRAPPERS if values[flag.name] != flag.default}
+    own = {flag.name: flag.dashed for flag in _WRAPPERS}
+    for word in values["env_option"]:
+        name, equals, text = word.partition("=")
+        if not equals or not all(part.isidentifier() for part in name.split(".")):
+            raise UsageError(f"--env-option must be NAME=VALUE, got {word!r}.", prog=prog)
+        if name in own:
+            raise UsageError(f"{name} has a flag of its own: {own[name]} {text}", prog=prog)
+        if name in options:
+            raise UsageError(f"--env-option {name} was given twice.", prog=prog)
+        options[name] = _option_value(text)
+    return options
+
+
+def _option_value(text: str) -> Any:
+    """What is typed as JSON is a number, True, a list, ...; anything else is a word."""
+    from dpolicy.train.building import tuples
+
+    try:
+        return tuples(json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text)))
+    except (ValueError, RecursionError):
+        return text
 
 
 def _prefixed(flags: list[Flag], prefix: str) -> dict[str, Flag]:
@@ -138,36 +180,38 @@ def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
         UsageError: with one sentence about what is wrong.
         SystemExit: after printing the help.
     """
-    from dpolicy.algorithms import ALGORITHMS
+    from dpolicy.envs import full_name
     from dpolicy.presets import presets_for
     from dpolicy.presets import resolve as defaults
     from dpolicy.train import PROGRAMS
+    from dpolicy.train.building import family_of, recipe_of
     from dpolicy.train.configuration import MOST_SEED
 
     prog = f"{_PROG} {name}"
     with explained(_PROG):
-        _checks.one_of("algorithm", name, ALGORITHMS)
-    entry = ALGORITHMS[name]
+        make_algorithm, family = recipe_of(name), family_of(name)
+    shown = _places.title(name).rpartition(":")[2]
     env_name, asked_for_help = _word_after(args, "--env"), "--help" in args or "-h" in args
     if env_name is not None:
         with explained(prog):
-            env_name = _full_name(env_name)
+            env_name = full_name(env_name)
     # Without an environment there is no preset to find; parsing stops at the missing --env, or prints the help.
     chosen = None if env_name is None else _word_after(args, "--preset")
     with explained(prog):
         config = defaults(name, env_name or "", choose=chosen)
     run = _run_flags(config["steps"], tuple(presets_for(name, env_name or "")))
-    recipe = _defaulting(_prefixed(flags_of(entry.recipe), "algorithm"), config["hyperparameters"])
-    program = _defaulting(_prefixed(flags_of(PROGRAMS[entry.family]), "program"), config["program"])
+    settings = [flag for flag in flags_of(make_algorithm) if flag.name in config["hyperparameters"]]
+    recipe = _defaulting(_prefixed(settings, "algorithm"), config["hyperparameters"])
+    program = _defaulting(_prefixed(flags_of(PROGRAMS[family]), "program"), config["program"])
     # A name that both have (a discount, say) is one flag that sets both.
     mine = {flag.name for flag in recipe.values()}
     groups = {
         "run": run,
         "environment": ENV_FLAGS,
-        f"{name} hyperparameters": list(recipe.values()),
-        f"{entry.family} training": [flag for flag in program.values() if flag.name not in mine],
+        f"{shown} hyperparameters": list(recipe.values()),
+        f"{family} training": [flag for flag in program.values() if flag.name not in mine],
     }
-    description = (entry.recipe.__doc__ or "").split("Args:")[0].strip()
+    description = (inspect.getdoc(make_algorithm) or "").split("Args:")[0].strip()
     if asked_for_help and config["source"]:
         description += f"\n\nThe defaults shown are for {env_name}, from {config['source']}."
     values, _ = parse(groups, args, prog=prog, description=description)
@@ -178,26 +222,17 @@ def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
     config["hyperparameters"] |= {parameter: values[flag.name] for parameter, flag in recipe.items()}
     config["program"] |= {parameter: values[flag.name] for parameter, flag in program.items()}
     config |= {key: values[key] for key in ("seeds", "seed", "steps")}
-    wrapped = env_options(values)
-    if wrapped:
-        config["env_options"] = wrapped
+    options = env_options(values, prog)
+    if options:
+        config["env_options"] = options
     return config, {flag.name: values[flag.name] for flag in run}
 
 
-def _full_name(env_name: str) -> str:
-    """The name as "family/task", for a family with one task that was named alone."""
-    from dpolicy.envs import FAMILIES, make, names
+def _new_directory(config: Mapping[str, Any]) -> Path:
+    from dpolicy.train.configuration import algorithm_title
 
-    family = FAMILIES.get(env_name)
-    if family is not None and len(family.tasks) == 1:
-        return f"{env_name}/{next(iter(family.tasks))}"
-    if env_name not in names():
-        make(env_name)  # says which there are
-    return env_name
-
-
-def _new_directory(algorithm: str, env: str) -> Path:
-    stem = f"{algorithm}-{'-'.join(dict.fromkeys(env.split('/')))}"
+    env = _places.title(config["env"]).replace(".py:", "/").replace(":", "/")
+    stem = f"{algorithm_title(config)}-{'-'.join(dict.fromkeys(env.split('/')))}"
     number = 0
     while (directory := Path("runs") / f"{stem}-{number}").exists():
         number += 1
@@ -236,7 +271,7 @@ def _train(
     progress = run["progress"]
     from dpolicy.plots import learning_curve
     from dpolicy.reports import report_for
-    from dpolicy.train.configuration import env_title, holds_run, pinned
+    from dpolicy.train.configuration import algorithm_title, env_title, holds_run, pinned
     from dpolicy.train.loop import AllSeedsFailed, check_arguments, train_config
     from dpolicy.train.run_files import check_place
 
@@ -250,7 +285,7 @@ def _train(
         check_arguments(built[2], **numbers, checkpoint_every=run["checkpoint_every"])
     if progress:
         seeds = f"{config['seeds']} seed{'s' * (config['seeds'] > 1)}"
-        print(f"{config['algorithm']} on {env_title(config)}, {seeds}, in {directory}")
+        print(f"{algorithm_title(config)} on {env_title(config)}, {seeds}, in {directory}")
         if config.get("source"):
             print(f"settings from {config['source']}")
     place = shlex.quote(str(directory))
@@ -333,5 +368,5 @@ def train(args: list[str]) -> int:
         json.dump(config, sys.stdout, indent=2)
         print()
         return 0
-    directory = run["out"] or _new_directory(name, config["env"])
+    directory = run["out"] or _new_directory(config)
     return _train(config, directory, run, prog=prog, resume=False)

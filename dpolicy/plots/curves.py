@@ -8,7 +8,7 @@ import numpy as np
 
 from dpolicy import _checks
 from dpolicy.plots.style import band, check_path, labels, line_style, new_figure, save, step_unit
-from dpolicy.train.configuration import env_title, read_config
+from dpolicy.train.configuration import algorithm_title, env_title, read_config
 from dpolicy.train.intervals import bootstrap_interval
 from dpolicy.train.metrics_log import History, read_history
 from dpolicy.train.progress import main_metric
@@ -128,7 +128,7 @@ def _panels(
     panels: dict[str, list[tuple[str, History]]] = {}
     for directory in map(Path, [runs] if isinstance(runs, (str, Path)) else runs):
         config = read_config(directory)
-        name = str(config.get("algorithm", directory.name))
+        name = algorithm_title(config) or directory.name
         panels.setdefault(env_title(config), []).append(
             (name, read_history(directory, seeds=config["seeds"]))
         )

@@ -1,11 +1,12 @@
 """Settings per algorithm and environment, as data; each with its source. Flags override them."""
 
 import inspect
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from typing import Any
 
-from dpolicy import _checks
+from dpolicy import _checks, _places
 from dpolicy.presets.off_policy import PUBLISHED as _OFF_POLICY
 from dpolicy.presets.on_policy import PUBLISHED as _ON_POLICY
 from dpolicy.presets.preset import Preset as Preset
@@ -49,19 +50,43 @@ def preset(algorithm: str, env: str, name: str | None = None) -> dict[str, Any]:
     return {**chosen.values, "source": chosen.source}
 
 
-def defaults(function: Any) -> dict[str, Any]:
-    """The keyword-only arguments of a function that have a default, with it."""
+def defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments of a function that can be given by name and have a default, with it."""
     parameters = inspect.signature(function).parameters.values()
-    return {
-        p.name: p.default
-        for p in parameters
-        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.default is not inspect.Parameter.empty
-    }
+    by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {p.name: p.default for p in parameters if p.kind in by_name and p.default is not p.empty}
+
+
+def _name(what: str, given: Any) -> str:
+    """The name of an algorithm or environment that was given by name, or as the function or class itself."""
+    from dpolicy.algorithms import ALGORITHMS
+
+    if isinstance(given, str):
+        return _places.absolute(given) if _places.is_place(given) else given
+    if not callable(given):
+        raise ValueError(
+            f"{what} must be a name, or the function or class that makes it, which is not called here, got "
+            f"{_places.in_a_line(given)}."
+        )
+    known = [name for name, entry in ALGORITHMS.items() if entry.recipe is given]
+    return known[0] if known else _places.place_of(given)
+
+
+def _stored(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that a configuration can hold; a function or an array stays in the recipe, as its default."""
+    kept = {}
+    for name, value in hyperparameters.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            continue
+        kept[name] = value
+    return kept
 
 
 def resolve(
-    algorithm: str,
-    env: str,
+    algorithm: str | Callable[..., Any],
+    env: str | Callable[..., Any],
     overrides: Mapping[str, Any] | None = None,
     *,
     choose: str | None = None,
@@ -70,8 +95,9 @@ def resolve(
     """The whole configuration of a run: defaults, then the preset, then `overrides`.
 
     Args:
-        algorithm: Name in `dpolicy.algorithms.ALGORITHMS`.
-        env: "family/task".
+        algorithm: Name in `dpolicy.algorithms.ALGORITHMS`, or your own recipe as "path/to/file.py:NAME" or as the
+            function itself, if it stands at the top level of a file. There are no presets for it.
+        env: "family/task", or your own environment in the same ways.
         overrides: Hyperparameters of the recipe, settings of the program, and `steps`.
         choose: Name of the preset; see `preset`.
         env_options: What `dpolicy.envs.make` is told beside the name, e.g. `action_chunk`.
@@ -81,21 +107,24 @@ def resolve(
         where there are any.
 
     Raises:
-        ValueError: for an override that neither the recipe nor the program knows, or an unknown preset.
+        ValueError: for an override that neither the recipe nor the program knows, an unknown preset, or a recipe or
+            environment of your own that cannot be loaded again by name.
     """
-    from dpolicy.algorithms import ALGORITHMS
     from dpolicy.train import PROGRAMS
+    from dpolicy.train.building import family_of, recipe_of
 
-    _checks.one_of("algorithm", algorithm, ALGORITHMS)
-    entry = ALGORITHMS[algorithm]
-    hyperparameters, program = defaults(entry.recipe), defaults(PROGRAMS[entry.family])
+    algorithm, env = _name("algorithm", algorithm), _name("env", env)
+    family = family_of(algorithm)
+    known = defaults(recipe_of(algorithm))
+    hyperparameters = _stored(known)
+    program = defaults(PROGRAMS[family])
     settings = preset(algorithm, env, choose)
     source = settings.pop("source", None)
     settings |= overrides or {}
-    steps = settings.pop("steps", DEFAULT_STEPS[entry.family])
+    steps = settings.pop("steps", DEFAULT_STEPS[family])
     for name, value in settings.items():
-        _checks.one_of("setting", name, [*hyperparameters, *program])
-        (hyperparameters if name in hyperparameters else program)[name] = value
+        _checks.one_of("setting", name, [*known, *program])
+        (hyperparameters if name in known else program)[name] = value
     config = {
         "algorithm": algorithm,
         "env": env,

@@ -21,6 +21,8 @@ from dpolicy.train.normalise import RewardScale as RewardScale
 from dpolicy.train.off_policy import off_policy as off_policy
 from dpolicy.train.offline import offline as offline
 from dpolicy.train.on_policy import on_policy as on_policy
+from dpolicy.train.policy import TrainedPolicy as TrainedPolicy
+from dpolicy.train.policy import load_policy as load_policy
 from dpolicy.train.pretrained import pretrained_field as pretrained_field
 from dpolicy.train.program import Program as Program
 from dpolicy.train.program import TrainState as TrainState

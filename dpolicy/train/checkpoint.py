@@ -200,3 +200,18 @@ class Checkpoints:
     def close(self) -> None:
         """Let go of the files."""
         self._manager.close()
+
+
+def newest_arrays(directory: Path) -> dict[str, np.ndarray]:
+    """The `arrays` of the newest checkpoint of the run in a directory.
+
+    Raises:
+        ValueError: if there is none yet, or it is damaged.
+    """
+    if not (directory / "checkpoints").is_dir():
+        raise ValueError(f"{directory} holds no checkpoint yet.")
+    checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
+    try:
+        return checkpoints.arrays()
+    finally:
+        checkpoints.close()

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from dpolicy import _checks
+from dpolicy import _checks, _places
 from dpolicy.data.sources import existing
 
 MOST_SEED = 2**32 - 1  # a larger one would be the same key as one of these
@@ -28,7 +28,7 @@ def as_json(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with what it reads, a data file or a pretrained run, by absolute path and with a digest.
+    """The configuration with what it reads, files of one's own, data, a pretrained run, by absolute path and a digest.
 
     A run that another starts from (`pretrained`) is replaced by its description, which says what its directory would:
     a run that has started from it can be rebuilt without it.
@@ -38,6 +38,10 @@ def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     from dpolicy.train.pretrained import described
 
+    names = {name: config[name] for name in ("algorithm", "env")}
+    if files := _places.digests(names.values()):
+        places = {key: _places.absolute(name) for key, name in names.items() if _places.is_place(name)}
+        config = {**config, **places, "files_sha256": files}
     data, start = config["program"].get("data", "exact"), config["hyperparameters"].get("pretrained")
     if isinstance(start, (str, os.PathLike)):
         config = {**config, "hyperparameters": {**config["hyperparameters"], "pretrained": described(start)}}
@@ -98,10 +102,22 @@ def check_config(config: Any, *, named: bool, run: bool) -> None:
         _checks.integer(name, config[name], low, MOST_SEED if name == "seed" else None)
 
 
+def check_named(config: Mapping[str, Any], directory: Path) -> None:
+    """Refuse the configuration of a run that was started from Python with a program that it does not name.
+
+    Raises:
+        ValueError: if it names no algorithm.
+    """
+    if "algorithm" not in config:
+        raise ValueError(
+            f"{directory} was not started by name, so it cannot be rebuilt from its config.json."
+        )
+
+
 def holds_run(directory: Path, config: Mapping[str, Any], *, resume: bool) -> bool:
     """Whether there is a run in a directory already; with `resume`, one that may go on with `config`.
 
-    Only `steps`, where the run ends, may differ on resume.
+    Only `steps`, where the run ends, may differ on resume, and the text of one's own files (see `changed_files`).
 
     Raises:
         ValueError: if the directory holds a run and `resume` is False, a run with another configuration, or metrics
@@ -122,7 +138,7 @@ def holds_run(directory: Path, config: Mapping[str, Any], *, resume: bool) -> bo
     if old is not None and new is not None and old != new:
         data = wanted["program"]["data"]
         raise ValueError(f"the run in {directory} cannot go on: {data} has changed since it was started.")
-    for name in sorted({*found, *wanted} - {"steps"}):
+    for name in sorted({*found, *wanted} - {"steps", "files_sha256"}):
         if found.get(name) != wanted.get(name):
             raise ValueError(
                 f"the run in {directory} has {name} = {found.get(name)!r}; it cannot go on with {wanted.get(name)!r}."
@@ -141,7 +157,31 @@ def seed_keys(seed: int, seeds: int) -> jax.Array:
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jax.numpy.arange(seeds))
 
 
+def files_at_start(directory: Path) -> dict[str, Any]:
+    """The digests that a run was started with, of files of one's own: a run that goes on keeps them."""
+    return {name: value for name, value in read_config(directory).items() if name == "files_sha256"}
+
+
+def changed_files(config: Mapping[str, Any], directory: Path) -> list[str]:
+    """A sentence for each file of one's own that is not as it was when the run in a directory was started."""
+    before = config.get("files_sha256")
+    if not isinstance(before, Mapping):
+        return []
+    now = _places.digests(str(config.get(name)) for name in ("algorithm", "env"))
+    return [
+        f"{path} has changed since the run in {directory} was started."
+        for path, digest in now.items()
+        if before.get(path) != digest
+    ]
+
+
+def algorithm_title(config: Mapping[str, Any]) -> str:
+    """The algorithm of a configuration as it is shown: "" where there is none, the bare name of one's own."""
+    return _places.title(str(config.get("algorithm", ""))).rpartition(":")[2]
+
+
 def env_title(config: Mapping[str, Any]) -> str:
     """The environment of a configuration in words: its name and what it was made with ("" where there is none)."""
     options = config.get("env_options") or {}
-    return " ".join([str(config.get("env", "")), *(f"{name}={value}" for name, value in options.items())])
+    name = _places.title(str(config.get("env", "")))
+    return " ".join([name, *(f"{name}={value}" for name, value in options.items())])

@@ -13,8 +13,11 @@ from dpolicy import _checks
 from dpolicy.train.building import build
 from dpolicy.train.configuration import (
     MOST_SEED,
+    algorithm_title,
     as_json,
+    changed_files,
     check_config,
+    files_at_start,
     holds_run,
     pinned,
     seed_keys,
@@ -126,6 +129,10 @@ def train_loop(
         check_place(directory)
     with only_process(directory), Display(total=steps, enabled=progress, console=console) as display:
         resumed = directory is not None and holds_run(directory, full, resume=resume)
+        if directory is not None and resumed:
+            full |= files_at_start(directory)
+            for sentence in changed_files(full, directory):
+                display.say(sentence)
         keys = seed_keys(seed, seeds)
         job = Job(program, keys, steps, directory, full, resumed, checkpoint_every, display)
         started = start(job)
@@ -143,6 +150,7 @@ def train_config(
     built: tuple[Any, Any, Any] | None = None,
     progress: bool = True,
     resume: bool = False,
+    on_chunk: Callable[[Chunk], None] | None = None,
     checkpoint_every: int = 1,
 ) -> tuple[Run, History]:
     """Train what a resolved configuration names: `train_loop` on the program that `build` makes of it.
@@ -153,6 +161,7 @@ def train_config(
         built: What `build` made of `config`, where that has been done.
         progress: Whether to report progress on the console.
         resume: Go on from the newest checkpoint in `directory`, or start there if there is none.
+        on_chunk: As in `train_loop`, e.g. to log metrics elsewhere.
         checkpoint_every: Chunks between two checkpoints.
 
     Returns:
@@ -174,9 +183,10 @@ def train_config(
         config=config,
         progress=progress,
         resume=resume,
+        on_chunk=on_chunk,
         checkpoint_every=checkpoint_every,
     )
-    return Run(config["algorithm"], algorithm, env, program, result.state, config), result.history
+    return Run(algorithm_title(config), algorithm, env, program, result.state, config), result.history
 
 
 def _run(job: Job, started: Start, on_chunk: Callable[[Chunk], None] | None) -> Result:

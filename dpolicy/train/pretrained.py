@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpolicy.cloning import Cloned
-from dpolicy.envs import Spec, make
+from dpolicy.envs import Spec
 from dpolicy.fields import AbstractField
-from dpolicy.train.building import make_algorithm
-from dpolicy.train.checkpoint import Checkpoints
-from dpolicy.train.configuration import read_config
+from dpolicy.train.building import make_algorithm, make_env
+from dpolicy.train.checkpoint import newest_arrays
+from dpolicy.train.configuration import check_named, read_config
 
 # What a description of a pretrained field holds; see `described`.
 _PARTS = ("run", "algorithm", "hyperparameters", "obs_size", "action_size", "seed", "step", "sha256")
@@ -39,9 +39,8 @@ def _read(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], AbstractFi
     """What `described` and `pretrained_field` give; neither the run's data set nor its program is needed."""
     directory = Path(directory)
     config = read_config(directory)
-    if "algorithm" not in config:
-        raise ValueError(f"{directory} was not started by name, so its field cannot be rebuilt.")
-    spec = make(config["env"], **config.get("env_options", {})).spec
+    check_named(config, directory)
+    spec = make_env(config).spec
     about = {
         "run": str(directory.absolute()),
         "algorithm": config["algorithm"],
@@ -50,13 +49,7 @@ def _read(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], AbstractFi
         "action_size": spec.action_size,
     }
     blank = _structure(about)
-    if not (directory / "checkpoints").is_dir():
-        raise ValueError(f"{directory} holds no checkpoint yet.")
-    checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
-    try:
-        arrays = checkpoints.arrays()
-    finally:
-        checkpoints.close()
+    arrays = newest_arrays(directory)
     if any(path.startswith(".normaliser") for path in arrays):
         raise ValueError(
             f"the field in {directory} takes standardised observations, which a run that starts from it would not give "

@@ -1,5 +1,6 @@
 """Runs that are there: rebuilt from their directories, and evaluated."""
 
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,16 +8,24 @@ import jax
 import numpy as np
 
 from dpolicy import _checks
+from dpolicy._places import RunWarning
 from dpolicy.train.building import build
 from dpolicy.train.checkpoint import Checkpoints
-from dpolicy.train.configuration import MOST_SEED, read_config, seed_keys
+from dpolicy.train.configuration import (
+    MOST_SEED,
+    algorithm_title,
+    changed_files,
+    check_named,
+    read_config,
+    seed_keys,
+)
 
 
 class Run(NamedTuple):
     """A training run, rebuilt from its directory.
 
     Attributes:
-        algorithm_name: The name its recipe is registered under.
+        algorithm_name: The name its recipe is registered under, or that of your own function.
         algorithm: What was trained.
         env: Where.
         program: The training program.
@@ -35,15 +44,16 @@ class Run(NamedTuple):
 def load_run(directory: Path | str) -> Run:
     """Rebuild a run from its directory, with the state of its newest checkpoint.
 
+    Warns where a file of your own that it was trained with has changed since.
+
     Raises:
         ValueError: if the directory holds no run, no checkpoint yet, or one that the code no longer fits.
     """
     directory = Path(directory)
     config = read_config(directory)
-    if "algorithm" not in config:
-        raise ValueError(
-            f"{directory} was not started by name, so it cannot be rebuilt from its config.json."
-        )
+    check_named(config, directory)
+    for sentence in changed_files(config, directory):
+        warnings.warn(sentence, RunWarning, stacklevel=2)
     algorithm, env, program = build(config)
     like = jax.eval_shape(jax.vmap(program.init), seed_keys(config["seed"], config["seeds"]))
     if not (directory / "checkpoints").is_dir():
@@ -53,7 +63,7 @@ def load_run(directory: Path | str) -> Run:
         state, _ = checkpoints.restore(like)
     finally:
         checkpoints.close()
-    return Run(config["algorithm"], algorithm, env, program, state, config)
+    return Run(algorithm_title(config), algorithm, env, program, state, config)
 
 
 class Evaluation(NamedTuple):
