@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dpolicy.cli._cache import keep_compiled
 from dpolicy.cli._usage import UsageError as UsageError
 from dpolicy.cli._usage import os_sentence, unicode_sentence
 
@@ -69,6 +70,7 @@ def _command(name: str, args: list[str]) -> int:
         near = difflib.get_close_matches(name, commands, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UsageError(f"the command must be one of {', '.join(commands)}; got {name!r}.{hint}")
+    keep_compiled()
     return run(args)
 
 
