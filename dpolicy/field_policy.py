@@ -56,8 +56,7 @@ class FieldPolicy(NamedTuple):
     Attributes:
         schedule: The noise schedule.
         make: `(key, spec) -> field`.
-        sample: `(field, obs, key) -> action`. Where the sampler clips its prediction of the action, what is left of the
-            noise at the end of its grid may exceed that bound by a little.
+        sample: `(field, obs, key) -> action`, in [-clip, clip] where the sampler clips its prediction of the action.
     """
 
     schedule: AbstractSchedule
@@ -163,7 +162,7 @@ def field_policy(
         embedding: Of time: fourier_mlp, fourier, random_fourier, sinusoidal, cos_sin or raw.
         initialisation: Of the field's weights; see `dpolicy.networks`.
         residual: Whether pairs of hidden layers have a shortcut; their widths must be equal, and odd in number.
-        clip: Bound of the predicted action at every sampler step, None for none.
+        clip: Bound of the action, and of its prediction at every sampler step; None for none.
         output_scale: Factor on the output of the field's network.
         initial_scale: Standard deviation of the sampler's start, in units of the schedule's.
         average: Whether the field is one of average velocities (`MeanField`), by which euler then steps.

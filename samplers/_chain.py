@@ -70,6 +70,10 @@ class AbstractChain(eqx.Module):
     def step(self, field: AbstractField, x: Action, row: Any, obs: Observation) -> Action:
         """One step."""
 
+    @abstractmethod
+    def finish(self, x: Action) -> Action:
+        """The action that the last point stands for."""
+
     def start(self, field: AbstractField, key: Key, start: Action | None = None) -> Action:
         """x_1."""
         return self.prior(field, jax.random.split(key)[0], start)
@@ -79,7 +83,8 @@ class AbstractChain(eqx.Module):
     ) -> Action:
         """One action; `start` is x_1 itself, on the scale of the schedule's `prior_std`."""
         x, rows = self.start(field, key, start), self.rows(field, key)
-        return run(lambda x, row: self.step(field, x, row, obs), x, rows, truncate=self.truncate)
+        x = run(lambda x, row: self.step(field, x, row, obs), x, rows, truncate=self.truncate)
+        return self.finish(x)
 
     def chain(
         self,
@@ -103,4 +108,5 @@ class AbstractChain(eqx.Module):
             rows = jax.tree.map(lambda leaf: leaf[split:], rows)
             first = field if early is None else early
             x = run(lambda x, row: self.step(first, x, row, obs), x, head)
-        return trace(lambda x, row: self.step(field, x, row, obs), x, rows)
+        points = trace(lambda x, row: self.step(field, x, row, obs), x, rows)
+        return points.at[-1].set(self.finish(points[-1]))

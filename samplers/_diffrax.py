@@ -54,7 +54,7 @@ def _row(rows: Any, index: Any) -> Any:
 
 
 class Flow(diffrax.AbstractTerm):
-    """v dt along `times`; the solver's own time counts steps, so that every step is exact."""
+    """v dt along `times`, the starts of the steps; the solver's own time counts steps, so that every step is exact."""
 
     sampler: Any  # the `ODE` whose velocity this is
     field: AbstractField
@@ -128,14 +128,12 @@ def advance(term: Any, solver: Any, x: Float[Array, "b a"], first: int, last: in
 def solve_ode(sampler: Any, field: AbstractField, obs: Any, x: Float[Array, "b a"]) -> Float[Array, "b a"]:
     """Euler or Heun along the grid of an `ODE`."""
     rows = sampler.rows(field)
-    term = Flow(sampler, field, obs, jnp.append(rows.t, rows.end[-1]))
-    steps, cut = sampler.steps, _cut(sampler)
-    if sampler.solver == "euler":
-        x = jax.lax.stop_gradient(advance(term, diffrax.Euler(), x, 0, cut)) if cut else x
-        return advance(term, diffrax.Euler(), x, cut, steps)
-    # The last Heun step may have to be an Euler step (see `ODE.step`), which diffrax's Heun does not know.
-    x = jax.lax.stop_gradient(advance(term, diffrax.Heun(), x, 0, cut)) if cut else x
-    x = advance(term, diffrax.Heun(), x, cut, steps - 1)
+    term = Flow(sampler, field, obs, rows.t)
+    solver = diffrax.Euler() if sampler.solver == "euler" else diffrax.Heun()
+    cut = _cut(sampler)
+    x = jax.lax.stop_gradient(advance(term, solver, x, 0, cut)) if cut else x
+    x = advance(term, solver, x, cut, sampler.steps - 1)
+    # The last step is neither (see `ode`).
     last = jax.tree.map(lambda leaf: leaf[-1], rows)
     return jax.vmap(lambda x, obs: sampler.step(field, x, last, obs))(x, obs)
 
@@ -149,7 +147,10 @@ def solve_sde(
     term = diffrax.MultiTerm(drift, Diffusion(rows))
     cut = _cut(sampler)
     x = jax.lax.stop_gradient(advance(term, diffrax.Euler(), x, 0, cut)) if cut else x
-    return advance(term, diffrax.Euler(), x, cut, sampler.steps)
+    x = advance(term, diffrax.Euler(), x, cut, sampler.steps - 1)
+    # The last step carries no noise, and goes along the prediction (see `sde`).
+    last = jax.tree.map(lambda leaf: leaf[-1], rows._replace(noise=rows.spread))
+    return jax.vmap(lambda x, obs: sampler.step(field, x, last, obs))(x, obs)
 
 
 def _cut(sampler: Any) -> int:

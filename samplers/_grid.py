@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Scalar
 from dpolicy.fields import AbstractField
-from dpolicy.schedules import DiscreteVP
+from dpolicy.schedules import AbstractSchedule, DiscreteVP
 
 Number: TypeAlias = float | int | Scalar
 Numbers: TypeAlias = Sequence[float] | Float[np.ndarray, " n"] | Float[Array, " n"]
@@ -81,6 +81,19 @@ class Grid(eqx.Module):
         """
         times = field.schedule.grid(self.steps)[::-1] if self.times is None else self.times
         return jnp.minimum(times, field.span[1])
+
+
+def euler_weights(
+    schedule: AbstractSchedule, t: Float[Array, " n"], end: Float[Array, " n"]
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """Weights of (clean action, noise) in x + (end - t) dx/dt, as x = alpha data + sigma noise at `t`."""
+    size = end - t
+    return schedule.alpha(t) + size * schedule.dalpha(t), schedule.sigma(t) + size * schedule.dsigma(t)
+
+
+def bounded(action: Float[Array, "*batch a"], clip: Number | None) -> Float[Array, "*batch a"]:
+    """The action in [-clip, clip]; as it is for None."""
+    return action if clip is None else jnp.clip(action, -clip, clip)
 
 
 class Prior(eqx.Module):

@@ -11,7 +11,7 @@ from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.fields import AbstractField
 from dpolicy.samplers._chain import AbstractChain, check_truncate
-from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, check_bound
+from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, bounded, check_bound
 from dpolicy.samplers._predict import predict_pair
 from dpolicy.schedules import AbstractSchedule
 
@@ -113,6 +113,10 @@ class Ancestral(AbstractChain):
             noise = jnp.clip(noise, -self.noise_bound, self.noise_bound)
         return self.coefficients(field), noise
 
+    def finish(self, x: Action) -> Action:
+        """The action, in the box of its prediction; as drawn where the last step is a draw, with a density."""
+        return x if self.final_noise else bounded(x, self.clip)
+
 
 def _ancestral(
     rule: DDPMRule | DDIMRule,
@@ -166,7 +170,7 @@ def ddpm(
     - `variance`: "beta", std^2 = beta (FlowRL, MaxEntDP, QSM; exact for data of unit variance), or "posterior",
       std^2 = beta (1 - abar_s)/(1 - abar_t) (DIPO, QVPO; exact for a known x_0). A schedule that is not variance
       preserving uses the beta of the one with the same signal-to-noise ratio, scaled by sqrt(alpha_s^2 + sigma_s^2).
-    - `clip`: clip x_0hat to [-clip, clip] at every step, None for none.
+    - `clip`: clip x_0hat to [-clip, clip] at every step, and the action (not with `final_noise`); None for none.
     - `initial`, `initial_scale`, `times`, `truncate`: as for `ode` (relax starts with initial_scale = 0.5).
     - `clip_state`: clip x itself after every step (IDQL, QSM).
     - `min_std`, `noise_bound`, `final_noise`: floor of std, clip of z to [-noise_bound, noise_bound], and noise in

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from dpolicy._types import Key
 from dpolicy.fields import AbstractField
+from dpolicy.samplers._grid import bounded
 from dpolicy.samplers.ode import ODE
 from dpolicy.samplers.sde import SDE, Increment
 
@@ -41,9 +42,9 @@ def solve(
     keys = jax.random.split(key, obs.shape[0])
     x = jax.vmap(lambda key, start: sampler.start(field, key, start))(keys, start)
     if isinstance(sampler, SDE):
-        axes = Increment(None, None, None, None, 1)  # pyright: ignore[reportArgumentType]
+        axes = Increment(*[None] * 6, 1)  # pyright: ignore[reportArgumentType]
         rows = jax.vmap(lambda key: sampler.rows(field, key), out_axes=axes)(keys)
-        return solve_sde(sampler, field, obs, x, rows)
+        return bounded(solve_sde(sampler, field, obs, x, rows), sampler.clip)
     if sampler.solver == "tsit5":
-        return sampler.adaptive(field, x, obs, all_points=False)
-    return solve_ode(sampler, field, obs, x)
+        return bounded(sampler.adaptive(field, x, obs, all_points=False), sampler.clip)
+    return bounded(solve_ode(sampler, field, obs, x), sampler.clip)

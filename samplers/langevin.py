@@ -9,7 +9,7 @@ from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation
 from dpolicy.fields import AbstractField, predict_score
 from dpolicy.samplers._chain import AbstractChain, check_truncate
-from dpolicy.samplers._grid import Number, Numbers, Prior, check_bound
+from dpolicy.samplers._grid import Number, Numbers, Prior, bounded, check_bound
 from dpolicy.samplers._predict import predict_pair
 from dpolicy.samplers.ancestral import Ancestral, Coefficients, ddim, ddpm
 
@@ -64,6 +64,10 @@ class PredictorCorrector(AbstractChain):
 
         x, _ = jax.lax.scan(correct, x, kicks)
         return self.predictor.step(field, x, (coefficients, noise), obs)
+
+    def finish(self, x: Action) -> Action:
+        """The action: as the predictor's."""
+        return self.predictor.finish(x)
 
 
 def langevin(
@@ -137,8 +141,11 @@ class Unadjusted(AbstractChain):
         """One Langevin step."""
         size, noise = row
         score = predict_score(field, x, jnp.asarray(self.time, float), obs)
-        x = x + 0.5 * size * score + jnp.sqrt(size) * noise
-        return x if self.bound is None else jnp.clip(x, -self.bound, self.bound)
+        return bounded(x + 0.5 * size * score + jnp.sqrt(size) * noise, self.bound)
+
+    def finish(self, x: Action) -> Action:
+        """The action: the last point, which is within its bound."""
+        return x
 
 
 def unadjusted_langevin(

@@ -31,7 +31,7 @@ def log_likelihood(
     steps: int = 20,
     method: str = "exact",
     probes: int = 1,
-    solver: str = "heun",
+    solver: str = "tsit5",
     times: Numbers | None = None,
     rtol: Number = 1e-5,
     atol: Number = 1e-5,
@@ -45,11 +45,15 @@ def log_likelihood(
 
     - `field`, `action`, `obs`: one example; differentiable in all three.
     - `key`: for "hutchinson" only.
-    - `steps`, `times`: of the fixed-step solvers; `times` decrease, as for a sampler.
+    - `steps`, `times`: of the fixed-step solvers; `times` decrease, as for a sampler, and their ends are tsit5's too.
     - `method`: "exact" (one forward-mode derivative per action dimension and evaluation) or "hutchinson" (one per
       probe; unbiased for the logarithm, with the same random signs along the whole path).
     - `probes`: number of probes.
-    - `solver`: "euler", "heun" or "tsit5" (adaptive; `rtol`, `atol`, `max_steps`; nan if these did not suffice).
+    - `solver`: "tsit5" (adaptive; `rtol`, `atol`, `max_steps`; nan if these did not suffice), "heun" or "euler". On
+      a mixture of Gaussians .07 to .2 wide, 20 steps of Heun are off by .18 (cosine) to .71 nats (linear) in the root
+      mean square and by up to 8, 100 of them by .006 to .25, and tsit5 by less than .02, which is the noise at t_min.
+
+    Parameter gradients of a batch want a fixed-step solver: under `vmap`, tsit5 keeps a cotangent for each example.
 
     The density is that of the ideal solver; the chain of `ode(steps=...)` has its own, apart from it by the
     discretisation error. A clipped sampler has none.

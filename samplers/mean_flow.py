@@ -4,14 +4,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation
 from dpolicy.mean_field import MeanField
 from dpolicy.samplers import _chain
-from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, check_bound
+from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, bounded, check_bound
 
 
 class MeanFlow(eqx.Module):
@@ -39,15 +38,14 @@ class MeanFlow(eqx.Module):
 
     def __call__(self, field: Any, obs: Observation, key: Key, *, start: Action | None = None) -> Action:
         """One action; `start` is x_1 itself, on the scale of the schedule's `prior_std`."""
-        action = self._walk(_chain.run, field, obs, key, start)
-        return action if self.clip is None else jnp.clip(action, -self.clip, self.clip)
+        return bounded(self._walk(_chain.run, field, obs, key, start), self.clip)
 
     def chain(
         self, field: Any, obs: Observation, key: Key, *, start: Action | None = None
     ) -> Float[Array, "{self.steps}+1 a"]:
         """All the points from x_1 to the action."""
         points = self._walk(_chain.trace, field, obs, key, start)
-        return points if self.clip is None else points.at[-1].set(jnp.clip(points[-1], -self.clip, self.clip))
+        return points.at[-1].set(bounded(points[-1], self.clip))
 
 
 def mean_flow(

@@ -16,20 +16,30 @@ from dpolicy.samplers._grid import (
     Number,
     Numbers,
     Prior,
+    bounded,
     check_bound,
     check_reaches_the_action,
     check_tolerances,
+    euler_weights,
 )
-from dpolicy.samplers._predict import predict_velocity
+from dpolicy.samplers._predict import predict_pair, predict_velocity
 
 SOLVERS = ("euler", "heun", "tsit5")
 
 
-class Interval(NamedTuple):
-    """Steps from time `t` down to time `end`."""
+class Steps(NamedTuple):
+    """x <- `keep` (x + m) + `data` data' + `noise` noise', with m = `to_data` data + `to_noise` noise.
+
+    The pair (data, noise) is predicted at x and `t`, the pair (data', noise') at m and `at`. Euler's step ends at m.
+    """
 
     t: Float[Array, "..."]
-    end: Float[Array, "..."]
+    to_data: Float[Array, "..."]
+    to_noise: Float[Array, "..."]
+    at: Float[Array, "..."]
+    keep: Float[Array, "..."]
+    data: Float[Array, "..."]
+    noise: Float[Array, "..."]
 
 
 class ODE(eqx.Module):
@@ -57,22 +67,33 @@ class ODE(eqx.Module):
         """x_1. Every sampler here splits its key in the same way, so the same key gives the same x_1."""
         return self.prior(field, jax.random.split(key)[0], start)
 
-    def rows(self, field: AbstractField) -> Interval:
+    def rows(self, field: AbstractField) -> Steps:
         """The steps to take, stacked."""
-        times = self.grid(field)
-        return Interval(times[:-1], times[1:])
-
-    def step(self, field: AbstractField, x: Action, row: Interval, obs: Observation) -> Action:
-        """One Euler or Heun step."""
-        size = row.end - row.t
-        first = self.velocity(field, x, row.t, obs)
-        euler = x + size * first
+        times, schedule = self.grid(field), field.schedule
+        t, end = times[:-1], times[1:]
+        final = schedule.alpha(end[-1]), schedule.sigma(end[-1])
         if self.solver == "euler":
-            return euler
-        # A field that predicts data has no velocity where sigma = 0: a step that ends there stays an Euler step.
-        low = field.span[0]
-        second = self.velocity(field, euler, jnp.maximum(row.end, low), obs)
-        return jnp.where(row.end >= low, x + size * (0.5 * first + 0.5 * second), euler)
+            data, noise = euler_weights(schedule, t, end)
+            data, noise = data.at[-1].set(final[0]), noise.at[-1].set(final[1])
+            unused = jnp.zeros_like(t)
+            return Steps(t, data, noise, end, unused, unused, unused)
+        # The last step evaluates half-way in place of its end, where a velocity may be infinite.
+        at = end.at[-1].set((t[-1] + end[-1]) / 2)
+        half = (end - t) / 2
+        data = (half * schedule.dalpha(at)).at[-1].set(final[0])
+        noise = (half * schedule.dsigma(at)).at[-1].set(final[1])
+        return Steps(
+            t, *euler_weights(schedule, t, at), at, jnp.full_like(t, 0.5).at[-1].set(0.0), data, noise
+        )
+
+    def step(self, field: AbstractField, x: Action, row: Steps, obs: Observation) -> Action:
+        """One Euler or Heun step."""
+        data, noise = predict_pair(field, x, row.t, obs, clip=self.clip)
+        moved = row.to_data * data + row.to_noise * noise
+        if self.solver == "euler":
+            return moved
+        data, noise = predict_pair(field, moved, row.at, obs, clip=self.clip)
+        return row.keep * (x + moved) + row.data * data + row.noise * noise
 
     def adaptive(
         self,
@@ -103,10 +124,9 @@ class ODE(eqx.Module):
         """One action; `start` is x_1 itself, on the scale of the schedule's `prior_std`."""
         x = self.start(field, key, start)
         if self.solver == "tsit5":
-            return self.adaptive(field, x, obs, all_points=False)
-        return _chain.run(
-            lambda x, row: self.step(field, x, row, obs), x, self.rows(field), truncate=self.truncate
-        )
+            return bounded(self.adaptive(field, x, obs, all_points=False), self.clip)
+        step = lambda x, row: self.step(field, x, row, obs)
+        return bounded(_chain.run(step, x, self.rows(field), truncate=self.truncate), self.clip)
 
     def chain(
         self, field: AbstractField, obs: Observation, key: Key, *, start: Action | None = None
@@ -114,8 +134,10 @@ class ODE(eqx.Module):
         """All the points from x_1 to the action."""
         x = self.start(field, key, start)
         if self.solver == "tsit5":
-            return self.adaptive(field, x, obs, all_points=True)
-        return _chain.trace(lambda x, row: self.step(field, x, row, obs), x, self.rows(field))
+            points = self.adaptive(field, x, obs, all_points=True)
+        else:
+            points = _chain.trace(lambda x, row: self.step(field, x, row, obs), x, self.rows(field))
+        return points.at[-1].set(bounded(points[-1], self.clip))
 
 
 def ode(
@@ -133,13 +155,16 @@ def ode(
 ) -> ODE:
     """A deterministic map from x_1 to the action: dx/dt = v(x, t, obs), solved from t = 1 to 0.
 
-    Euler: x <- x - h v(x, t). Heun averages v over both ends of the step. Tsit5 adapts its steps (diffrax).
+    Euler: x <- x - h v(x, t). Heun averages v over both ends of the step. Tsit5 adapts its steps (diffrax). Where
+    sigma -> 0, v may be infinite, and no step in t is accurate: the last one of Euler goes along the predicted pair, to
+    alpha data + sigma noise at its end (for a rectified flow the same), that of Heun does so from half-way, where Euler
+    takes it. The orders stay.
 
     **Arguments:**
 
     - `steps`: number of steps; for "tsit5" only the number of points of `chain`.
     - `solver`: "euler" (order 1), "heun" (order 2, two evaluations a step) or "tsit5" (order 5, adaptive).
-    - `clip`: clip the predicted clean action to [-clip, clip] at every evaluation, None for none.
+    - `clip`: clip the predicted clean action to [-clip, clip] at every evaluation, and the action; None for none.
     - `initial`, `initial_scale`: x_1 ~ N(0, (initial_scale prior_std)^2) for "normal", 0 for "zero".
     - `times`: the `steps + 1` times, decreasing; the schedule's own grid by default.
     - `truncate`: only that many steps, those nearest the action, carry gradient (fixed steps only).
@@ -149,9 +174,9 @@ def ode(
 
     **Returns:** a sampler `(field, obs, key, *, start=None) -> action` for one example, with `.chain`.
 
-    Raises `ValueError` for arguments out of range, and "tsit5" for a `DiscreteVP`, on which Euler and Heun too leave
-    much of the noise of its first level (prefer `ddim`).
-    Source: Song et al. 2021 (arXiv 2011.13456, eq. 13); FlowRL (arXiv 2603.27450, eq. 9 with eta = 0).
+    Raises `ValueError` for arguments out of range, and "tsit5" for a `DiscreteVP`.
+    Source: Song et al. 2021 (arXiv 2011.13456, eq. 13); FlowRL (arXiv 2603.27450, eq. 9 with eta = 0); the last step
+    Karras et al. 2022 (arXiv 2206.00364).
     """
     _checks.one_of("solver", solver, SOLVERS)
     check_bound("clip", clip)

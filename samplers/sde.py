@@ -11,7 +11,7 @@ from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation
 from dpolicy.fields import AbstractField, express
 from dpolicy.samplers._chain import AbstractChain, check_truncate
-from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, check_bound
+from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, bounded, check_bound, euler_weights
 from dpolicy.samplers._predict import predict_pair
 from dpolicy.schedules import AbstractSchedule
 
@@ -19,11 +19,16 @@ DIFFUSIONS = ("variance", "reverse", "constant")
 
 
 class Increment(NamedTuple):
-    """Steps from time `t` to `end` with their noise; `pull` is eta_t / sigma_t, `spread` is sqrt(2 eta_t)."""
+    """Steps from time `t` to `end`: x <- to_data data + to_noise noise' + spread noise, of the pair predicted at `t`.
+
+    `pull` is eta_t / sigma_t, `spread` is sqrt(2 eta_t), `noise` the Brownian increment.
+    """
 
     t: Float[Array, "..."]
     end: Float[Array, "..."]
     pull: Float[Array, "..."]
+    to_data: Float[Array, "..."]
+    to_noise: Float[Array, "..."]
     spread: Float[Array, "..."]
     noise: Float[Array, "..."]
 
@@ -63,8 +68,11 @@ class SDE(AbstractChain):
         # The last step is the ODE's: noise there could not be undone, and its drift without it would shrink x.
         pull = (self.eta * _diffusion_over_sigma(schedule, self.diffusion, t)).at[-1].set(0.0)
         spread = jnp.sqrt(2 * pull * schedule.sigma(t))
+        to_data, to_noise = euler_weights(schedule, t, end)
+        to_data = to_data.at[-1].set(schedule.alpha(end[-1]))
+        to_noise = (to_noise + (end - t) * pull).at[-1].set(schedule.sigma(end[-1]))
         noise = jax.random.normal(jax.random.split(key)[1], (self.steps, field.action_size))
-        return Increment(t, end, pull, spread, jnp.sqrt(t - end)[:, None] * noise)
+        return Increment(t, end, pull, to_data, to_noise, spread, jnp.sqrt(t - end)[:, None] * noise)
 
     def drift(self, field: AbstractField, x: Action, row: Increment, obs: Observation) -> Action:
         """v - eta_t score."""
@@ -73,8 +81,13 @@ class SDE(AbstractChain):
         return velocity + row.pull * noise
 
     def step(self, field: AbstractField, x: Action, row: Increment, obs: Observation) -> Action:
-        """One Euler-Maruyama step."""
-        return x + ((row.end - row.t) * self.drift(field, x, row, obs) + row.spread * row.noise)
+        """One Euler-Maruyama step; the last one goes along the predicted pair."""
+        data, noise = predict_pair(field, x, row.t, obs, clip=self.clip)
+        return row.to_data * data + row.to_noise * noise + row.spread * row.noise
+
+    def finish(self, x: Action) -> Action:
+        """The action, in the box of its prediction."""
+        return bounded(x, self.clip)
 
 
 def sde(
@@ -91,13 +104,13 @@ def sde(
     """dx = [v(x, t, obs) - eta_t score] dt + sqrt(2 eta_t) dw backwards in t, by Euler-Maruyama.
 
     Every eta_t >= 0 has the same marginals as the ODE (eta = 0) when the field is exact; noise corrects the errors of
-    a field, and costs more steps. The last step has eta_t = 0, so that it ends on the (clipped) prediction.
+    a field, and costs more steps. The last step has eta_t = 0 and goes along the predicted pair, as that of `ode`.
 
     **Arguments:**
 
     - `steps`: number of steps.
     - `eta`: stochasticity, zero or above.
-    - `clip`: clip the predicted clean action to [-clip, clip] at every step, None for none.
+    - `clip`: clip the predicted clean action to [-clip, clip] at every step, and the action; None for none.
     - `diffusion`: what eta multiplies.
       "variance": eta_t = eta sigma sigma', half the rate at which the variance sigma^2 grows: moderate at both ends;
       for a variance-exploding schedule and eta = 1 the sampler of DEM and DQS, g^2 = d sigma^2 / dt.
