@@ -1,7 +1,5 @@
 """`python -m dpolicy` is `dpolicy`."""
 
-import sys
+from dpolicy.cli import command
 
-from dpolicy.cli import main
-
-sys.exit(main())
+command()

@@ -242,7 +242,7 @@ def test_interruption_says_how_to_go_on(capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("dpolicy.plots.learning_curve", interrupt)
         assert mistake(capsys, *words, code=130) == (
-            "dpolicy train toy: interrupted; \"dpolicy train --resume 'the run' --checkpoint-every 2\" goes on."
+            "dpolicy train toy: interrupted; \"dpolicy train --resume 'the run'\" goes on."
         )
     monkeypatch.setattr("dpolicy.plots.learning_curve", interrupt)
     assert mistake(capsys, "plot", "the run", code=130) == "dpolicy: interrupted."

@@ -95,7 +95,7 @@ def test_only_living_seeds_are_recorded(trained):
         ("r --out d.npz --seed -1", "seed must be an integer from 0 to 4294967295, got -1."),
         ("r --out d.npz --action-chunk 0", "action_chunk must be an integer of at least 1, got 0."),
         ("r --out d.npz --action-chunk 3", "ActionChunk needs a size that divides the time limit of "),
-        ("r --out file/d.npz", "file/d.npz must be in a directory that may be written, which /"),
+        ("r --out file/d.npz", "file must be a directory or a new name in one: file is a file."),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_no_file(capsys, tmp_path, trained, words, sentence):

@@ -78,19 +78,15 @@ def test_files_and_plain_lines(tmp_path):
     assert np.float32(lines[5]["loss/weights"]) == np.float32(result.history.metrics["loss/weights"][2, 1])
     np.testing.assert_equal(read_history(tmp_path), result.history)
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config == {"widths": [1, 2], "seeds": 2, "seed": 0, "steps": 26}
-    assert set(json.loads((tmp_path / "versions.json").read_text())) >= {
-        "python",
-        "jax",
-        "equinox",
-        "optax",
-        "dpolicy",
-    }
+    assert config == {"widths": [1, 2], "seeds": 2, "seed": 0, "steps": 26, "checkpoint_every": 1}
+    versions = json.loads((tmp_path / "versions.json").read_text())
+    assert set(versions) >= {"python", "jax", "equinox", "optax", "dpolicy", "commit", "device"}
+    assert "pytest" in versions["command"]
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [entry["event"] for entry in log] == ["start", "compile", "chunk", "chunk", "chunk", "end"]
     printed = text(out).splitlines()
     assert printed[0].startswith("compiled in ")
-    assert printed[1].startswith("step 15/26  return ")
+    assert printed[1].startswith("step 15/35  return ")
     assert "steps/s" in printed[1]
     assert printed[3].endswith("00:00 left")
     assert "35 steps x 2 seeds" in printed[4]
@@ -199,7 +195,12 @@ def test_a_program_is_checked(tmp_path):
 def test_numpy_integers_are_integers(tmp_path):
     numbers = {"steps": np.int64(10), "seeds": np.int32(1), "seed": np.uint32(2**32 - 1)}
     train_loop(Toy(), directory=tmp_path, progress=False, **numbers)
-    assert read_config(tmp_path) == {"seeds": 1, "seed": 2**32 - 1, "steps": 10}
+    assert read_config(tmp_path) == {
+        "seeds": 1,
+        "seed": 2**32 - 1,
+        "steps": 10,
+        "checkpoint_every": 1,
+    }
     keys = jax.random.key_data(seed_keys(2**32 - 1, 1))
     assert keys.tolist() != jax.random.key_data(seed_keys(0, 1)).tolist()
     for seed in (-1, 2**32, 1.5):

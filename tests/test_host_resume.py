@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from host_program import CONFIG, SETTINGS, Toy, arrays
 
+from dpolicy.train.configuration import read_config
 from dpolicy.train.loop import train_loop
 from dpolicy.train.run_files import only_process
 
-FILES = ("metrics.csv", "metrics.jsonl", "config.json", "versions.json")
+FILES = ("metrics.csv", "metrics.jsonl", "config.json")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,34 @@ def test_rare_checkpoints_give_the_same_run(tmp_path, uninterrupted):
     same_bits(again.state, expected.state)
 
 
-def test_refuses_to_mix_runs(tmp_path, uninterrupted):
+def test_a_plain_resume_keeps_the_rate_of_checkpoints(tmp_path, uninterrupted):
+    settings = {**SETTINGS, "steps": 10}
+    train_loop(Toy(), directory=tmp_path, config=CONFIG, progress=False, checkpoint_every=4, **settings)
+    again = train_loop(Toy(), directory=tmp_path, config=CONFIG, resume=True, progress=False, **SETTINGS)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["4", "6"]
+    same_bits(again.state, uninterrupted[1].state)
+    train_loop(
+        Toy(), directory=tmp_path, config=CONFIG, resume=True, progress=False, checkpoint_every=2, **SETTINGS
+    )
+    assert read_config(tmp_path)["checkpoint_every"] == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["checkpoints/6/x", "log.jsonl", "metrics.csv", "metrics.jsonl", "versions.json", "learning_curve.png"],
+)
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_belongs_to_no_run_is_left_alone(tmp_path, name, resume):
+    """A run would take another's checkpoints for its own, and delete or write over the rest."""
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("mine")
+    with pytest.raises(ValueError, match=f"holds {name.split('/')[0]} that belongs to no run"):
+        train_loop(Toy(), directory=tmp_path, steps=10, progress=False, resume=resume)
+    assert contents(tmp_path) == {name: b"mine"}
+
+
+def test_refuses_to_mix_runs(uninterrupted):
     directory, _ = uninterrupted
     with pytest.raises(ValueError, match="already holds a run"):
         train_loop(Toy(), directory=directory, config=CONFIG, progress=False, **SETTINGS)
@@ -95,10 +123,6 @@ def test_refuses_to_mix_runs(tmp_path, uninterrupted):
         )
     with pytest.raises(ValueError, match=r"of another program: it has \.weights float32\[3, 4, 4\], not"):
         train_loop(Toy(width=5), directory=directory, config=CONFIG, resume=True, progress=False, **SETTINGS)
-    (tmp_path / "metrics.csv").write_text("mine")
-    with pytest.raises(ValueError, match="belongs to no run"):
-        train_loop(Toy(), directory=tmp_path, steps=10)
-    assert (tmp_path / "metrics.csv").read_text() == "mine"
     with pytest.raises(ValueError, match="resume needs the directory"):
         train_loop(Toy(), steps=10, resume=True)
 
@@ -191,3 +215,59 @@ def test_a_damaged_checkpoint_is_one_sentence(copy, uninterrupted):
     for path in (newest / "about").iterdir():
         path.write_bytes(b"")
     refused(copy, "checkpoint 6 in .*checkpoints is damaged; there is no older one to go on from")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"rate": {"value": 0.2}}, r"rate\.value = 0\.2, not 0\.1"),
+        ({"seed": 8}, "seed = 8, not 7"),
+        ({"rate": {"value": 0.1, "more": None}}, None),
+        ({"widths": [4]}, r"widths = \[4\], not \[4, 4\]"),
+        ({"data_sha256": "b"}, "data_sha256 = 'b', not 'a'"),
+        ({"program": {"data": "moved.npz"}}, None),
+        ({"checkpoint_every": 3}, None),
+    ],
+)
+def test_a_checkpoint_is_of_its_configuration(tmp_path, changes, sentence):
+    """Edited in config.json, and so in what a resume is asked for."""
+    config = {**CONFIG, "rate": {"value": 0.1}, "program": {"data": "here.npz"}, "data_sha256": "a"}
+    numbers = {**SETTINGS, "steps": 10}
+    train_loop(Toy(), directory=tmp_path, config=config, progress=False, **numbers)
+    edited = {**read_config(tmp_path), **changes}
+    (tmp_path / "config.json").write_text(json.dumps(edited))
+    numbers = {name: edited[name] for name in numbers}
+    again = {"directory": tmp_path, "config": edited, "resume": True, "progress": False, **numbers}
+    if sentence is None:
+        train_loop(Toy(), **again)
+        return
+    before = contents(tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"config\.json is not what its checkpoint was made with: {sentence}\. Put it back"
+    ):
+        train_loop(Toy(), **again)
+    assert contents(tmp_path) == before
+
+
+def test_a_resume_says_that_other_versions_started_the_run(copy, capsys):
+    again = {"directory": copy, "config": CONFIG, "resume": True, "progress": False, **SETTINGS}
+    train_loop(Toy(), **again)
+    assert capsys.readouterr().out == ""
+    versions = json.loads((copy / "versions.json").read_text())
+    (copy / "versions.json").write_text(json.dumps(versions | {"jax": "0.1.2", "device": "abacus"}))
+    train_loop(Toy(), **again)
+    said = capsys.readouterr().out
+    assert f"the run in {copy} was started with jax 0.1.2 (now {versions['jax']}), device abacus (now" in said
+    (copy / "versions.json").write_text("[")
+    train_loop(Toy(), **again)
+    assert "versions.json is missing or damaged" in capsys.readouterr().out
+
+
+def test_an_event_that_was_cut_short_spoils_no_other(copy):
+    with open(copy / "log.jsonl", "a") as file:
+        file.write('{"time": 1')
+    again = {"directory": copy, "config": CONFIG, "resume": True, "progress": False, **SETTINGS}
+    train_loop(Toy(), **again)
+    lines = (copy / "log.jsonl").read_text().splitlines()
+    assert lines.pop(-3) == '{"time": 1'
+    assert [json.loads(line)["event"] for line in lines][-3:] == ["end", "resume", "end"]

@@ -6,9 +6,10 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from dpolicy.cli._cache import keep_compiled
+from dpolicy.cli._signals import interruptible, process
 from dpolicy.cli._usage import UsageError as UsageError
 from dpolicy.cli._usage import os_sentence, unicode_sentence
 
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, or 1 if every seed of a run failed or a checked environment is broken, 2 for a mistake in the
-        words (one sentence on standard error says which), 130 if interrupted.
+        words or a full disk (one sentence on standard error says which), 130 if interrupted, 143 if terminated.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     with contextlib.suppress(AttributeError, ValueError):
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
         try:
-            with _warnings_as_lines():
+            with _warnings_as_lines(), interruptible("dpolicy"):
                 return _dispatch(args)
         finally:
             sys.stdout.flush()
@@ -110,9 +111,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UnicodeEncodeError as error:
         print(f"dpolicy: {unicode_sentence(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("dpolicy: interrupted.", file=sys.stderr)
-        return 130
+
+
+def command() -> NoReturn:
+    """What the shell's `dpolicy` is: `main` as a process, which Ctrl-C and SIGTERM end at once."""
+    process(main)
 
 
 @contextlib.contextmanager

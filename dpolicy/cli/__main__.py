@@ -1,5 +1,3 @@
-import sys
+from dpolicy.cli import command
 
-from dpolicy.cli import main
-
-sys.exit(main())
+command()

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from dpolicy._files import check_place
 from dpolicy.cli._flags import Flag, flags_of, parse
 from dpolicy.cli._usage import UsageError, explained
 from dpolicy.cli.catalogue import table
@@ -168,6 +169,7 @@ def audit(args: list[str]) -> int:
     from dpolicy.train.configuration import MOST_SEED, env_title
 
     with explained(_PROG):
+        check_place(values["out"])
         _checks.integer("batch", values["batch"], 2)
         _checks.integer("draws", values["draws"], 3)
         _checks.integer("critic_updates", values["critic_updates"], 0)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dpolicy import _checks, _places
+from dpolicy._files import naming
 from dpolicy.cli._flags import Flag, flags_of, parse
+from dpolicy.cli._signals import interruptible
 from dpolicy.cli._usage import UsageError, explained
 from dpolicy.cli.catalogue import table, terminal_width
 
@@ -270,7 +272,7 @@ def _train(
     """
     progress = run["progress"]
     from dpolicy.plots import learning_curve
-    from dpolicy.reports import report_for
+    from dpolicy.reports import report_files, report_for
     from dpolicy.train.configuration import algorithm_title, env_title, holds_run, pinned
     from dpolicy.train.loop import AllSeedsFailed, check_arguments, train_config
     from dpolicy.train.run_files import check_place
@@ -278,7 +280,8 @@ def _train(
     with explained(prog):
         check_place(directory)
         config = pinned(config)
-        holds_run(directory, config, resume=resume)
+        reported = report_files(config["env"]) if run["report"] else ()
+        holds_run(directory, config, resume=resume, also=reported)
     built = _built(config, prog)
     numbers = {name: config[name] for name in ("seeds", "seed", "steps")}
     with explained(prog):
@@ -289,8 +292,10 @@ def _train(
         if config.get("source"):
             print(f"settings from {config['source']}")
     place = shlex.quote(str(directory))
+    resumes = f'; "dpolicy train --resume {place}" goes on'
+    hint = lambda: resumes if (directory / "config.json").exists() else ""
     try:
-        with explained(prog):
+        with explained(prog), naming(directory), interruptible(prog, hint):
             trained, _ = train_config(
                 config,
                 directory,
@@ -307,11 +312,6 @@ def _train(
         good = any(path.name.isdigit() for path in (directory / "checkpoints").glob("*"))
         where = f" The last good checkpoint is in {directory}." if good else ""
         raise UsageError(f"{error}{where}", prog=prog, code=1) from error
-    except KeyboardInterrupt:
-        every = run["checkpoint_every"]
-        rarely = f" --checkpoint-every {every}" if every > 1 else ""
-        hint = f'; "dpolicy train --resume {place}{rarely}" goes on' * (directory / "config.json").exists()
-        raise UsageError(f"interrupted{hint}.", prog=prog, code=130) from None
     if progress:
         print(f"next: dpolicy plot {place}\n      dpolicy evaluate {place}")
     return 0
@@ -324,7 +324,12 @@ def _resume(args: list[str]) -> int:
     flags = [
         Flag("resume", Path, help="Directory of the run to go on with.", metavar="DIR"),
         Flag("steps", int | None, None, "Steps at which it ends; by default as many as it was started with."),
-        Flag("checkpoint_every", int, 1, "Chunks of training between two checkpoints."),
+        Flag(
+            "checkpoint_every",
+            int | None,
+            None,
+            "Chunks of training between two checkpoints; by default as it was started.",
+        ),
         Flag("progress", bool, True, "Show progress."),
         Flag(
             "report",
@@ -343,11 +348,11 @@ def _resume(args: list[str]) -> int:
         raise UsageError(
             f"{directory} was not started by this command, so only its own script resumes it.", prog=prog
         )
-    if values["steps"] is not None:
-        config["steps"] = values["steps"]
+    given = {name: values[name] for name in ("steps", "checkpoint_every") if values[name] is not None}
     with explained(prog):
-        for name, value in (("steps", config["steps"]), ("checkpoint_every", values["checkpoint_every"])):
+        for name, value in given.items():
             _checks.integer(name, value)
+    config |= given
     return _train(config, directory, values, prog=prog, resume=True)
 
 

@@ -1,12 +1,11 @@
 """Writing a data set to a file."""
 
-import contextlib
-import os
 from pathlib import Path
 
 import numpy as np
 
 from dpolicy import _checks
+from dpolicy._files import as_path, check_place, replacing
 from dpolicy._types import Transition
 from dpolicy.data.sources import checked
 
@@ -18,16 +17,14 @@ def check_target(path: str | Path, *, overwrite: bool = False) -> Path:
         ValueError: unless its suffix is .npz; if it is a directory or, without `overwrite`, exists; or where nothing
             may be written.
     """
-    path = Path(path)
+    path = as_path("a data file", path)
     if path.suffix != ".npz":
         raise ValueError(f"a data file must have the suffix .npz, got {str(path)!r}.")
     if path.is_dir():
         raise ValueError(f"a data file must not be a directory, got {str(path)!r}.")
     if path.exists() and not overwrite:
         raise ValueError(f"{path} already exists: choose another name, or overwrite it (--overwrite).")
-    there = next((parent for parent in path.absolute().parents if parent.exists()), Path())
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        raise ValueError(f"{path} must be in a directory that may be written, which {there} is not.")
+    check_place(path.parent)
     return path
 
 
@@ -50,13 +47,6 @@ def save_npz(path: str | Path, data: Transition, *, overwrite: bool = False) -> 
     _checks.instance("data", data, Transition, "a Transition")
     path = check_target(path, overwrite=overwrite)
     arrays = checked({name: value for name, value in vars(data).items() if name != "extras"}, "data")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-        os.replace(beside, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            beside.unlink()
+    with replacing(path) as beside, open(beside, "wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
     return path

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dpolicy import _checks
+from dpolicy._files import as_path, check_target, replacing
 
 # Okabe & Ito (2008): told apart by readers with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -68,10 +69,11 @@ def check_path(path: Path | str) -> Path:
     """The path of a figure to be written.
 
     Raises:
-        ValueError: unless its suffix is one of `SUFFIXES`.
+        ValueError: unless its suffix is one of `SUFFIXES`; if it is a directory, or where nothing may be written.
     """
-    path = Path(path)
+    path = as_path("the figure's path", path)
     _checks.one_of("the figure's suffix", path.suffix, SUFFIXES)
+    check_target(path)
     return path
 
 
@@ -80,10 +82,9 @@ def save(figure: Any, path: Path | str) -> Path:
     import matplotlib
 
     path = check_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     date = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}[path.suffix]
-    with matplotlib.rc_context({"svg.hashsalt": "dpolicy"}):
-        figure.savefig(path, dpi=150, metadata=date)
+    with matplotlib.rc_context({"svg.hashsalt": "dpolicy"}), replacing(path) as beside:
+        figure.savefig(beside, dpi=150, metadata=date, format=path.suffix[1:])
     return path
 
 

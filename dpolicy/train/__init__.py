@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from dpolicy._places import RunWarning as RunWarning
 from dpolicy.train.building import build as build
 from dpolicy.train.evaluate import policy_of as policy_of
 from dpolicy.train.intervals import Interval as Interval

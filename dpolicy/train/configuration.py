@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from dpolicy import _checks, _places
+from dpolicy._files import as_path
 from dpolicy.data.sources import existing
 
 MOST_SEED = 2**32 - 1  # a larger one would be the same key as one of these
@@ -22,9 +23,18 @@ def as_json(config: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: for values that JSON does not have.
     """
     try:
+        _check_names(config)
         return json.loads(json.dumps(dict(config)))
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"config must map names to JSON values, got {config!r} ({error}).") from None
+
+
+def _check_names(value: Any) -> None:
+    # JSON would make texts of other keys.
+    for key, part in value.items() if isinstance(value, Mapping) else ():
+        if not isinstance(key, str):
+            raise TypeError(f"{key!r} is no name")
+        _check_names(part)
 
 
 def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,13 +63,14 @@ def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "program": {**config["program"], "data": str(path)}, "data_sha256": digest}
 
 
-def read_config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Path | str) -> dict[str, Any]:
     """The resolved configuration of a run.
 
     Raises:
         ValueError: if the directory holds no run, or its config.json is damaged.
     """
-    path = Path(directory) / "config.json"
+    directory = as_path("directory", directory)
+    path = directory / "config.json"
     if not path.is_file():
         raise ValueError(f"{directory} is not the directory of a run: it has no config.json.")
     wrong = f"{path} is damaged: "
@@ -100,6 +111,8 @@ def check_config(config: Any, *, named: bool, run: bool) -> None:
             raise ValueError(f"{name} must be {words}, got {config[name]!r}.")
     for name, low in least.items():
         _checks.integer(name, config[name], low, MOST_SEED if name == "seed" else None)
+    if run and "checkpoint_every" in config:
+        _checks.integer("checkpoint_every", config["checkpoint_every"])
 
 
 def check_named(config: Mapping[str, Any], directory: Path) -> None:
@@ -114,23 +127,75 @@ def check_named(config: Mapping[str, Any], directory: Path) -> None:
         )
 
 
-def holds_run(directory: Path, config: Mapping[str, Any], *, resume: bool) -> bool:
-    """Whether there is a run in a directory already; with `resume`, one that may go on with `config`.
+# What a run and its figures write into its directory beside `config.json`.
+_WRITTEN = (
+    "checkpoints",
+    "log.jsonl",
+    "metrics.csv",
+    "metrics.jsonl",
+    "versions.json",
+    "learning_curve.png",
+)
 
-    Only `steps`, where the run ends, may differ on resume, and the text of one's own files (see `changed_files`).
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """A nested configuration by dotted names."""
+    if not isinstance(value, Mapping):
+        return {name: value}
+    parts = [_flat(part, f"{name}.{key}" if name else str(key)) for key, part in value.items()]
+    return {path: leaf for part in parts for path, leaf in part.items()}
+
+
+def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the numbers of a run, by dotted names: not where it ends, how often it writes a checkpoint, nor the
+    place of what is known by its digest (that of one's own files is looked at by `changed_files`)."""
+    found = _flat({**config, "steps": None, "checkpoint_every": None, "files_sha256": None})
+    for name in ("algorithm", "env") if config.get("files_sha256") else ():
+        found[name] = _places.title(found.get(name, ""))
+    for path, digest in (
+        ("program.data", "data_sha256"),
+        ("hyperparameters.pretrained.run", "hyperparameters.pretrained.sha256"),
+    ):
+        if found.get(digest) is not None:
+            found.pop(path, None)
+    return found
+
+
+def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """By dotted name, what decides the numbers of a run and differs between two configurations; None is nothing."""
+    old, new = _decisive(then), _decisive(now)
+    pairs = {name: (old.get(name), new.get(name)) for name in sorted({*old, *new})}
+    # By their text, nan is nan.
+    return {name: (a, b) for name, (a, b) in pairs.items() if a != b and repr(a) != repr(b)}
+
+
+def holds_run(
+    directory: Path, config: Mapping[str, Any], *, resume: bool, also: Sequence[str] = ()
+) -> dict[str, Any] | None:
+    """The configuration of the run in a directory, which with `resume` may go on with `config`; None where none is.
+
+    Only where the run ends, how often it writes a checkpoint, and the text of one's own files (see `changed_files`) may
+    differ on resume.
+
+    Args:
+        directory: Of a run.
+        config: Of the run to be.
+        resume: Whether a run that is there goes on.
+        also: Names of further files that will be written into the directory.
 
     Raises:
-        ValueError: if the directory holds a run and `resume` is False, a run with another configuration, or metrics
-            without a run.
+        ValueError: if the directory holds a run and `resume` is False, a run with another configuration, or, without
+            a run, anything that a run would take for its own or write over.
     """
     if not (directory / "config.json").exists():
-        # Without this, starting a run would cut somebody else's file of that name to nothing.
-        for name in ("metrics.csv", "metrics.jsonl"):
-            if (directory / name).exists():
+        for name in (*_WRITTEN, *also):
+            place = directory / name
+            if os.path.lexists(place) and not (place.is_dir() and not any(place.iterdir())):
                 raise ValueError(
-                    f"{directory} holds a {name} that belongs to no run: choose another directory."
+                    f"{directory} holds {name} that belongs to no run (there is no config.json): choose another "
+                    "directory."
                 )
-        return False
+        return None
     if not resume:
         raise ValueError(f"{directory} already holds a run: resume it or choose another directory.")
     wanted, found = as_json(config), read_config(directory)
@@ -138,12 +203,9 @@ def holds_run(directory: Path, config: Mapping[str, Any], *, resume: bool) -> bo
     if old is not None and new is not None and old != new:
         data = wanted["program"]["data"]
         raise ValueError(f"the run in {directory} cannot go on: {data} has changed since it was started.")
-    for name in sorted({*found, *wanted} - {"steps", "files_sha256"}):
-        if found.get(name) != wanted.get(name):
-            raise ValueError(
-                f"the run in {directory} has {name} = {found.get(name)!r}; it cannot go on with {wanted.get(name)!r}."
-            )
-    return True
+    for name, (then, now) in changes(found, wanted).items():
+        raise ValueError(f"the run in {directory} has {name} = {then!r}; it cannot go on with {now!r}.")
+    return found
 
 
 def seed_keys(seed: int, seeds: int) -> jax.Array:

@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 from rich.console import Console
 
 from dpolicy import _checks
+from dpolicy._files import as_path
 from dpolicy.train.building import build
 from dpolicy.train.configuration import (
     MOST_SEED,
@@ -25,6 +26,7 @@ from dpolicy.train.configuration import (
 from dpolicy.train.failures import Failure, failures_text, new_failures, unsound
 from dpolicy.train.intervals import interval_text
 from dpolicy.train.metrics_log import History
+from dpolicy.train.origin import versions
 from dpolicy.train.progress import Display, Stopwatch, clock, main_metric
 from dpolicy.train.run_files import check_place, log_event, only_process
 from dpolicy.train.runs import Run
@@ -51,21 +53,37 @@ class AllSeedsFailed(RuntimeError):
     """Every seed of a run has become non-finite."""
 
 
-def check_arguments(program: Any, *, seeds: int, seed: int, steps: int, checkpoint_every: int) -> None:
+def check_arguments(
+    program: Any, *, seeds: int, seed: int, steps: int, checkpoint_every: int | None = None
+) -> None:
     """Refuse what `train_loop` cannot run, before anything is compiled.
 
     Raises:
         ValueError: for something that is no program, or a number out of its range.
     """
     parts = ("init", "step", "steps_per_call")
-    if not all(hasattr(program, part) for part in parts):
+    if isinstance(program, type) or not all(hasattr(program, part) for part in parts):
         raise ValueError(f"program must have {', '.join(parts)}, got {program!r}.")
+    _checks.function("program.init", program.init, "key -> state")
+    _checks.function("program.step", program.step, "state -> (state, metrics)")
     _checks.integer("program.steps_per_call", program.steps_per_call)
-    for name, value in (("seeds", seeds), ("steps", steps), ("checkpoint_every", checkpoint_every)):
+    for name, value in (("seeds", seeds), ("steps", steps)):
         _checks.integer(name, value)
+    if checkpoint_every is not None:
+        _checks.integer("checkpoint_every", checkpoint_every)
     _checks.integer("seed", seed, 0, MOST_SEED)
     # Steps are counted in 32 bits, to the end of the last chunk.
     _checks.integer("steps", steps, 1, 2**31 - int(program.steps_per_call))
+
+
+def _complete(config: Mapping[str, Any] | None, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """The configuration with the numbers of a run, which it may have said already."""
+    if config is not None and not isinstance(config, Mapping):
+        raise ValueError(f"config must map names to JSON values, got {config!r}.")
+    for name, value in numbers.items():
+        if config is not None and config.get(name, value) != value:
+            raise ValueError(f"{name} is {value!r}, but config has {config[name]!r}.")
+    return as_json({**(config or {}), **numbers})
 
 
 def train_loop(
@@ -79,7 +97,7 @@ def train_loop(
     progress: bool = True,
     resume: bool = False,
     on_chunk: Callable[[Chunk], None] | None = None,
-    checkpoint_every: int = 1,
+    checkpoint_every: int | None = None,
     console: Console | None = None,
 ) -> Result:
     """Train `seeds` independent copies of a program side by side on one device.
@@ -98,11 +116,12 @@ def train_loop(
         seed: Their keys are fold_in(key(seed), 0), fold_in(key(seed), 1), ...
         steps: Environment steps (offline: gradient steps) of each copy; rounded up to whole chunks.
         directory: Of the run; None leaves nothing on disk.
-        config: JSON values for `config.json`; `seeds`, `seed` and `steps` are added.
+        config: JSON values for `config.json`; `seeds`, `seed`, `steps` and `checkpoint_every` are added.
         progress: Whether to report progress on the console.
         resume: Go on from the newest checkpoint in `directory`, or start there if there is none.
         on_chunk: Called once per chunk, after its metrics are written and before its checkpoint.
-        checkpoint_every: Chunks between two checkpoints; the last chunk always has one.
+        checkpoint_every: Chunks between two checkpoints; the last chunk always has one. By default what `config` or
+            the run that goes on says, else 1.
         console: Where progress goes; standard output by default.
 
     Returns:
@@ -114,27 +133,30 @@ def train_loop(
         AllSeedsFailed: if no seed is finite any more. The newest checkpoint is then from before the last one failed.
     """
     check_arguments(program, seeds=seeds, seed=seed, steps=steps, checkpoint_every=checkpoint_every)
-    if directory is not None and not isinstance(directory, (str, Path)):
-        raise ValueError(f"directory must be a path or None, got {directory!r}.")
-    if config is not None and not isinstance(config, Mapping):
-        raise ValueError(f"config must map names to JSON values, got {config!r}.")
+    for name, value in (("progress", progress), ("resume", resume)):
+        _checks.boolean(name, value)
+    if directory is not None:
+        directory = as_path("directory", directory, "a path or None")
     if on_chunk is not None and not callable(on_chunk):
         raise ValueError(f"on_chunk must be a function of a Chunk or None, got {on_chunk!r}.")
+    if console is not None:
+        _checks.instance("console", console, Console, "a rich.console.Console or None")
     if resume and directory is None:
         raise ValueError("resume needs the directory of a run.")
-    directory = None if directory is None else Path(directory)
-    seeds, seed, steps = int(seeds), int(seed), int(steps)
-    full = as_json({**(config or {}), "seeds": seeds, "seed": seed, "steps": steps})
+    full = _complete(config, {"seeds": int(seeds), "seed": int(seed), "steps": int(steps)})
     if directory is not None:
         check_place(directory)
-    with only_process(directory), Display(total=steps, enabled=progress, console=console) as display:
-        resumed = directory is not None and holds_run(directory, full, resume=resume)
-        if directory is not None and resumed:
+    with only_process(directory), Display(total=int(steps), enabled=progress, console=console) as display:
+        found = None if directory is None else holds_run(directory, full, resume=resume)
+        if directory is not None and found is not None:
             full |= files_at_start(directory)
             for sentence in changed_files(full, directory):
                 display.say(sentence)
-        keys = seed_keys(seed, seeds)
-        job = Job(program, keys, steps, directory, full, resumed, checkpoint_every, display)
+        told = (checkpoint_every, full.get("checkpoint_every"), (found or {}).get("checkpoint_every"), 1)
+        every = next(value for value in told if value is not None)
+        _checks.integer("checkpoint_every", every)
+        full["checkpoint_every"] = int(every)
+        job = Job(program, seed_keys(seed, seeds), int(steps), directory, full, found is not None, display)
         started = start(job)
         try:
             return _run(job, started, on_chunk)
@@ -151,7 +173,7 @@ def train_config(
     progress: bool = True,
     resume: bool = False,
     on_chunk: Callable[[Chunk], None] | None = None,
-    checkpoint_every: int = 1,
+    checkpoint_every: int | None = None,
 ) -> tuple[Run, History]:
     """Train what a resolved configuration names: `train_loop` on the program that `build` makes of it.
 
@@ -162,7 +184,7 @@ def train_config(
         progress: Whether to report progress on the console.
         resume: Go on from the newest checkpoint in `directory`, or start there if there is none.
         on_chunk: As in `train_loop`, e.g. to log metrics elsewhere.
-        checkpoint_every: Chunks between two checkpoints.
+        checkpoint_every: Chunks between two checkpoints; by default as `train_loop`.
 
     Returns:
         The run at its end and its history.
@@ -194,6 +216,7 @@ def _run(job: Job, started: Start, on_chunk: Callable[[Chunk], None] | None) -> 
     display, directory = job.display, job.directory
     step, alive = int(np.max(state.steps)), np.array(state.alive)
     watch, seconds = Stopwatch(), 0.0
+    origin = {"config": job.config, "versions": versions()}
     said: set[int] = set()
     while step < job.steps:
         watch.lap()
@@ -223,11 +246,12 @@ def _run(job: Job, started: Start, on_chunk: Callable[[Chunk], None] | None) -> 
             on_chunk(Chunk(step, state, metrics, alive))
         if not alive.any():
             raise AllSeedsFailed(f"Every seed has become non-finite: {failures_text(failures)}.")
-        if checkpoints is not None and (number % job.checkpoint_every == 0 or step >= job.steps):
+        if checkpoints is not None and (number % job.config["checkpoint_every"] == 0 or step >= job.steps):
             host = {
                 "chunk": number,
                 "offsets": log.offsets(),
                 "failures": [list(failure) for failure in failures],
+                **origin,
             }
             checkpoints.save(number, state, host)
         log_event(

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
+from dpolicy._files import naming
+
 _RESERVED = ("step", "seed", "alive")
 _FILES = ("metrics.csv", "metrics.jsonl")
 
@@ -126,7 +128,8 @@ class MetricsLog:
                 json.dumps({name: _to_json(value) for name, value in row.items()}) + "\n" for row in rows
             ]
             for name, data in zip(_FILES, (table, "".join(lines)), strict=True):
-                with open(self._directory / name, "ab") as file:
+                path = self._directory / name
+                with naming(path), open(path, "ab") as file:
                     file.write(data.encode())
                     file.flush()
                     os.fsync(file.fileno())

@@ -19,11 +19,11 @@ from dpolicy._types import Key
 from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment
 from dpolicy.train.building import make_algorithm, make_env
-from dpolicy.train.checkpoint import newest_arrays
 from dpolicy.train.configuration import changed_files, check_named, read_config
 from dpolicy.train.evaluate import policy_of
 from dpolicy.train.metrics_log import read_history
 from dpolicy.train.normalise import Normaliser
+from dpolicy.train.origin import newest_arrays
 from dpolicy.train.program import TrainState
 
 
@@ -159,7 +159,7 @@ def load_policy(directory: Path | str, *, seed: int | str = "best", mode: str = 
         warnings.warn(sentence, RunWarning, stacklevel=2)
     algorithm, env = make_algorithm(config["algorithm"], config["hyperparameters"]), make_env(config)
     _checks.one_of("mode", mode, algorithm.modes)
-    arrays = newest_arrays(directory)
+    arrays = newest_arrays(directory, config)
     chosen = _chosen(seed, arrays, directory, config["seeds"])
     state = _state(algorithm, env, arrays, chosen, directory)
     return TrainedPolicy(algorithm, env, state, mode=mode, seed=chosen)

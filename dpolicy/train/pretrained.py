@@ -14,8 +14,8 @@ from dpolicy.cloning import Cloned
 from dpolicy.envs import Spec
 from dpolicy.fields import AbstractField
 from dpolicy.train.building import make_algorithm, make_env
-from dpolicy.train.checkpoint import newest_arrays
 from dpolicy.train.configuration import check_named, read_config
+from dpolicy.train.origin import newest_arrays
 
 # What a description of a pretrained field holds; see `described`.
 _PARTS = ("run", "algorithm", "hyperparameters", "obs_size", "action_size", "seed", "step", "sha256")
@@ -49,7 +49,7 @@ def _read(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], AbstractFi
         "action_size": spec.action_size,
     }
     blank = _structure(about)
-    arrays = newest_arrays(directory)
+    arrays = newest_arrays(directory, config)
     if any(path.startswith(".normaliser") for path in arrays):
         raise ValueError(
             f"the field in {directory} takes standardised observations, which a run that starts from it would not give "

@@ -1,7 +1,7 @@
 """The files of a run's directory, and the lock that holds it against other processes.
 
 config.json     the resolved configuration, enough to rebuild the run
-versions.json   the versions that started it
+versions.json   the versions, the library's commit and the command that started it
 metrics.csv     one row per chunk and seed; metrics.jsonl holds the same
 log.jsonl       events with their wall-clock times: compile, chunk, failed seed, resume, end
 checkpoints/    the last two checkpoints
@@ -11,52 +11,26 @@ import contextlib
 import importlib.util
 import json
 import os
-import platform
 import time
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import jax
-
+from dpolicy import _files
 from dpolicy.train.checkpoint import check_text
 from dpolicy.train.configuration import as_json
-
-_PACKAGES = ("jax", "jaxlib", "equinox", "optax", "diffrax", "dpolicy")
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that decide a run's numbers, and the device's kind."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return {**found, "device": jax.devices()[0].device_kind}
-
-
-def _write_json(path: Path, value: Any) -> None:
-    # Written beside and renamed, so a kill leaves the old file or the new one.
-    beside = path.with_suffix(".json.tmp")
-    beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+from dpolicy.train.origin import command_line, versions
 
 
 def check_place(directory: Path) -> None:
-    """Refuse a directory that cannot be made or written.
+    """Refuse a directory that cannot be made or written, which is tried.
 
     Raises:
         ValueError: if it, or what it would be made in, is a file or may not be written, or its name is no text.
         OSError: as the operating system says, e.g. for a name that is too long.
     """
     check_text(directory)
-    there = next((path for path in (directory, *directory.parents) if path.exists()), Path())
-    if not there.is_dir():
-        raise ValueError(f"{directory} must be a directory or a new name in one: {there} is a file.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"{directory} must be a directory that may be written: {there} may not.")
+    _files.check_place(directory)
 
 
 @contextlib.contextmanager
@@ -90,19 +64,37 @@ def only_process(directory: Path | None) -> Iterator[None]:
                 directory.rmdir()
 
 
-def write_start(directory: Path, config: Mapping[str, Any], *, resumed: bool) -> None:
-    """Record with what configuration and versions a run starts or goes on."""
+def _write_json(path: Path, value: Any) -> None:
+    with _files.replacing(path) as beside:
+        beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def write_start(directory: Path, config: Mapping[str, Any], *, resumed: bool, restored: bool) -> None:
+    """Record with what configuration, versions and command a run starts or goes on.
+
+    Args:
+        directory: Of the run.
+        config: Its configuration.
+        resumed: Whether the directory held the run already.
+        restored: Whether it goes on from a checkpoint, so that something else has started it.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    if not resumed:
-        _write_json(directory / "versions.json", versions())
-    # The configuration comes last: a directory that has one is a run.
+    _files.remove_leftovers(directory)
+    # The configuration comes first: whatever else is in the directory of a run is the run's own.
     _write_json(directory / "config.json", as_json(config))
-    log_event(directory, "resume" if resumed else "start", versions=versions())
+    origin = {**versions(), "command": command_line()}
+    if not restored:
+        _write_json(directory / "versions.json", origin)
+    log_event(directory, "resume" if resumed else "start", versions=origin)
 
 
 def log_event(directory: Path | None, event: str, **values: Any) -> None:
     """Append one event with the time of day to `log.jsonl`; nothing without a directory."""
     if directory is not None:
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
-        with open(directory / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n"
+        path = directory / "log.jsonl"
+        with _files.naming(path), open(path, "ab+") as file:
+            # After a kill or on a full disk the last event may be half a line.
+            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                line = "\n" + line
+            file.write(line.encode())

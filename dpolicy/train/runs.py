@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from dpolicy import _checks
+from dpolicy._files import as_path
 from dpolicy._places import RunWarning
 from dpolicy.train.building import build
 from dpolicy.train.checkpoint import Checkpoints
@@ -19,6 +20,7 @@ from dpolicy.train.configuration import (
     read_config,
     seed_keys,
 )
+from dpolicy.train.origin import warn_of_origin
 
 
 class Run(NamedTuple):
@@ -44,12 +46,15 @@ class Run(NamedTuple):
 def load_run(directory: Path | str) -> Run:
     """Rebuild a run from its directory, with the state of its newest checkpoint.
 
-    Warns where a file of your own that it was trained with has changed since.
-
     Raises:
-        ValueError: if the directory holds no run, no checkpoint yet, or one that the code no longer fits.
+        ValueError: if the directory holds no run, no checkpoint yet, one that is damaged or that the code no longer
+            fits.
+
+    Warns:
+        RunWarning: if a file of your own that it was trained with has changed, the configuration is not what the
+            checkpoint was made with, or other major versions made it.
     """
-    directory = Path(directory)
+    directory = as_path("directory", directory)
     config = read_config(directory)
     check_named(config, directory)
     for sentence in changed_files(config, directory):
@@ -60,6 +65,7 @@ def load_run(directory: Path | str) -> Run:
         raise ValueError(f"{directory} holds no checkpoint yet.")
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     try:
+        warn_of_origin(directory, config, checkpoints.host())
         state, _ = checkpoints.restore(like)
     finally:
         checkpoints.close()

@@ -12,6 +12,7 @@ from dpolicy.train.checkpoint import Checkpoints
 from dpolicy.train.configuration import read_config
 from dpolicy.train.failures import Failure
 from dpolicy.train.metrics_log import MetricsLog, chunks_written
+from dpolicy.train.origin import check_origin, remarks
 from dpolicy.train.pretrained import check_start
 from dpolicy.train.progress import Display, Stopwatch, byte_text
 from dpolicy.train.run_files import log_event, write_start
@@ -28,7 +29,6 @@ class Job(NamedTuple):
     directory: Path | None
     config: dict[str, Any]
     resumed: bool
-    checkpoint_every: int
     display: Display
 
 
@@ -55,8 +55,12 @@ def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def _compiled(traced: list[Any]) -> list[Any]:
     """Compile traced functions side by side; the compiler does not hold Python's lock."""
-    with ThreadPoolExecutor() as pool:
+    pool = ThreadPoolExecutor()
+    try:
         return list(pool.map(lambda function: function.lower().compile(), traced))
+    finally:
+        # An interruption does not wait for the compiler.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _traced_step(program: Any, shapes: PyTree) -> Any:
@@ -70,6 +74,24 @@ def _traced_step(program: Any, shapes: PyTree) -> Any:
     return step
 
 
+def _old_checkpoints(job: Job) -> Checkpoints | None:
+    """The checkpoints of a run that goes on; None where it starts, or starts over."""
+    found = None
+    if job.resumed and job.directory is not None and (job.directory / "checkpoints").exists():
+        found = Checkpoints(job.directory / "checkpoints")
+        if found.latest() is not None:
+            host = found.host()
+            check_origin(job.directory, job.config, host)
+            for sentence in remarks(job.directory, host, major=False):
+                job.display.say(sentence)
+            return found
+        found.close()
+    check_start(job.config)
+    if job.resumed and job.directory is not None:
+        _check_starts_over(job, job.directory, lost=found is None)
+    return None
+
+
 def start(job: Job) -> Start:
     """Compile, then initialise or restore; nothing is recorded in the directory before both have worked."""
     watch = Stopwatch()
@@ -79,26 +101,20 @@ def start(job: Job) -> Start:
     if size > _WORTH_SAYING:
         seeds = job.keys.shape[0]
         job.display.say(f"state: {byte_text(size)} ({seeds} x {byte_text(size // seeds)}, one per seed)")
-    checkpoints = None
-    if job.resumed and job.directory is not None and (job.directory / "checkpoints").exists():
-        checkpoints = Checkpoints(job.directory / "checkpoints")
-    restoring = checkpoints is not None and checkpoints.latest() is not None
-    if not restoring:
-        check_start(job.config)
-        if job.resumed and job.directory is not None:
-            _check_starts_over(job, job.directory, lost=checkpoints is None)
+    seconds = watch.lap()
+    checkpoints = _old_checkpoints(job)
     state: Any = None
-    host, compiled_step, seconds, traced = _NEW, None, 0.0, watch.lap()
-    if checkpoints is not None and restoring:
+    host, compiled_step = _NEW, None
+    if checkpoints is not None:
         state, host = checkpoints.restore(shapes)
-        watch.lap()  # reading is not compiling
+    watch.lap()  # reading is not compiling
     # A finished run is only read again, which need not wait for a compiler.
     if state is None or int(np.max(state.steps)) < job.steps:
         step = _traced_step(job.program, shapes)
-        compiled_step, *compiled_init = _compiled([step] if restoring else [step, init])
-        seconds = traced + watch.lap()
+        compiled_step, *compiled_init = _compiled([step] if checkpoints else [step, init])
+        seconds += watch.lap()
         job.display.compiled(seconds)
-        state = state if restoring else compiled_init[0](job.keys)
+        state = state if checkpoints else compiled_init[0](job.keys)
     step_now = int(np.max(state.steps))
     if host["chunk"] == 0 and step_now >= job.steps:
         raise ValueError(
@@ -111,8 +127,8 @@ def start(job: Job) -> Start:
             raise ValueError(f"steps must be at least {step_now}, which the run has taken, got {job.steps}.")
         job.display.note(f"resumed at step {step_now:,}")
     if job.directory is not None:
+        write_start(job.directory, job.config, resumed=job.resumed, restored=checkpoints is not None)
         checkpoints = checkpoints or Checkpoints(job.directory / "checkpoints")
-        write_start(job.directory, job.config, resumed=job.resumed)
     log.cut()
     if compiled_step is not None:
         log_event(job.directory, "compile", seconds=round(seconds, 3))
@@ -124,9 +140,10 @@ def _check_starts_over(job: Job, directory: Path, *, lost: bool) -> None:
     """Refuse to start over, for want of a checkpoint, a run that must have had one."""
     chunks = chunks_written(directory, job.keys.shape[0])
     # A chunk's rows are written before its checkpoint, so a kill between the two leaves one chunk more.
-    if chunks > (0 if lost else job.checkpoint_every):
+    every = job.config["checkpoint_every"]
+    if chunks > (0 if lost else every):
         raise ValueError(
-            f"{directory} has metrics of {chunks} chunk{'s' * (chunks > 1)} but no checkpoint to go on from; a run "
-            "stopped before its first checkpoint needs the checkpoint_every that it was started with."
+            f"{directory} has metrics of {chunks} chunk{'s' * (chunks > 1)} but no checkpoint to go on from; it was "
+            f"to write one after {every}."
         )
     job.display.say(f"no checkpoint yet: {directory} starts over")
