@@ -4,8 +4,12 @@ mkdocs calls the `on_...` functions; everything else here runs without mkdocs.
 """
 
 import ast
+import functools
+import inspect
+import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +45,16 @@ MODULES = {
         ],
     ),
 }
-# Reference pages that list what these packages export.
+# Reference pages that list what these packages export: the modules named here first, then the others.
 PACKAGES = {
-    "losses": "Losses",
-    "samplers": "Samplers",
-    "envs": "Environments",
-    "train": "Training",
-    "data": "Data sets",
+    "losses": (
+        "Losses",
+        "match noise candidates targets weights tilt ratios surrogates pathwise value gae compose",
+    ),
+    "samplers": ("Samplers", "ode sde ancestral best_of langevin coupled likelihood"),
+    "envs": ("Environments", "registry protocol vector wrappers check multigoal energies bandits probes"),
+    "train": ("Training", "loop policy runs evaluate on_policy off_policy offline program"),
+    "data": ("Data sets", "sources recording saving"),
 }
 # Files outside docs/ that become pages and pictures under the same path (README.md: the front page).
 MIRRORED = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/**/*.md", "benchmarks/**/*.png")
@@ -91,12 +98,22 @@ def _reference(title: str, intro: str, modules: dict[str, list[str] | None]) -> 
             heading = module.rpartition(".")[2].strip("_").replace("_", " ").capitalize()
             parts.append(f"\n## {heading}\n")
         if names is None:
-            parts.append(f"::: {module}\n    options: {{show_root_heading: false}}\n")
+            parts.append(
+                f"::: {module}\n    options: {{show_root_heading: false, show_root_toc_entry: false}}\n"
+            )
             parts += [f"::: {other}.{name}\n" for other, found in exports(module).items() for name in found]
         else:
             parts.append(_summary(module) + "\n")
-            parts += [f"::: {module}.{name}\n" for name in names]
+            # What is called most comes first: functions, then classes and constants.
+            parts += [f"::: {module}.{name}\n" for name in sorted(names, key=lambda name: not name.islower())]
     return "\n".join(parts)
+
+
+def _first(found: dict[str, list[str]], first: str) -> dict[str, list[str] | None]:
+    """The modules, those whose own names are in `first` in front."""
+    own = {module.rpartition(".")[2]: module for module in found}
+    order = [own[name] for name in first.split()]
+    return {module: found[module] for module in dict.fromkeys([*order, *found])}
 
 
 def _arxiv_links(text: str) -> str:
@@ -120,7 +137,8 @@ def taxonomy_page(algorithms: dict[str, Any]) -> str:
     ]
     header = ["name", *_cells(next(iter(algorithms.values())))]
     return (
-        "# Taxonomy\n\nGenerated from `dpolicy.algorithms.ALGORITHMS`; `dpolicy taxonomy` prints the same table.\n"
+        "---\nhide: [toc]\n---\n\n# Taxonomy\n\n"
+        "Generated from `dpolicy.algorithms.ALGORITHMS`; `dpolicy taxonomy` prints the same table.\n"
         "*Guidance* is how the critic or the advantage steers the field, *reference* the distribution that the "
         "policy stays close to, *transforms* the blocks of the actor's loss, *selection* how it acts.\n\n"
         + table(header, rows, markdown=True)
@@ -128,23 +146,58 @@ def taxonomy_page(algorithms: dict[str, Any]) -> str:
     )
 
 
+def _annotation(annotation: Any) -> str:
+    """A type as the sources write it: by its own name, and numbers and keys by the vocabulary's."""
+    from dpolicy._types import Key, Number
+
+    text = inspect.formatannotation(annotation)
+    for name, alias in (("Number", Number), ("Key", Key)):
+        text = text.replace(inspect.formatannotation(alias), name)
+    return re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text)
+
+
+def signature(function: Callable[..., Any]) -> str:
+    """How a function is really called, one argument a line, decorated or not."""
+    whole = inspect.signature(function)
+    lines, keywords = [], False
+    for parameter in whole.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not keywords:
+            keywords = True
+            lines.append("*")
+        value = parameter.default
+        text = json.dumps(value) if isinstance(value, str) else repr(value)
+        default = "" if value is parameter.empty else f" = {text}"
+        lines.append(f"{parameter.name}: {_annotation(parameter.annotation)}{default}")
+    arguments = "".join(f"    {line},\n" for line in lines)
+    return f"{function.__name__}(\n{arguments}) -> {_annotation(whole.return_annotation)}"
+
+
 def family_page(family: str, algorithms: dict[str, Any]) -> str:
-    """All algorithms of one family, each with its row of the taxonomy, its recipe and every hyperparameter."""
+    """All algorithms of one family, each with its row of the taxonomy, its real signature and every hyperparameter."""
     from dpolicy.cli._flags import flags_of
     from dpolicy.cli.catalogue import table
 
     title = family.replace("_", " ").capitalize()
-    parts = [f"# {title}\n\n{FAMILIES[family]}\n"]
+    parts = [
+        f"# {title}\n\n{FAMILIES[family]} Each is `from dpolicy.algorithms import NAME` in Python and "
+        "`dpolicy train NAME` on the command line; a hyperparameter `like_this` is the flag `--like-this`.\n"
+    ]
     for name, entry in algorithms.items():
         if entry.family == family:
             recipe = f"{entry.recipe.__module__}.{entry.recipe.__name__}"
-            facts = [(f"*{column}*", text) for column, text in _cells(entry).items() if column != "family"]
-            parts.append(f"## {name} {{#{name}}}\n\n{table(('', ''), facts, markdown=True)}\n")
-            parts.append(f"::: {recipe}\n    options: {{show_root_toc_entry: false}}\n")
-            # The source shows what is the method's own; its blocks' settings are only known at run time.
+            facts = " · ".join(
+                f"*{column}:* {text}" for column, text in _cells(entry).items() if column != "family"
+            )
+            # The heading is also what links to the function lead to.
+            parts.append(f"[](){{#{recipe}}}\n\n## {name} {{#{name}}}\n\n{facts}\n")
+            # Settings taken over from blocks exist at run time only, so what mkdocstrings reads of them is left out.
+            parts.append(
+                f"::: {recipe}\n    options: {{show_root_heading: false, show_root_toc_entry: false, "
+                "show_signature: false, show_docstring_parameters: false}\n"
+            )
+            parts.append(f"```python\n{signature(entry.recipe)}\n```\n")
             settings = [(f"`{flag.name}`", f"`{flag.default}`", flag.help) for flag in flags_of(entry.recipe)]
-            header = ("hyperparameter", "default", "meaning")
-            parts.append(f"Every hyperparameter of `{name}`:\n\n{table(header, settings, markdown=True)}\n")
+            parts.append(table(("hyperparameter", "default", "meaning"), settings, markdown=True) + "\n")
     return "\n".join(parts)
 
 
@@ -154,7 +207,7 @@ def top_level_page() -> str:
     for module, names in exports("dpolicy").items():
         if module != "dpolicy._types":
             lines += [f"| [`{name}`][{_home(module, name)}] | `{module}` |" for name in names]
-    vocabulary = "::: dpolicy._types\n    options: {show_root_heading: false}"
+    vocabulary = "::: dpolicy._types\n    options: {show_root_heading: false, show_root_toc_entry: false}"
     return "\n".join([*lines, "\n## Vocabulary\n", vocabulary])
 
 
@@ -185,6 +238,39 @@ def relinked(text: str, path: str, repository: str) -> str:
     return re.sub(r"(!?\[[^\]]*\])\(([^)\s]+)\)", target, text)
 
 
+@functools.cache
+def notebooks() -> dict[str, tuple[str, dict[str, bytes]]]:
+    """Each notebook as Markdown, with the outputs that are stored in it, and its pictures; by the path of its page."""
+    from nbconvert import MarkdownExporter
+
+    found = {}
+    for file in sorted(ROOT.glob("notebooks/*.ipynb")):
+        resources = {"output_files_dir": f"{file.stem}_files"}
+        text, resources = MarkdownExporter().from_filename(str(file), resources)
+        pictures = {f"notebooks/{name}": data for name, data in resources["outputs"].items()}
+        found[f"notebooks/{file.stem}.md"] = (text, pictures)
+    return found
+
+
+def _notebook_page(uri: str, text: str, repository: str) -> str:
+    """The page of a notebook: where the notebook is stands under its title."""
+    file = Path(uri).with_suffix(".ipynb").as_posix()
+    title, _, rest = text.lstrip().partition("\n")
+    where = f"*This page is the notebook [{file}]({repository}/blob/main/{file}) with the outputs of its last run.*"
+    return f"{title}\n\n{where}\n{rest}"
+
+
+def titled(text: str, uri: str) -> str:
+    """`text` under a title, made of its path where it has none.
+
+    Without one, mkdocs takes a first line such as "Command: ..." for a field of metadata, and leaves it out.
+    """
+    if text.startswith("# "):
+        return text
+    words = re.split(r"\W|_", uri.removeprefix("benchmarks/results/").removesuffix(".md"))
+    return f"# {' '.join(dict.fromkeys(words)).capitalize()}\n\n{text}"
+
+
 def pages(repository: str) -> dict[str, str]:
     """Every generated page, by its path under docs/."""
     from dpolicy.algorithms import ALGORITHMS
@@ -192,15 +278,18 @@ def pages(repository: str) -> dict[str, str]:
     result = {"taxonomy.md": taxonomy_page(ALGORITHMS), "api/dpolicy.md": top_level_page()}
     for uri, file in mirrored().items():
         if file.suffix == ".md":
-            result[uri] = relinked(file.read_text(), file.relative_to(ROOT).as_posix(), repository)
+            text = relinked(file.read_text(), file.relative_to(ROOT).as_posix(), repository)
+            result[uri] = titled(text, uri)
     for family in FAMILIES:
         result[f"algorithms/{family}.md"] = family_page(family, ALGORITHMS)
     for name, (title, modules) in MODULES.items():
         result[f"api/{name}.md"] = _reference(title, "", {f"dpolicy.{module}": None for module in modules})
-    for name, title in PACKAGES.items():
-        found = exports(f"dpolicy.{name}")
+    for name, (title, first) in PACKAGES.items():
+        found = _first(exports(f"dpolicy.{name}"), first)
         intro = f"{_summary(f'dpolicy.{name}')}\n\nImport from `dpolicy.{name}`.\n"
-        result[f"api/{name}.md"] = _reference(title, intro, dict(found))
+        result[f"api/{name}.md"] = _reference(title, intro, found)
+    for uri, (text, _) in notebooks().items():
+        result[uri] = _notebook_page(uri, text, repository)
     return result
 
 
@@ -229,9 +318,17 @@ def on_files(files: Any, config: Any) -> Any:
     for uri, file in mirrored().items():
         if file.suffix != ".md":
             files.append(File.generated(config, uri, abs_src_path=str(file)))
+    for _, pictures in notebooks().values():
+        for uri, data in pictures.items():
+            files.append(File.generated(config, uri, content=data))
     return files
 
 
+def breakable(html: str) -> str:
+    """Names in the headers of tables may be broken behind an underscore, so that wide tables fit."""
+    return re.sub(r"(?<=<th>)[^<]+", lambda match: match.group(0).replace("_", "_<wbr>"), html)
+
+
 def on_page_content(html: str, **_: Any) -> str:
-    """Show formulas without a script."""
-    return to_mathml(html)
+    """Show formulas without a script, and tables that fit."""
+    return breakable(to_mathml(html))

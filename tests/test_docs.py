@@ -1,6 +1,8 @@
 """README, generated pages and notebooks agree with the code."""
 
+import ast
 import importlib.util
+import inspect
 import json
 import re
 import shlex
@@ -32,12 +34,26 @@ def after_marker(marker):
     return next(line for line in rest.splitlines() if line.strip() and not line.startswith("```"))
 
 
-def readme_commands():
-    """Every `dpolicy ...` command in README.md's shell blocks."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+def commands_in(text):
+    """Every `dpolicy ...` command in the shell blocks of a text."""
+    blocks = re.findall(r"```bash\n(.*?)```", text.replace("\\\n", ""), re.DOTALL)
     lines = [line for block in blocks for part in block.splitlines() for line in part.split("&&")]
-    commands = [shlex.split(line, comments=True) for line in lines]
+    commands = [[w for w in shlex.split(line, comments=True) if "XLA_FLAGS=" not in w] for line in lines]
     return [words[1:] for words in commands if words and Path(words[0]).name == "dpolicy"]
+
+
+def readme_commands():
+    return commands_in(README)
+
+
+def page_commands():
+    """The commands of the written pages that are no copies of README.md's, each once, without its values."""
+    found = [
+        words for page in sorted((ROOT / "docs").glob("*.md")) for words in commands_in(page.read_text())
+    ]
+    return [
+        w for i, w in enumerate(found) if w not in found[:i] and w not in readme_commands() and "..." not in w
+    ]
 
 
 def run(words, capsys):
@@ -79,6 +95,22 @@ def test_readme_commands_are_understood(words, capsys):
         assert [flag for flag in flags if flag not in out] == []
 
 
+@pytest.mark.parametrize("words", page_commands(), ids=" ".join)
+def test_commands_of_the_pages_are_understood(words, capsys):
+    trains = words[0] == "train" and "--resume" not in words
+    code, out = run([*words[: 1 + trains], "--help"], capsys)
+    flags = [re.sub("^--no-", "--", word) for word in words if word.startswith("--") and word != "--help"]
+    assert code == 0
+    assert [flag for flag in flags if flag not in out] == []
+
+
+def test_the_sweep_of_getting_started_runs(capsys):
+    _, _, rest = (ROOT / "docs" / "getting-started.md").read_text().partition("## From Python")
+    exec(re.search(r"```python\n(.*?)```", rest, re.DOTALL).group(1), {})
+    returns = [float(number) for number in capsys.readouterr().out.strip("[] \n").split()]
+    assert len(returns) == 2
+
+
 def test_readme_names_every_algorithm():
     assert [name for name in ALGORITHMS if f"`{name}`" not in README] == []
 
@@ -117,6 +149,50 @@ def test_every_algorithm_has_its_section_on_one_family_page():
         assert f"::: dpolicy.algorithms.{name}.{name}\n" in pages[entry.family]
 
 
+def arguments(text):
+    """Positional arguments, then keyword-only ones with their defaults, of `f(...) -> T` as Python reads it."""
+    (function,) = ast.parse(f"def {text}: ...").body
+    keywords = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    return [argument.arg for argument in function.args.args], {
+        argument.arg: inspect.Parameter.empty if default is None else ast.literal_eval(default)
+        for argument, default in keywords
+    }
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_an_algorithm_is_shown_as_it_is_called(name):
+    entry = ALGORITHMS[name]
+    _, _, section = hooks.family_page(entry.family, ALGORITHMS).partition(f"## {name} {{#{name}}}")
+    shown = re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1).strip()
+    assert shown.startswith(f"{name}(\n    *,\n")
+    real = {key: p.default for key, p in inspect.signature(entry.recipe).parameters.items()}
+    assert arguments(shown) == ([], real)
+    assert "    learning_rate: Number = " in shown, "a type by its own name"
+
+
+def test_other_functions_are_called_as_their_source_says():
+    # mkdocstrings reads sources, so nothing else on the pages may be made by a decorator that changes its arguments.
+    changed = []
+    for uri, page in hooks.pages("").items():
+        for path in re.findall(r"^::: (\S+)", page, re.MULTILINE) if uri.startswith("api/") else ():
+            module, _, name = path.rpartition(".")
+            found = getattr(importlib.import_module(module), name)
+            for thing in vars(found).values() if inspect.ismodule(found) else [found]:
+                if inspect.isfunction(thing) and inspect.signature(thing) != inspect.signature(
+                    inspect.unwrap(thing)
+                ):
+                    changed.append(thing.__qualname__)
+    assert changed == []
+
+
+def test_reference_pages_begin_with_what_is_used_most():
+    page = hooks.pages("")["api/losses.md"]
+    sections = re.findall(r"^## (.*)", page, re.MULTILINE)
+    assert sections[:3] == ["Match", "Noise", "Candidates"]
+    assert len(sections) == len(set(sections)) == len(hooks.exports("dpolicy.losses"))
+    assert page.index("dpolicy.losses.match.matching\n") < page.index("dpolicy.losses.match.Match\n")
+
+
 def test_every_export_is_on_its_reference_page():
     pages = hooks.pages("https://example.org")
     for package in hooks.PACKAGES:
@@ -142,14 +218,55 @@ def test_links_to_files_the_site_does_not_show_lead_to_the_repository():
     assert hooks.relinked("[f](../../LICENSE)", "benchmarks/results/x.md", "R") == "[f](R/blob/main/LICENSE)"
 
 
+def test_results_are_shown_whole_under_a_title():
+    text = "Command: `python x.py`, 3 seeds.\n\n| a |\n|---|\n"
+    assert hooks.titled(text, "benchmarks/results/learning_brax/learning.md") == f"# Learning brax\n\n{text}"
+    assert hooks.titled("# Mine\n", "benchmarks/results/x.md") == "# Mine\n"
+    assert [
+        uri
+        for uri, page in hooks.pages("").items()
+        if not re.match(r"(---\n.*?---\n\s*)?# ", page, re.DOTALL)
+    ] == []
+
+
+def test_names_in_headers_of_tables_may_be_broken():
+    row = '<th>entropy_coefficient</th><td>entropy_coefficient</td><th style="a_b">c_d</th>'
+    assert hooks.breakable(row) == (
+        '<th>entropy_<wbr>coefficient</th><td>entropy_coefficient</td><th style="a_b">c_d</th>'
+    )
+
+
 def test_there_is_a_notebook():
     assert NOTEBOOKS
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_are_committed_without_outputs(path):
-    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
-    assert [cell["id"] for cell in cells if cell["outputs"] or cell["execution_count"] is not None] == []
+def test_notebooks_are_committed_with_the_outputs_of_one_run(path):
+    text = path.read_text()
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert {output["output_type"] for output in outputs} <= {"display_data", "stream", "execute_result"}
+    assert {output["name"] for output in outputs if output["output_type"] == "stream"} <= {"stdout"}
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert re.findall(r"/(?:home|root|tmp|usr|opt|work|Users)/", text) == [], (
+        "a path of the machine it ran on"
+    )
+    assert len(text) < 400_000, "pictures are to be small: python docs/run_notebooks.py"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_page_of_a_notebook_shows_its_outputs(path):
+    page = hooks.pages("R")[f"notebooks/{path.stem}.md"]
+    pictures = hooks.notebooks()[f"notebooks/{path.stem}.md"][1]
+    outputs = [o for cell in json.loads(path.read_text())["cells"] for o in cell.get("outputs", [])]
+    printed = [
+        line for o in outputs if o["output_type"] == "stream" for line in "".join(o["text"]).splitlines()
+    ]
+    assert [line for line in printed if line.strip() not in page] == []
+    assert len(pictures) == sum("image/png" in o.get("data", {}) for o in outputs)
+    assert [uri for uri in pictures if f"]({Path(uri).relative_to('notebooks')})" not in page] == []
+    assert f"](R/blob/main/notebooks/{path.name})" in page.split("\n", 3)[2]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
