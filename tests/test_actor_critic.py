@@ -201,7 +201,7 @@ def test_replay_keeps_the_newest(getkey):
 
 def test_what_the_update_is_given(getkey):
     """Stored as they came, both observations standardised with the newest statistics when drawn."""
-    zeros, no = jnp.zeros((32, 2)), jnp.zeros(32, bool)
+    zeros, no = jnp.zeros((12, 2)), jnp.zeros(12, bool)
     blank = Transition(zeros, zeros, zeros[:, 0], zeros, no, no)
 
     def stay(state, obs, key, mode):
@@ -212,7 +212,7 @@ def test_what_the_update_is_given(getkey):
         recorder,
         MultiGoal(horizon=3),
         num_envs=2,
-        batch_size=32,
+        batch_size=12,
         replay_size=12,
         warmup=4,
         evaluation_interval=16,
@@ -253,6 +253,7 @@ def test_a_diverged_seed_is_frozen_and_spoils_no_other(getkey):
     )
     state = jax.jit(jax.vmap(run.init))(jax.random.split(getkey(), 2))
     assert state.steps.tolist() == [16, 16]  # rounded up to whole steps of all environments
+    assert run.steps_at_start == 16
     assert state.experience.replay.size.tolist() == [16, 16]
     step = jax.jit(jax.vmap(run.step))
     # One environment of seed 0 blows up.

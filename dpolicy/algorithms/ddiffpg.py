@@ -153,6 +153,7 @@ def ddiffpg(
         ("smoothing_clip", smoothing_clip),
     ):
         _checks.non_negative(name, value)
+    _checks.ordered("exploration_low", exploration_low, "exploration_high", exploration_high)
     _checks.fraction("discount", discount)
     _checks.fraction("target_rate", target_rate)
     check_network(critic_activation, "orthogonal", critic_hidden=critic_hidden)

@@ -163,6 +163,9 @@ def dppo(
         schedule.grid(sampler_steps)  # refuses step counts that do not fit
     else:
         _check_fits(begin.schedule, sampler_steps)
+    _checks.ordered("log_prob_low", log_prob_low, "log_prob_high", log_prob_high)
+    if clip_low is not None:
+        _checks.ordered("clip_low", clip_low, "clip", clip)
     clips = clip_schedule(trained, clip if clip_low is None else clip_low, clip, clip_rate)
 
     def sampler(std: Number, *, explore: bool = True) -> Ancestral:

@@ -93,6 +93,7 @@ def _experience(env: Any, size: int, seed: int, steps: int) -> tuple[Any, Any]:
         env,
         num_envs=together,
         warmup=size,
+        batch_size=size,
         replay_size=size,
         evaluation_interval=together,
         evaluation_episodes=1,

@@ -249,12 +249,16 @@ def _built(config: Mapping[str, Any], prog: str, *, step: bool = False) -> tuple
     import jax
 
     from dpolicy.train.building import build
+    from dpolicy.train.configuration import seed_keys
+    from dpolicy.train.memory import check_memory
 
     with explained(prog, any_origin=True):
         algorithm, env, program = build(config)
-        state = jax.eval_shape(program.init, jax.random.key(0))
+        keys = jax.eval_shape(lambda: seed_keys(config["seed"], config["seeds"]))
+        state = jax.eval_shape(jax.vmap(program.init), keys)
+        check_memory(state)
         if step:
-            jax.eval_shape(program.step, state)
+            jax.eval_shape(jax.vmap(program.step), state)
     return algorithm, env, program
 
 

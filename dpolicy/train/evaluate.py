@@ -53,6 +53,8 @@ def evaluation(
         raise ValueError(f'evaluation_modes must hold "evaluate", got {modes!r}.')
     for mode in modes:
         _checks.one_of("evaluation_modes", mode, algorithm.modes)
+        if modes.count(mode) > 1:
+            raise ValueError(f"evaluation_modes must hold each mode once, got {modes!r}.")
 
     def evaluate(state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
         key, evaluation_key = jax.random.split(state.key)

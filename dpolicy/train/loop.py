@@ -30,7 +30,7 @@ from dpolicy.train.origin import versions
 from dpolicy.train.progress import Display, Stopwatch, clock, main_metric
 from dpolicy.train.run_files import check_place, log_event, only_process
 from dpolicy.train.runs import Run
-from dpolicy.train.starting import Job, Start, start
+from dpolicy.train.starting import Job, Start, check_leaves_steps, start
 
 
 class Result(NamedTuple):
@@ -74,6 +74,7 @@ def check_arguments(
     _checks.integer("seed", seed, 0, MOST_SEED)
     # Steps are counted in 32 bits, to the end of the last chunk.
     _checks.integer("steps", steps, 1, 2**31 - int(program.steps_per_call))
+    check_leaves_steps(steps, getattr(program, "steps_at_start", 0))
 
 
 def _complete(config: Mapping[str, Any] | None, numbers: Mapping[str, int]) -> dict[str, Any]:

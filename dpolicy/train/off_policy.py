@@ -15,7 +15,7 @@ from dpolicy.envs import Environment, Vector, VectorState
 from dpolicy.learner import keep_if
 from dpolicy.train.evaluate import evaluation
 from dpolicy.train.normalise import Normaliser
-from dpolicy.train.program import Program, TrainState, check_observations, guard
+from dpolicy.train.program import MOST_STEPS, Program, TrainState, check_observations, check_parts, guard
 from dpolicy.train.replay import Replay
 
 
@@ -69,7 +69,7 @@ def off_policy(
         ValueError: for an algorithm of another family or a value out of its range, or for an evaluation interval that
             is no multiple of the interval at which the algorithm looks at the replay (nor below it).
     """
-    _checks.one_of("algorithm.family", algorithm.family, ("off_policy",))
+    check_parts(algorithm, env, "off_policy")
     check_observations(algorithm, normalise_observations)
     for name, value in (
         ("num_envs", num_envs),
@@ -80,8 +80,12 @@ def off_policy(
         ("evaluation_interval", evaluation_interval),
         ("evaluation_episodes", evaluation_episodes),
     ):
-        _checks.integer(name, value)
+        _checks.integer(name, value, 1, MOST_STEPS)
     _checks.positive("reward_scale", reward_scale)
+    start = -(-warmup // num_envs) * num_envs
+    for name, value in (("batch_size", batch_size), ("warmup", start)):
+        if value > replay_size:
+            raise ValueError(f"{name} must not exceed the replay_size of {replay_size}, got {value}.")
     for name, value in (("replay_size", replay_size), ("evaluation_interval", evaluation_interval)):
         if value % num_envs:
             raise ValueError(f"{name} must be a multiple of num_envs = {num_envs}, got {value}.")
@@ -145,16 +149,15 @@ def off_policy(
             action = jax.random.uniform(action_key, (num_envs, spec.action_size), minval=-1.0, maxval=1.0)
             return observe(carry[0], carry[1], action, key)[:2], None
 
-        count = -(-warmup // num_envs)
         (experience, normaliser), _ = jax.lax.scan(
-            random_step, (experience, normaliser), jax.random.split(warmup_key, count)
+            random_step, (experience, normaliser), jax.random.split(warmup_key, start // num_envs)
         )
         state = TrainState(
             algorithm=algorithm.init(algorithm_key, spec),
             normaliser=normaliser,
             experience=experience,
             key=key,
-            steps=jnp.asarray(count * num_envs, jnp.int32),
+            steps=jnp.asarray(start, jnp.int32),
             alive=jnp.asarray(True),
             failed_at=jnp.asarray(-1, jnp.int32),
         )
@@ -227,4 +230,4 @@ def off_policy(
         metrics = {name: values.reshape(length, *values.shape[2:]) for name, values in metrics.items()}
         return evaluate(state, metrics)
 
-    return Program(init, step, evaluation_interval, algorithm)
+    return Program(init, step, evaluation_interval, algorithm, start)

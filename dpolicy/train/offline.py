@@ -15,7 +15,7 @@ from dpolicy.data.sources import checked
 from dpolicy.envs import Environment
 from dpolicy.train.evaluate import evaluation
 from dpolicy.train.normalise import Normaliser
-from dpolicy.train.program import Program, TrainState, check_observations, guard
+from dpolicy.train.program import Program, TrainState, check_observations, check_parts, guard
 
 
 def offline(
@@ -49,7 +49,7 @@ def offline(
         ValueError: for an algorithm of another family, sizes that differ from the environment's, or a value out of
             its range.
     """
-    _checks.one_of("algorithm.family", algorithm.family, ("offline",))
+    check_parts(algorithm, env, "offline")
     check_observations(algorithm, normalise_observations)
     _checks.integer("batch_size", batch_size)
     _checks.integer("updates_per_evaluation", updates_per_evaluation)

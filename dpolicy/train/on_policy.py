@@ -12,7 +12,7 @@ from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment, Step, Vector
 from dpolicy.train.evaluate import evaluation
 from dpolicy.train.normalise import Normaliser, RewardScale
-from dpolicy.train.program import Program, TrainState, check_observations, guard
+from dpolicy.train.program import MOST_STEPS, Program, TrainState, check_observations, check_parts, guard
 
 
 def on_policy(
@@ -53,7 +53,7 @@ def on_policy(
         ValueError: for an algorithm of another family, one that needs observations as they are where they would be
             standardised, or a value out of its range.
     """
-    _checks.one_of("algorithm.family", algorithm.family, ("on_policy",))
+    check_parts(algorithm, env, "on_policy")
     check_observations(algorithm, normalise_observations)
     _checks.integer("num_envs", num_envs)
     _checks.integer("rollout", rollout)
@@ -65,6 +65,8 @@ def on_policy(
     envs = Vector(env, num_envs, resets=resets, random_start=True)
     evaluate = evaluation(algorithm, env, evaluation_episodes, evaluation_modes)
     steps_per_iteration = num_envs * rollout
+    chunk = steps_per_iteration * iterations_per_evaluation
+    _checks.integer("num_envs * rollout * iterations_per_evaluation", chunk, 1, MOST_STEPS)
 
     def init(key: Key) -> TrainState:
         algorithm_key, env_key, key = jax.random.split(key, 3)
@@ -141,4 +143,4 @@ def on_policy(
         state, metrics = jax.lax.scan(iteration, state, None, length=iterations_per_evaluation)
         return evaluate(state, metrics)
 
-    return Program(init, step, steps_per_iteration * iterations_per_evaluation, algorithm)
+    return Program(init, step, chunk, algorithm)

@@ -7,8 +7,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from dpolicy import _checks
 from dpolicy._types import Key, Metrics
-from dpolicy.algorithm import Algorithm
+from dpolicy.algorithm import Algorithm, Family
+from dpolicy.envs import Environment
 from dpolicy.learner import all_finite, keep_if
 from dpolicy.train.normalise import Normaliser, RewardScale
 
@@ -23,12 +25,14 @@ class Program(NamedTuple):
         step: `state -> (state, metrics)`: one chunk of training and one evaluation.
         steps_per_call: Environment steps (offline: gradient steps) in one `step`.
         algorithm: What is being trained.
+        steps_at_start: Environment steps that `init` takes.
     """
 
     init: Callable[[Key], Any]
     step: Callable[[Any], tuple[Any, Metrics]]
     steps_per_call: int
     algorithm: Algorithm
+    steps_at_start: int = 0
 
 
 class TrainState(eqx.Module):
@@ -42,6 +46,22 @@ class TrainState(eqx.Module):
     alive: Bool[Array, "*seeds"]
     failed_at: Int[Array, "*seeds"]
     rewards: RewardScale | None = None
+
+
+MOST_STEPS = 2**31 - 1  # they are counted in 32 bits
+
+
+def check_parts(algorithm: Any, env: Any, family: Family) -> None:
+    """Refuse what is no algorithm of a program's family, or no environment.
+
+    Raises:
+        ValueError: if one of them is something else, such as a recipe that was not called.
+    """
+    called = f", as {algorithm.__name__}() is: call the recipe" if callable(algorithm) else ""
+    _checks.instance("algorithm", algorithm, Algorithm, f"an Algorithm{called}")
+    _checks.one_of("algorithm.family", algorithm.family, (family,))
+    called = f", as {env.__name__}() is" if isinstance(env, type) else ""
+    _checks.instance("env", env, Environment, f"an Environment{called}")
 
 
 def check_observations(algorithm: Algorithm, normalise_observations: bool) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 from dpolicy.train.checkpoint import Checkpoints
 from dpolicy.train.configuration import read_config
 from dpolicy.train.failures import Failure
+from dpolicy.train.memory import check_compiled, check_memory, size_of
 from dpolicy.train.metrics_log import MetricsLog, chunks_written
 from dpolicy.train.origin import check_origin, remarks
 from dpolicy.train.pretrained import check_start
@@ -92,13 +93,23 @@ def _old_checkpoints(job: Job) -> Checkpoints | None:
     return None
 
 
+def check_leaves_steps(steps: int, taken: int) -> None:
+    """Refuse a run that would end before it learns.
+
+    Raises:
+        ValueError: if `steps` does not exceed those that the program's `init` takes.
+    """
+    if taken >= steps:
+        raise ValueError(f"steps must exceed the {taken} that are taken before learning starts, got {steps}.")
+
+
 def start(job: Job) -> Start:
     """Compile, then initialise or restore; nothing is recorded in the directory before both have worked."""
     watch = Stopwatch()
     init = jax.jit(jax.vmap(job.program.init)).trace(job.keys)
     shapes = jax.tree.map(_struct, init.out_info)
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    if size > _WORTH_SAYING:
+    check_memory(shapes)
+    if (size := size_of(shapes)) > _WORTH_SAYING:
         seeds = job.keys.shape[0]
         job.display.say(f"state: {byte_text(size)} ({seeds} x {byte_text(size // seeds)}, one per seed)")
     seconds = watch.lap()
@@ -112,14 +123,13 @@ def start(job: Job) -> Start:
     if state is None or int(np.max(state.steps)) < job.steps:
         step = _traced_step(job.program, shapes)
         compiled_step, *compiled_init = _compiled([step] if checkpoints else [step, init])
+        check_compiled(compiled_step)
         seconds += watch.lap()
         job.display.compiled(seconds)
         state = state if checkpoints else compiled_init[0](job.keys)
     step_now = int(np.max(state.steps))
-    if host["chunk"] == 0 and step_now >= job.steps:
-        raise ValueError(
-            f"steps must exceed the {step_now} that are taken before learning starts, got {job.steps}."
-        )
+    if host["chunk"] == 0:
+        check_leaves_steps(job.steps, step_now)
     log = MetricsLog(job.directory, host["offsets"], seeds=job.keys.shape[0])
     if host["chunk"] and job.directory is not None:
         # As many as it was started with are right though its whole chunks took it a little further.

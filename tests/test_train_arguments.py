@@ -1,0 +1,66 @@
+"""What a training program is given: one sentence for what it cannot be made of, before anything is compiled."""
+
+import re
+
+import pytest
+from test_host_loop import unchecked_types as unchecked_types
+
+from dpolicy.algorithms import bc, ddiffpg, dppo, ppo, sac
+from dpolicy.envs import MultiGoal, make
+from dpolicy.train import off_policy, offline, on_policy, train_loop
+
+ENV = make("probe/action")
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            lambda: off_policy(sac, ENV),
+            "algorithm must be an Algorithm, as sac() is: call the recipe, got <function",
+        ),
+        (
+            lambda: on_policy(ppo, ENV),
+            "algorithm must be an Algorithm, as ppo() is: call the recipe, got <function",
+        ),
+        (
+            lambda: offline(bc, ENV),
+            "algorithm must be an Algorithm, as bc() is: call the recipe, got <function",
+        ),
+        (lambda: off_policy("sac", ENV), "algorithm must be an Algorithm, got 'sac'."),
+        (lambda: on_policy(None, ENV), "algorithm must be an Algorithm, got None."),
+        (lambda: off_policy(ppo(), ENV), "algorithm.family must be one of off_policy; got 'on_policy'."),
+        (lambda: off_policy(sac(), "multigoal"), "env must be an Environment, got 'multigoal'."),
+        (lambda: on_policy(ppo(), MultiGoal), "env must be an Environment, as MultiGoal() is, got <class "),
+        (lambda: offline(bc(), ENV.spec), "env must be an Environment, got Spec("),
+        (
+            lambda: off_policy(sac(), ENV, batch_size=17, warmup=4, replay_size=16),
+            "batch_size must not exceed the replay_size of 16, got 17.",
+        ),
+        (
+            lambda: off_policy(sac(), ENV, batch_size=4, num_envs=8, warmup=17, replay_size=16),
+            "warmup must not exceed the replay_size of 16, got 24.",
+        ),
+        (
+            lambda: on_policy(ppo(), ENV, num_envs=10**6, rollout=10**3, iterations_per_evaluation=3),
+            "num_envs * rollout * iterations_per_evaluation must be an integer from 1 to 2147483647, got 3000000000.",
+        ),
+        (
+            lambda: off_policy(sac(), ENV, evaluation_modes=("evaluate", "explore", "explore")),
+            "evaluation_modes must hold each mode once, got ('evaluate', 'explore', 'explore').",
+        ),
+        (
+            lambda: train_loop(off_policy(sac(), ENV, warmup=1000), steps=1000),
+            "steps must exceed the 1000 that are taken before learning starts, got 1000.",
+        ),
+        (
+            lambda: ddiffpg(exploration_low=0.7),
+            "exploration_low must not exceed exploration_high, got 0.7 and 0.6.",
+        ),
+        (lambda: dppo(clip=0.1, clip_low=0.2), "clip_low must not exceed clip, got 0.2 and 0.1."),
+        (lambda: dppo(log_prob_low=3.0), "log_prob_low must not exceed log_prob_high, got 3.0 and 2.0."),
+    ],
+)
+def test_one_sentence(unchecked_types, call, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        call()
