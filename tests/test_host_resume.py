@@ -263,6 +263,16 @@ def test_a_resume_says_that_other_versions_started_the_run(copy, capsys):
     assert "versions.json is missing or damaged" in capsys.readouterr().out
 
 
+def test_a_resume_says_that_other_flags_of_the_compiler_started_the_run(copy, capsys, monkeypatch):
+    # They choose the rounding. The compiler has read its own by now.
+    flags = json.loads((copy / "versions.json").read_text())["XLA_FLAGS"]
+    monkeypatch.setenv("XLA_FLAGS", "--other")
+    train_loop(Toy(), directory=copy, config=CONFIG, resume=True, progress=False, **SETTINGS)
+    assert (
+        f"was started with XLA_FLAGS {flags} (now --other): its numbers may differ" in capsys.readouterr().out
+    )
+
+
 def test_an_event_that_was_cut_short_spoils_no_other(copy):
     with open(copy / "log.jsonl", "a") as file:
         file.write('{"time": 1')

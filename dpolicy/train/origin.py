@@ -25,15 +25,16 @@ _PACKAGES = ("jax", "jaxlib", "equinox", "optax", "diffrax", "dpolicy")
 
 
 def versions() -> dict[str, str | None]:
-    """What decides a run's numbers: versions of Python and packages, the library's commit, the device's kind."""
+    """What decides a run's bits: versions of Python and packages, the commit, the device's kind, compiler flags."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = "not installed"
-    device = jax.devices()[0].device_kind
-    return {**found, "commit": commit_of(Path(dpolicy.__file__).parent), "device": device}
+    device, flags = jax.devices()[0].device_kind, os.environ.get("XLA_FLAGS") or None
+    commit = commit_of(Path(dpolicy.__file__).parent)
+    return {**found, "commit": commit, "device": device, "XLA_FLAGS": flags}
 
 
 def command_line() -> str:
