@@ -97,6 +97,18 @@ def integer(name: str, value: Any, low: int = 1, high: int | None = None) -> Non
         raise ValueError(f"{name} must be {allowed}, got {value!r}.")
 
 
+def count(name: str, value: Any, *, each: int = 1) -> None:
+    """Raise `ValueError` unless `value` is a Python int of at least 1, of things of which 32 bits count every part.
+
+    Args:
+        name: Of the argument.
+        value: Its value.
+        each: Parts of one of them: 2^31 - 1 are allowed of all together.
+    """
+    integer(name, value)
+    integer(name, value, 1, max((2**31 - 1) // each, 1))
+
+
 def ordered(low_name: str, low: Any, high_name: str, high: Any) -> None:
     """Raise `ValueError` when `low` is not below or at `high`; None is no bound."""
     unknown = any(bound is None or isinstance(bound, jax.core.Tracer) for bound in (low, high))

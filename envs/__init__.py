@@ -12,6 +12,7 @@ from dpolicy.envs.energies import mixture as mixture
 from dpolicy.envs.energies import quadratic as quadratic
 from dpolicy.envs.energies import rings as rings
 from dpolicy.envs.energies import two_moons as two_moons
+from dpolicy.envs.evaluation import evaluate_episodes as evaluate_episodes
 from dpolicy.envs.gymnax_envs import Gymnax as Gymnax
 from dpolicy.envs.multigoal import MultiGoal as MultiGoal
 from dpolicy.envs.playground_envs import Playground as Playground
@@ -26,7 +27,6 @@ from dpolicy.envs.registry import names as names
 from dpolicy.envs.vector import Step as Step
 from dpolicy.envs.vector import Vector as Vector
 from dpolicy.envs.vector import VectorState as VectorState
-from dpolicy.envs.vector import evaluate_episodes as evaluate_episodes
 from dpolicy.envs.wrappers import ActionChunk as ActionChunk
 from dpolicy.envs.wrappers import ActionRepeat as ActionRepeat
 from dpolicy.envs.wrappers import FrameStack as FrameStack

@@ -9,12 +9,9 @@ import numpy as np
 from jaxtyping import Array
 
 from dpolicy._types import Key
+from dpolicy.envs._promises import Violation
 from dpolicy.envs.protocol import Environment
 from dpolicy.envs.vector import Step, Vector
-
-
-class Violation(Exception):
-    """A promise that is broken, in one sentence."""
 
 
 def different(a: Any, b: Any, *, tolerance: float = 0.0) -> str:
@@ -98,6 +95,12 @@ def _check_finite(recorded: Recorded) -> str:
             raise Violation(
                 f"numbers must be finite: a random policy finds a {name} of {values[tuple(bad[0])]}."
             )
+    if recorded.step.diverged.any():
+        count = int(recorded.step.diverged.sum())
+        raise Violation(
+            "numbers must be finite: a random policy comes to ends with an observation or a reward that is not "
+            f"({count:,} of {int(recorded.step.terminated.sum()):,} terminations)."
+        )
     return f"over {recorded.obs.shape[0]:,} steps of {recorded.obs.shape[1]} copies"
 
 

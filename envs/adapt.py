@@ -7,6 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from dpolicy._types import Observation, Scalar
 
 
 def require(module: str, extra: str | None, what: str) -> ModuleType:
@@ -43,3 +46,24 @@ def like(new: Any, old: Any) -> Any:
     """`new` with the leaf types of `old`, so that a state can be carried through a loop."""
     same = lambda a, b: a if jnp.issubdtype(b.dtype, jax.dtypes.prng_key) else jnp.asarray(a, b.dtype)
     return jax.tree.map(same, new, old)
+
+
+def has_parts(name: str, env: Any, *parts: str) -> None:
+    """Raise `ValueError` unless another package's environment has the parts that its adapter calls."""
+    missing = [part for part in parts if not hasattr(env, part)]
+    if missing:
+        raise ValueError(f"{name} must have {', '.join(parts)}; {env!r} has no {missing[0]}.")
+
+
+def vector_size(what: str, obs: Any) -> int:
+    """Numbers in an observation that must be a vector."""
+    shape = getattr(obs, "shape", None)
+    if shape is None or len(shape) != 1:
+        given = type(obs).__name__ if shape is None else f"the shape {list(shape)}"
+        raise ValueError(f"{what} must be a vector, got {given}.")
+    return shape[0]
+
+
+def ended(done: Any, obs: Observation, reward: Scalar) -> Bool[Array, ""]:
+    """Whether a simulator says that an episode is over, or has diverged: its comparisons may not see what is nan."""
+    return (jnp.asarray(done) > 0) | ~(jnp.all(jnp.isfinite(obs)) & jnp.isfinite(reward))

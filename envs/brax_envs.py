@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
-from dpolicy.envs.adapt import foreign, like, require, strong
+from dpolicy.envs.adapt import ended, foreign, has_parts, like, require, strong, vector_size
 from dpolicy.envs.protocol import Environment, Spec, clip_action
 
 # Swimmer is missing: it calls a signature that JAX has removed (brax 0.14).
@@ -32,26 +32,30 @@ BACKENDS = ("spring", "generalized", "positional", "mjx")
 
 
 class Brax(Environment):
-    """A brax environment with array observations.
+    """A brax environment whose observation is a vector.
 
     Actions are clipped to [-1, 1], brax's own convention: it would charge the control cost for the unclipped action.
+    An episode terminates where brax says so, and where an observation or a reward is not finite.
     Compile `reset`; op by op it takes tens of seconds.
 
     Args:
         env: The bare brax environment.
         name: What the specification calls it.
         time_limit: Steps after which an episode is truncated; brax environments have none of their own.
+
+    Raises:
+        ValueError: for an environment that lacks something, or whose observation is no vector.
     """
 
     spec: Spec
     env: Any = eqx.field(static=True)
 
     def __init__(self, env: Any, *, name: str = "brax/custom", time_limit: int = 1000):
+        has_parts(name, env, "reset", "step", "action_size")
         with foreign():
             obs = jax.eval_shape(env.reset, jax.random.key(0)).obs
-        if not hasattr(obs, "shape"):
-            raise ValueError(f"{name} must have array observations, got {type(obs).__name__}.")
-        self.spec = Spec(name, obs.shape[-1], int(env.action_size), time_limit)
+        size = vector_size(f"the observation of {name}", obs)
+        self.spec = Spec(name, size, int(env.action_size), time_limit)
         self.env = env
 
     def reset(self, key: Key) -> tuple[Any, Observation]:
@@ -66,7 +70,8 @@ class Brax(Environment):
         copy = jax.tree.map(lambda leaf: leaf, state)
         with foreign():
             new = like(self.env.step(copy, clip_action(action)), state)
-        return new, jnp.asarray(new.obs, float), jnp.asarray(new.reward, float), new.done > 0
+        obs, reward = jnp.asarray(new.obs, float), jnp.asarray(new.reward, float)
+        return new, obs, reward, ended(new.done, obs, reward)
 
 
 def build(task: str, *, backend: str = "spring", time_limit: int = 1000, **options: Any) -> Brax:

@@ -10,7 +10,8 @@ import numpy as np
 
 from dpolicy import _checks
 from dpolicy._types import Key
-from dpolicy.envs._check_episodes import Violation, different, episode_checks, record
+from dpolicy.envs._check_episodes import different, episode_checks, record
+from dpolicy.envs._promises import Violation, check_reset, check_state, check_step
 from dpolicy.envs.protocol import Environment, Spec
 from dpolicy.envs.vector import Vector
 
@@ -48,20 +49,6 @@ def _called(what: str, function: Callable[..., Any], *args: Any) -> Any:
         raise Violation(f"{what} {_raised(error)}") from error
 
 
-def _is(what: str, found: Any, shape: tuple[int, ...], dtype: Any) -> None:
-    given = (getattr(found, "shape", None), getattr(found, "dtype", type(found).__name__))
-    if given != (shape, dtype):
-        given_text = f"{given[1]}{list(given[0])}" if given[0] is not None else f"a {given[1]}"
-        raise Violation(f"{what} must be {np.dtype(dtype).name}{list(shape)}, got {given_text}.")
-
-
-def _described(tree: Any) -> dict[str, str]:
-    return {
-        jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
 def _example(env: Environment) -> tuple[Any, Any, Any]:
     """Abstract arguments of `step`."""
     state, _ = jax.eval_shape(env.reset, jax.random.key(0))
@@ -69,44 +56,30 @@ def _example(env: Environment) -> tuple[Any, Any, Any]:
 
 
 def _check_reset(env: Environment) -> str:
-    result = _called("reset", jax.eval_shape, env.reset, jax.random.key(0))
-    if not isinstance(result, tuple) or len(result) != 2:
-        raise Violation(f"reset must return (state, obs), got a {type(result).__name__}.")
-    state, obs = result
-    _is("the observation of reset", obs, (env.spec.obs_size,), jnp.zeros(()).dtype)
+    def reset(key: Key) -> Any:
+        result = _called("reset", env.reset, key)
+        check_reset(env.spec, result)
+        return result
+
+    state, obs = jax.eval_shape(reset, jax.random.key(0))
     return f"{len(jax.tree.leaves(state))} arrays of state, obs {obs.dtype}{list(obs.shape)}"
 
 
 def _check_step(env: Environment) -> str:
-    result = _called("step", jax.eval_shape, env.step, *_example(env))
-    if not isinstance(result, tuple) or len(result) != 4:
-        size = f" of {len(result)}" if isinstance(result, tuple) else ""
-        raise Violation(
-            f"step must return (state, obs, reward, terminated), got a {type(result).__name__}{size}; a time limit "
-            "belongs into spec.time_limit."
-        )
-    _, obs, reward, terminated = result
-    dtype = jnp.zeros(()).dtype
-    _is("the observation of step", obs, (env.spec.obs_size,), dtype)
-    _is("the reward", reward, (), dtype)
-    _is("terminated", terminated, (), jnp.dtype(bool))
+    def step(*args: Any) -> Any:
+        result = _called("step", env.step, *args)
+        check_step(env.spec, result)
+        return result[1:]
+
+    obs, *_ = jax.eval_shape(step, *_example(env))
     return f"action [{env.spec.action_size}], obs {obs.dtype}{list(obs.shape)}, reward and terminated scalar"
 
 
 def _check_state(env: Environment) -> str:
-    before = jax.eval_shape(env.reset, jax.random.key(0))[0]
-    after = jax.eval_shape(env.step, *_example(env))[0]
-    old, new = _described(before), _described(after)
-    for path in [*old, *new]:
-        if old.get(path) != new.get(path):
-            raise Violation(
-                f"step must keep structure, shapes and types of the state: state{path} is {old.get(path, 'missing')} "
-                f"after reset and {new.get(path, 'missing')} after step."
-            )
-    if jax.tree.structure(before) != jax.tree.structure(after):
-        raise Violation(
-            "step must keep the structure of the state; its containers are of other types after step."
-        )
+    def step(state: Any, action: Any, key: Key) -> None:
+        check_state(state, env.step(state, action, key)[0])
+
+    jax.eval_shape(step, *_example(env))
     return "structure, shapes and types are kept"
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
-from dpolicy.envs.adapt import foreign, like, require, strong
+from dpolicy.envs.adapt import ended, foreign, has_parts, like, require, strong
 from dpolicy.envs.protocol import Environment, Spec, check_action, to_bounds
 
 TASKS = {
@@ -24,10 +24,24 @@ TASKS = {
 }
 
 
+def _bounds(name: str, space: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of each action; refuses a space that is no box of real numbers, or not one of vectors."""
+    low, high = (np.asarray(getattr(space, side, np.nan), float) for side in ("low", "high"))
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+        raise ValueError(f"{name} must have a bounded, continuous action space, got {space!r}.")
+    if not np.issubdtype(np.dtype(getattr(space, "dtype", float)), np.floating):
+        raise ValueError(f"{name} must have actions that are real numbers, not integers, got {space!r}.")
+    shape = tuple(space.shape)
+    if len(shape) != 1 or not {low.shape, high.shape} <= {(), shape}:
+        raise ValueError(f"{name} must have actions that are vectors, of one dimension, got {space!r}.")
+    return np.broadcast_to(low, shape), np.broadcast_to(high, shape)
+
+
 class Gymnax(Environment):
     """A gymnax environment with continuous actions and array observations (flattened).
 
-    Actions in [-1, 1] are clipped and mapped to the bounds of its action space.
+    Actions in [-1, 1] are clipped and mapped to the bounds of its action space. An episode terminates where gymnax says
+    so, and where an observation or a reward is not finite.
 
     Args:
         env: The gymnax environment.
@@ -35,7 +49,7 @@ class Gymnax(Environment):
         name: What the specification calls it.
 
     Raises:
-        ValueError: for an environment without a bounded continuous action space.
+        ValueError: for an environment that lacks something, or whose actions are no vector of bounded real numbers.
     """
 
     spec: Spec
@@ -45,15 +59,12 @@ class Gymnax(Environment):
     high: Float[Array, " a"]
 
     def __init__(self, env: Any, params: Any, *, name: str = "gymnax/custom"):
-        space = env.action_space(params)
-        shape = tuple(getattr(space, "shape", ()))
-        bounds = [np.asarray(getattr(space, side, np.nan), float) for side in ("low", "high")]
-        finite = all(np.all(np.isfinite(bound)) for bound in bounds)
-        if len(shape) != 1 or not finite or not np.all(bounds[0] < bounds[1]):
-            raise ValueError(f"{name} must have a bounded, continuous action space, got {space!r}.")
-        low, high = (np.broadcast_to(bound, shape) for bound in bounds)
-        obs_size = int(np.prod(env.observation_space(params).shape))
-        self.spec = Spec(name, obs_size, shape[0], int(params.max_steps_in_episode))
+        has_parts(name, env, "reset_env", "step_env", "action_space", "observation_space")
+        has_parts(f"the parameters of {name}", params, "max_steps_in_episode")
+        low, high = _bounds(name, env.action_space(params))
+        seen = env.observation_space(params)
+        has_parts(f"the observation space of {name}", seen, "shape")
+        self.spec = Spec(name, int(np.prod(seen.shape)), low.size, int(params.max_steps_in_episode))
         self.env = env
         self.params = params
         self.low = jnp.asarray(low, float)
@@ -71,12 +82,8 @@ class Gymnax(Environment):
         action = to_bounds(action, self.low, self.high)
         with foreign():
             obs, new, reward, terminated, _ = self.env.step_env(key, state, action, self.params)
-        return (
-            like(new, state),
-            jnp.asarray(obs, float).ravel(),
-            jnp.asarray(reward, float),
-            jnp.asarray(terminated),
-        )
+        obs, reward = jnp.asarray(obs, float).ravel(), jnp.asarray(reward, float)
+        return like(new, state), obs, reward, ended(terminated, obs, reward)
 
 
 def _check_like(name: str, value: Any, default: Any) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.envs._warp_data import SharedData, without_shared
-from dpolicy.envs.adapt import foreign, like, require, strong
+from dpolicy.envs.adapt import ended, foreign, has_parts, like, require, strong, vector_size
 from dpolicy.envs.protocol import Environment, Spec, clip_action
 from dpolicy.envs.wrappers import ActionRepeat
 
@@ -121,8 +121,7 @@ class Playground(Environment):
     """An environment of MuJoCo Playground.
 
     Actions are clipped to [-1, 1], its own convention. It ends an episode only where the physics has diverged (or a
-    robot has fallen); running out of time is not told by it at all. Where an episode terminates because its numbers
-    are no longer finite, the observation before it and a reward of zero stand for them.
+    robot has fallen); running out of time is not told by it at all.
 
     Args:
         env: The bare environment of the package.
@@ -131,7 +130,7 @@ class Playground(Environment):
         observation: Which group of a dictionary of observations the policy sees.
 
     Raises:
-        ValueError: for a group that there is not.
+        ValueError: for an environment that lacks something, a group that there is not or one that is no vector.
     """
 
     spec: Spec
@@ -147,15 +146,13 @@ class Playground(Environment):
         time_limit: int = 1000,
         observation: str = "state",
     ):
+        has_parts(name, env, "reset", "step", "action_size")
         with foreign():
             obs = jax.eval_shape(lambda key: env.reset(jax.random.key_data(key)), jax.random.key(0)).obs
         groups = obs if isinstance(obs, Mapping) else {"state": obs}
         _checks.one_of(f"observation of {name}", observation, groups)
-        chosen = groups[observation]
-        if not hasattr(chosen, "shape") or len(chosen.shape) != 1:
-            shape = list(getattr(chosen, "shape", ())) or type(chosen).__name__
-            raise ValueError(f"observation {observation!r} of {name} must be a vector, got {shape}.")
-        self.spec = Spec(name, chosen.shape[0], int(env.action_size), time_limit)
+        size = vector_size(f"observation {observation!r} of {name}", groups[observation])
+        self.spec = Spec(name, size, int(env.action_size), time_limit)
         self.env = env
         self.observation = observation
         self.shared = SharedData(env)
@@ -178,11 +175,8 @@ class Playground(Environment):
         with foreign():
             stepped = self.env.step(self.shared.restored(copy), clip_action(action))
             new = like(without_shared(stepped), state)
-        terminated = new.done > 0
         obs, reward = self._seen(new), jnp.asarray(new.reward, float)
-        obs = jnp.where(terminated & ~jnp.isfinite(obs), self._seen(state), obs)
-        reward = jnp.where(terminated & ~jnp.isfinite(reward), 0.0, reward)
-        return new, obs, reward, terminated
+        return new, obs, reward, ended(new.done, obs, reward)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ class Spec(eqx.Module):
         time_limit: Steps after which an episode is truncated.
 
     Raises:
-        ValueError: for a size or a limit below 1.
+        ValueError: for a name that is no text, or a size or a limit that is no integer from 1 to 2^31 - 1.
     """
 
     name: str = eqx.field(static=True)
@@ -31,9 +31,10 @@ class Spec(eqx.Module):
     time_limit: int = eqx.field(static=True)
 
     def __check_init__(self) -> None:
-        _checks.integer("obs_size", self.obs_size)
-        _checks.integer("action_size", self.action_size)
-        _checks.integer("time_limit", self.time_limit)
+        _checks.instance("name", self.name, str, 'a name "family/task"')
+        _checks.count("obs_size", self.obs_size)
+        _checks.count("action_size", self.action_size)
+        _checks.count("time_limit", self.time_limit)
 
 
 class Environment(eqx.Module):
@@ -41,7 +42,11 @@ class Environment(eqx.Module):
 
     Actions lie in [-1, 1]: an implementation clips to that box first and then maps it affinely to its own bounds, so
     an unbounded policy is charged for, and moves by, the clipped action. `state` is any pytree of arrays whose
-    structure, shapes and types `step` preserves. Floats are of JAX's default precision.
+    structure, shapes and types `step` preserves. Floats are of JAX's default precision. Where an array is asked for, a
+    number of Python will do (`1.0, False`).
+
+    An environment whose numbers may cease to be finite, as those of a simulation that diverges, terminates then: the
+    library puts the observation before that step, and a reward of zero, in the place of what it returned.
     """
 
     spec: eqx.AbstractVar[Spec]
@@ -57,6 +62,12 @@ class Environment(eqx.Module):
         `obs` is the successor, also where the episode ends. `terminated` says that the task is over (the value of
         `obs` is zero); running out of time is not told here.
         """
+
+
+def check_environment(name: str, env: Any) -> None:
+    """Raise `ValueError` for something that is no environment, or has no specification."""
+    _checks.instance(name, env, Environment, "an Environment")
+    _checks.instance(f"{name}.spec", env.spec, Spec, "a Spec")
 
 
 def check_action(spec: Spec, action: Action) -> None:

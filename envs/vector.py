@@ -1,6 +1,6 @@
-"""A batch of environments with time limits and autoreset, and whole-episode evaluation."""
+"""A batch of environments with time limits and autoreset."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dpolicy import _checks
-from dpolicy._types import Action, Key, Observation
-from dpolicy.envs.protocol import Environment
+from dpolicy._types import Key
+from dpolicy.envs.protocol import Environment, check_environment
+from dpolicy.envs.stepping import start, take
 
 RESETS = ("fresh", "pool")
 
@@ -45,6 +46,9 @@ class Step(eqx.Module):
         truncated: The time limit cut the episode: bootstrap from `next_obs`. Never set together with `terminated`.
         episode_return: Undiscounted return of the episode so far; that of the finished episode where done.
         episode_length: Its number of steps so far, likewise.
+        late: The episode began after its clock, as `random_start` has it: its return is not one of a whole episode.
+        diverged: The episode terminated with numbers that are not finite, as a simulation does that has diverged;
+            `next_obs` is the observation before, and the reward zero.
     """
 
     next_obs: Float[Array, "*batch n o"]
@@ -53,11 +57,18 @@ class Step(eqx.Module):
     truncated: Bool[Array, "*batch n"]
     episode_return: Float[Array, "*batch n"]
     episode_length: Int[Array, "*batch n"]
+    late: Bool[Array, "*batch n"]
+    diverged: Bool[Array, "*batch n"]
 
     @property
     def done(self) -> Bool[Array, "*batch n"]:
         """Whether the episode ended at this step, for either reason."""
         return self.terminated | self.truncated
+
+    @property
+    def whole(self) -> Bool[Array, "*batch n"]:
+        """Whether an episode ended at this step that had begun at the start of its clock."""
+        return self.done & ~self.late
 
 
 def _where(mask: Bool[Array, " n"], new: Any, old: Any) -> Any:
@@ -80,7 +91,8 @@ class Vector(eqx.Module):
             do not all fall on the same step. The first episodes are cut short by it.
 
     Raises:
-        ValueError: for a count below 1 or an unknown `resets`.
+        ValueError: for a count below 1 or an unknown `resets`; and, by `init` and `step`, for an environment whose
+            `reset` or `step` returns something of another size or type than it promises.
     """
 
     env: Environment
@@ -98,11 +110,11 @@ class Vector(eqx.Module):
         pool_size: int = 64,
         random_start: bool = False,
     ):
-        _checks.instance("env", env, Environment, "an Environment")
-        _checks.integer("num", num)
+        check_environment("env", env)
+        _checks.count("num", num)
         _checks.boolean("random_start", random_start)
         _checks.one_of("resets", resets, RESETS)
-        _checks.integer("pool_size", pool_size)
+        _checks.count("pool_size", pool_size)
         self.env = env
         self.num = num
         self.resets = resets
@@ -110,7 +122,7 @@ class Vector(eqx.Module):
         self.random_start = random_start
 
     def _draw(self, key: Key, num: int) -> Any:
-        return jax.vmap(self.env.reset)(jax.random.split(key, num))
+        return jax.vmap(partial(start, self.env))(jax.random.split(key, num))
 
     def _starts(self, pool: Any, key: Key) -> Any:
         if self.resets == "fresh":
@@ -132,15 +144,27 @@ class Vector(eqx.Module):
 
     def step(self, state: VectorState, actions: Float[Array, "n a"], key: Key) -> tuple[VectorState, Step]:
         """Step every environment; those whose episode ends are reset, and the returned state is past the reset."""
+        if jnp.shape(actions) != (self.num, self.env.spec.action_size):
+            shapes = f"{(self.num, self.env.spec.action_size)}, got {jnp.shape(actions)}"
+            raise ValueError(f"actions must have the shape {shapes}.")
         step_key, reset_key = jax.random.split(key)
-        env, next_obs, reward, terminated = jax.vmap(self.env.step)(
-            state.env, actions, jax.random.split(step_key, self.num)
+        taken = jax.vmap(partial(take, self.env))(
+            state.env, state.obs, actions, jax.random.split(step_key, self.num)
         )
         steps = state.steps + 1
-        truncated = (steps >= self.env.spec.time_limit) & ~terminated
-        done = terminated | truncated
-        result = Step(next_obs, reward, terminated, truncated, state.returns + reward, state.lengths + 1)
-        env, obs = _where(done, self._starts(state.pool, reset_key), (env, next_obs))
+        truncated = (steps >= self.env.spec.time_limit) & ~taken.terminated
+        done = taken.terminated | truncated
+        result = Step(
+            next_obs=taken.obs,
+            reward=taken.reward,
+            terminated=taken.terminated,
+            truncated=truncated,
+            episode_return=state.returns + taken.reward,
+            episode_length=state.lengths + 1,
+            late=state.steps > state.lengths,
+            diverged=taken.diverged,
+        )
+        env, obs = _where(done, self._starts(state.pool, reset_key), (taken.state, taken.obs))
         return (
             VectorState(
                 env=env,
@@ -158,49 +182,3 @@ class Vector(eqx.Module):
         if self.resets == "fresh":
             return state
         return eqx.tree_at(lambda s: s.pool, state, self._draw(key, self.pool_size))
-
-
-def evaluate_episodes(
-    env: Environment,
-    policy: Callable[[Observation, Key], Action],
-    key: Key,
-    num: int,
-    max_steps: int,
-) -> tuple[Float[Array, " num"], Int[Array, " num"]]:
-    """Undiscounted returns and lengths of `num` episodes, one per copy of the environment.
-
-    Exactly the first episode of each copy counts, so short (often bad) episodes are not over-represented. The loop
-    ends when the last episode does; it has no reverse-mode derivative.
-
-    Args:
-        env: The environment.
-        policy: `(obs, key) -> action` for ONE observation.
-        key: Random key.
-        num: Episodes.
-        max_steps: Steps after which an episode is cut.
-
-    Raises:
-        ValueError: for `num` or `max_steps` below 1.
-    """
-    _checks.instance("env", env, Environment, "an Environment")
-    _checks.function("policy", policy, "(obs, key) -> action")
-    _checks.integer("num", num)
-    _checks.integer("max_steps", max_steps)
-    reset_key, run_key = jax.random.split(key)
-    state, obs = jax.vmap(env.reset)(jax.random.split(reset_key, num))
-    start = (state, obs, jnp.zeros(num, obs.dtype), jnp.zeros(num, jnp.int32), jnp.ones(num, bool), 0)
-
-    def running(carry: Any) -> Bool[Array, ""]:
-        *_, alive, count = carry
-        return jnp.any(alive) & (count < max_steps)
-
-    def one(carry: Any) -> Any:
-        state, obs, returns, lengths, alive, count = carry
-        act_key, step_key = jax.random.split(jax.random.fold_in(run_key, count))
-        actions = jax.vmap(policy)(obs, jax.random.split(act_key, num))
-        state, obs, reward, terminated = jax.vmap(env.step)(state, actions, jax.random.split(step_key, num))
-        returns = returns + jnp.where(alive, reward, 0.0)
-        return state, obs, returns, lengths + alive, alive & ~terminated, count + 1
-
-    _, _, returns, lengths, _, _ = jax.lax.while_loop(running, one, start)
-    return returns, lengths

@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
-from dpolicy.envs.protocol import Environment, Spec
+from dpolicy.envs.protocol import Environment, Spec, check_action, check_environment
+from dpolicy.envs.stepping import start, step
 
 
 def unwrapped(env: Environment) -> Environment:
@@ -29,6 +30,7 @@ def _renamed(env: Environment, setting: str, name: str | None) -> str:
 
 def _shared_limit(env: Environment, wrapper: str, argument: str, count: int) -> int:
     """The time limit in groups of `count` steps; refused where it would fall within a group."""
+    check_environment("env", env)
     _checks.integer(argument, count)
     limit = env.spec.time_limit
     if limit % count:
@@ -48,16 +50,16 @@ def _run(
     def one(carry: Any, inputs: Any) -> tuple[Any, None]:
         state, obs, total, ended = carry
         action, key = inputs
-        new_state, new_obs, reward, terminated = env.step(state, action, key)
+        new_state, new_obs, reward, terminated = step(env, state, action, key)
         keep = lambda old, new: jax.tree.map(lambda a, b: jnp.where(ended, a, b), old, new)
         state, obs = keep((state, obs), (new_state, new_obs))
         # Selected, not multiplied: what a simulator makes of steps beyond the end may not even be finite.
         return (state, obs, total + jnp.where(ended, 0.0, reward), ended | terminated), None
 
     zero = jnp.zeros(())
-    start = (state, jnp.zeros(env.spec.obs_size), zero, jnp.asarray(False))
+    begin = (state, jnp.zeros(env.spec.obs_size), zero, jnp.asarray(False))
     keys = jax.random.split(key, actions.shape[0])
-    return jax.lax.scan(one, start, (actions, keys))[0]
+    return jax.lax.scan(one, begin, (actions, keys))[0]
 
 
 class ActionChunk(Environment):
@@ -89,10 +91,11 @@ class ActionChunk(Environment):
 
     def reset(self, key: Key) -> tuple[Any, Observation]:
         """The start of an episode: `(state, obs)`."""
-        return self.env.reset(key)
+        return start(self.env, key)
 
     def step(self, state: Any, action: Action, key: Key) -> tuple[Any, Observation, Scalar, Bool[Array, ""]]:
         """One chunk: `(state, obs, sum of rewards, terminated)`."""
+        check_action(self.spec, action)
         return _run(self.env, state, action.reshape(self.size, self.env.spec.action_size), key)
 
 
@@ -124,10 +127,11 @@ class ActionRepeat(Environment):
 
     def reset(self, key: Key) -> tuple[Any, Observation]:
         """The start of an episode: `(state, obs)`."""
-        return self.env.reset(key)
+        return start(self.env, key)
 
     def step(self, state: Any, action: Action, key: Key) -> tuple[Any, Observation, Scalar, Bool[Array, ""]]:
         """`count` transitions: `(state, obs, sum of rewards, terminated)`."""
+        check_action(self.spec, action)
         return _run(self.env, state, jnp.broadcast_to(action[None], (self.count, action.shape[0])), key)
 
 
@@ -147,7 +151,8 @@ class FrameStack(Environment):
     count: int = eqx.field(static=True)
 
     def __init__(self, env: Environment, count: int):
-        _checks.integer("count", count)
+        check_environment("env", env)
+        _checks.count("count", count, each=env.spec.obs_size)
         name = _renamed(env, f"frame_stack={count}", None)
         self.spec = Spec(name, env.spec.obs_size * count, env.spec.action_size, env.spec.time_limit)
         self.env = env
@@ -155,14 +160,14 @@ class FrameStack(Environment):
 
     def reset(self, key: Key) -> tuple[Any, Observation]:
         """The start of an episode: `((state, observations), obs)`."""
-        state, obs = self.env.reset(key)
+        state, obs = start(self.env, key)
         frames = jnp.tile(obs, self.count)
         return (state, frames), frames
 
     def step(self, state: Any, action: Action, key: Key) -> tuple[Any, Observation, Scalar, Bool[Array, ""]]:
         """One transition: `((state, observations), obs, reward, terminated)`."""
         inner, frames = state
-        inner, obs, reward, terminated = self.env.step(inner, action, key)
+        inner, obs, reward, terminated = step(self.env, inner, action, key)
         frames = jnp.concatenate([frames[self.env.spec.obs_size :], obs])
         return (inner, frames), frames, reward, terminated
 
@@ -182,15 +187,16 @@ class TimeLimit(Environment):
     env: Environment
 
     def __init__(self, env: Environment, steps: int):
-        _checks.integer("steps", steps)
+        check_environment("env", env)
+        _checks.count("steps", steps)
         name = _renamed(env, f"time_limit={steps}", None)
         self.spec = Spec(name, env.spec.obs_size, env.spec.action_size, steps)
         self.env = env
 
     def reset(self, key: Key) -> tuple[Any, Observation]:
         """The start of an episode: `(state, obs)`."""
-        return self.env.reset(key)
+        return start(self.env, key)
 
     def step(self, state: Any, action: Action, key: Key) -> tuple[Any, Observation, Scalar, Bool[Array, ""]]:
         """One transition of the wrapped environment: `(state, obs, reward, terminated)`."""
-        return self.env.step(state, action, key)
+        return step(self.env, state, action, key)

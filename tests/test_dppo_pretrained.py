@@ -103,8 +103,10 @@ def test_a_run_that_starts_from_another(here, capsys, monkeypatch):
     (here / "elsewhere").mkdir()
     monkeypatch.chdir(here / "elsewhere")
     (here / "bc").rename(here / "moved")
-    leaves_equal(load_run("../ft").state.algorithm, first.state.algorithm)
-    assert main(["train", "--resume", "../ft", "--steps", "8", "--no-progress"]) == 0
+    # The numbers of a run that is gone stand for nothing, and whoever looks for nan is not to find any.
+    with jax.debug_nans(True):
+        leaves_equal(load_run("../ft").state.algorithm, first.state.algorithm)
+        assert main(["train", "--resume", "../ft", "--steps", "8", "--no-progress"]) == 0
     state = load_run("../ft").state
     assert (state.steps.tolist(), state.alive.tolist()) == ([8], [True])
     leaves_equal(first_seed(state.algorithm.extra), field)

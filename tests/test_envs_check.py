@@ -199,6 +199,12 @@ class Diverges(Walk):
         return state, obs, jnp.where(terminated, jnp.inf, reward), terminated
 
 
+class Explodes(Walk):
+    def step(self, state, action, key):
+        state, obs, reward, terminated = super().step(state, action, key)
+        return state, obs, jnp.where(terminated, jnp.inf, reward), jnp.asarray(False)
+
+
 class ResetsItself(Walk):
     """As batched simulators do: the step that ends an episode already shows the next one."""
 
@@ -223,7 +229,7 @@ class ResetsItselfToOneStart(ResetsItself):
         ),
         (ResetRaises(), "reset", "test/walk: reset raises RuntimeError: no such file."),
         (TiresOfIt(), "state", "test/walk: after the check of step it raises RuntimeError: enough."),
-        (ResetReturnsObs(), "reset", "reset must return (state, obs), got a tuple."),
+        (ResetReturnsObs(), "reset", "reset must return (state, obs), got a tuple of 3."),
         (LongObs(), "reset", "the observation of reset must be float32[2], got float32[3]."),
         (IntegerObs(), "reset", "the observation of reset must be float32[2], got int32[2]."),
         (FiveValues(), "step", "got a tuple of 5; a time limit belongs into spec.time_limit."),
@@ -241,7 +247,12 @@ class ResetsItselfToOneStart(ResetsItself):
         (ChargesForTheRawAction(), "actions", "must act as the clipped ones, but the reward"),
         (MovesByTheRawAction(), "actions", "must act as the clipped ones, but the state"),
         (ShowsTheRawAction(), "actions", "must act as the clipped ones, but the observation"),
-        (Diverges(), "finite numbers", "a random policy finds a reward of inf."),
+        (
+            Diverges(),
+            "finite numbers",
+            "a random policy comes to ends with an observation or a reward that is not",
+        ),
+        (Explodes(), "finite numbers", "a random policy finds a reward of inf."),
         (
             ResetsItself(),
             "terminal observations",

@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Number, Observation, Transition
 from dpolicy.envs import Environment
-from dpolicy.envs.protocol import clip_action
+from dpolicy.envs.protocol import check_environment, clip_action
+from dpolicy.envs.stepping import start, take
 
 _AT_ONCE = 128  # episodes; more are played in turns, so that memory does not grow with their number
 
@@ -34,13 +35,13 @@ def _played(
             action = policy(obs, act_key)
             draw = jax.random.normal(noise_key, action.shape, action.dtype)
             action = clip_action(action + noise.astype(action.dtype) * draw)
-            state, next_obs, reward, terminated = env.step(state, action, step_key)
-            truncated = (count + 1 >= limit) & ~terminated
-            seen = Transition(obs, action, reward, next_obs, terminated, truncated)
-            return (state, next_obs, playing & ~terminated), (seen, playing)
+            taken = take(env, state, obs, action, step_key)
+            truncated = (count + 1 >= limit) & ~taken.terminated
+            seen = Transition(obs, action, taken.reward, taken.obs, taken.terminated, truncated)
+            return (taken.state, taken.obs, playing & ~taken.terminated), (seen, playing)
 
-        start = (*env.reset(reset_key), jnp.asarray(True))
-        return jax.lax.scan(one, start, jnp.arange(limit))[1]
+        begin = (*start(env, reset_key), jnp.asarray(True))
+        return jax.lax.scan(one, begin, jnp.arange(limit))[1]
 
     return jax.vmap(episode)(keys)
 
@@ -56,8 +57,9 @@ def record(
     """Whole episodes of `policy` as a data set, with one leading axis: episode after episode, in the order of time.
 
     Stored is what was executed, clip(policy(obs) + noise eps, -1, 1) with eps ~ N(0, I), and observations as the
-    environment gave them. The last step of an episode is `terminated` or, at the time limit, `truncated`. Episode i
-    is the same whatever the number of episodes.
+    environment gave them. The last step of an episode is `terminated` or, at the time limit, `truncated`; where the
+    simulation diverged at it, the observation before it and a reward of zero are stored as what it led to. Episode i is
+    the same whatever the number of episodes.
 
     Args:
         env: The environment.
@@ -68,9 +70,10 @@ def record(
         noise: Standard deviation of the Gaussian exploration noise.
 
     Raises:
-        ValueError: for something that is no environment or function, no episodes or negative noise.
+        ValueError: for something that is no environment or function, no episodes or negative noise; and for an
+            environment or a policy that returns something of another size or type than it promises.
     """
-    _checks.instance("env", env, Environment, "an Environment")
+    check_environment("env", env)
     _checks.function("policy", policy, "(obs, key) -> action")
     _checks.integer("episodes", episodes)
     _checks.non_negative("noise", noise)

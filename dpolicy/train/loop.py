@@ -23,7 +23,8 @@ from dpolicy.train.configuration import (
     pinned,
     seed_keys,
 )
-from dpolicy.train.failures import Failure, failures_text, new_failures, unsound
+from dpolicy.train.evaluate import on_host
+from dpolicy.train.failures import Failure, failures_text, new_failures, remarks
 from dpolicy.train.intervals import interval_text
 from dpolicy.train.metrics_log import History
 from dpolicy.train.origin import versions
@@ -218,14 +219,14 @@ def _run(job: Job, started: Start, on_chunk: Callable[[Chunk], None] | None) -> 
     step, alive = int(np.max(state.steps)), np.array(state.alive)
     watch, seconds = Stopwatch(), 0.0
     origin = {"config": job.config, "versions": versions()}
-    said: set[int] = set()
+    said: set[Any] = set()
     while step < job.steps:
         watch.lap()
         state, device_metrics = jax.block_until_ready(compiled_step(state))
         chunk_seconds = watch.lap()
         seconds += chunk_seconds
         number += 1
-        metrics = {name: np.asarray(values) for name, values in device_metrics.items()}
+        metrics = on_host(device_metrics)
         before, was_alive = step, alive
         step, alive = int(np.max(state.steps)), np.array(state.alive)
         if step <= before:
@@ -237,12 +238,8 @@ def _run(job: Job, started: Start, on_chunk: Callable[[Chunk], None] | None) -> 
             others = ", the other seeds go on" * bool(alive.any())
             display.say(f"non-finite: {failure}; its last finite state is kept{others}")
             log_event(directory, "failed seed", **failure._asdict())
-        for i, name in unsound(metrics, alive).items():
-            if i not in said:
-                said.add(i)
-                display.say(
-                    f"non-finite: {name} of seed {i} at step {step:,}; its state is finite, it goes on"
-                )
+        for line in remarks(metrics, alive, step, said):
+            display.say(line)
         if on_chunk is not None:
             on_chunk(Chunk(step, state, metrics, alive))
         if not alive.any():

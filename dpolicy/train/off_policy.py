@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from dpolicy import _checks
-from dpolicy._metrics import reduce_metrics
 from dpolicy._types import Key, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm, Stored
 from dpolicy.envs import Environment, Vector, VectorState
 from dpolicy.learner import keep_if
-from dpolicy.train.evaluate import evaluation
+from dpolicy.train.evaluate import evaluation, of_data, of_experience, summarise
 from dpolicy.train.normalise import Normaliser
 from dpolicy.train.program import MOST_STEPS, Program, TrainState, check_observations, check_parts, guard
 from dpolicy.train.replay import Replay
@@ -182,7 +181,8 @@ def off_policy(
             replay = state.experience.replay.rewrite(rows, lambda item: item.extras, extras)
             state = eqx.tree_at(lambda s: s.experience.replay, state, replay)
         where = lambda s: (s.algorithm, s.alive, s.failed_at)
-        return eqx.tree_at(where, state, (kept, alive, failed_at)), metrics
+        given = of_data(drawn.action, drawn.obs, drawn.reward, drawn.next_obs)
+        return eqx.tree_at(where, state, (kept, alive, failed_at)), {**metrics, **given}
 
     def iteration(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         key, act_key, env_key, learn_key = jax.random.split(state.key, 4)
@@ -210,13 +210,7 @@ def off_policy(
         if statistics is not None:
             statistics = keep_if(state.alive, statistics, state.normaliser)
             state = eqx.tree_at(lambda s: s.normaliser, state, statistics)
-        done = step.terminated | step.truncated
-        return state, {
-            **reduce_metrics(metrics),
-            "train/episodes": jnp.sum(done),
-            "train/return_sum": jnp.sum(jnp.where(done, step.episode_return, 0.0)),
-            "train/reward": jnp.mean(step.reward),
-        }
+        return state, {**summarise(metrics), **of_experience(step)}
 
     def stretch(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         state, metrics = jax.lax.scan(iteration, state, None, length=length // looks)

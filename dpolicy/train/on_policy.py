@@ -10,7 +10,7 @@ from dpolicy import _checks
 from dpolicy._types import Key, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment, Step, Vector
-from dpolicy.train.evaluate import evaluation
+from dpolicy.train.evaluate import evaluation, of_data, of_experience
 from dpolicy.train.normalise import Normaliser, RewardScale
 from dpolicy.train.program import MOST_STEPS, Program, TrainState, check_observations, check_parts, guard
 
@@ -118,13 +118,8 @@ def on_policy(
         statistics = None if state.normaliser is None else state.normaliser.update(raw)
         old, new = (state.algorithm, state.normaliser, state.rewards), (updated, statistics, rewards)
         (kept, statistics, rewards), alive, failed_at = guard(old, new, metrics, state, total)
-        done = steps.terminated | steps.truncated
-        metrics = {
-            **metrics,
-            "train/episodes": jnp.sum(done),
-            "train/return_sum": jnp.sum(jnp.where(done, steps.episode_return, 0.0)),
-            "train/reward": jnp.mean(steps.reward),
-        }
+        given = of_data(batch.action, raw, steps.reward, steps.next_obs)
+        metrics = {**metrics, **of_experience(steps), **given}
         return (
             TrainState(
                 algorithm=kept,

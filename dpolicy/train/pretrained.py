@@ -103,7 +103,10 @@ def pretrained_field(source: AbstractField | Mapping[str, Any] | str | os.PathLi
             return field
     except (ValueError, OSError):
         pass
-    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), _structure(source))
+    # Put there as they are: a computation would not give nan under `jax_debug_nans`.
+    return jax.tree.map(
+        lambda leaf: jax.device_put(np.full(leaf.shape, np.nan, leaf.dtype)), _structure(source)
+    )
 
 
 def described(directory: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""One episode of one environment, begun and taken a step further: how every batch, evaluation and recording does it.
+
+What an environment returns is checked here, while it is traced; and a simulation that has diverged leaves nothing
+behind that is not finite.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from dpolicy._types import Action, Key, Observation, Scalar
+from dpolicy.envs._promises import Violation, check_reset, check_state, check_step
+from dpolicy.envs.protocol import Environment, check_action
+
+
+class Taken(NamedTuple):
+    """What a step led to.
+
+    Attributes:
+        state: The state after it; where the episode ended, not to be stepped further.
+        obs: The successor; where the step diverged, the observation before it.
+        reward: The reward; zero where the step diverged.
+        terminated: Whether the task ended.
+        diverged: Whether it ended with an observation or a reward that is not finite.
+    """
+
+    state: Any
+    obs: Observation
+    reward: Scalar
+    terminated: Bool[Array, ""]
+    diverged: Bool[Array, ""]
+
+
+def _kept(env: Environment, check: Callable[..., None], *args: Any) -> None:
+    try:
+        check(*args)
+    except Violation as violation:
+        raise ValueError(
+            f"{env.spec.name}: {violation} `dpolicy check-env` looks at the rest of what it promises."
+        ) from None
+
+
+def start(env: Environment, key: Key) -> tuple[Any, Observation]:
+    """`env.reset(key)`: the start of an episode, `(state, obs)`.
+
+    Raises:
+        ValueError: for a state or an observation of another kind than every environment promises.
+    """
+    result = env.reset(key)
+    _kept(env, check_reset, env.spec, result)
+    state, obs = result
+    return state, jnp.asarray(obs)
+
+
+def step(
+    env: Environment, state: Any, action: Action, key: Key
+) -> tuple[Any, Observation, Scalar, Bool[Array, ""]]:
+    """`env.step(state, action, key)`, as arrays.
+
+    Raises:
+        ValueError: for an action of another size, or results of another kind than every environment promises.
+    """
+    check_action(env.spec, action)
+    result = env.step(state, action, key)
+    _kept(env, check_step, env.spec, result)
+    new, *shown = result
+    _kept(env, check_state, state, new)
+    # They may be numbers of Python, whose operators mean something else.
+    obs, reward, terminated = map(jnp.asarray, shown)
+    return new, obs, reward, terminated
+
+
+def take(env: Environment, state: Any, obs: Observation, action: Action, key: Key) -> Taken:
+    """`step` from a state whose observation is `obs`.
+
+    One that terminates with numbers that are not finite, as a simulation does that has diverged, gives the observation
+    before it and a reward of zero.
+    """
+    new, next_obs, reward, terminated = step(env, state, action, key)
+    diverged = terminated & ~(jnp.all(jnp.isfinite(next_obs)) & jnp.isfinite(reward))
+    # Selected, not multiplied: zero times infinity is no zero.
+    return Taken(
+        state=new,
+        obs=jnp.where(diverged, obs, next_obs),
+        reward=jnp.where(diverged, jnp.zeros_like(reward), reward),
+        terminated=terminated,
+        diverged=diverged,
+    )
