@@ -12,45 +12,70 @@ import pytest
 from dpolicy._types import Transition
 from dpolicy.actor_critic import critic_function
 from dpolicy.algorithms import ALGORITHMS, maxentdp, qvpo, sdac
+from dpolicy.ema import ema
 from dpolicy.envs import MultiGoal
 from dpolicy.field_policy import field_policy
 from dpolicy.fields import FunctionField
 from dpolicy.schedules import CosineVP
 
 SPEC = MultiGoal().spec
-NETS = {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 1, "target_rate": 0.0, "embedding": "raw"}
+SMALL = {"hidden": (8,), "critic_hidden": (8,), "target_rate": 0.5}
+NETS = {**SMALL, "sampler_steps": 1, "embedding": "raw"}
 RELAX = {"temperature": None, "proposal": "clipped", "source": "policy", "behaviour": "noisy_best"}
-# What backs the critic up, gives the proposals and weights of the actor's loss, explores, and is evaluated.
+# What each method asks for what. "critic" and "target" are the lower of two members, "critic'" and "target'" the higher
+# one, which a minimum never sees; "reward" is asked by whatever sees the critics after their step; "average" and the
+# like are further parts of the state.
+#   name: settings, what backs the critics up, what the actor's loss is made of, what explores, what is evaluated
 CASES = {
-    "sdac": ({"samples": 4}, "target actor", "critic", "actor", "actor critic"),
+    "sac": ({}, "target actor temperature", "actor critic reward temperature", "actor", "actor"),
+    "sdac": ({"samples": 4}, "target actor", "actor critic", "actor", "actor critic"),
     "sdac relax": (
         {"samples": 4, **RELAX},
-        "target actor critic",
-        "critic actor",
-        "average critic",
+        "target actor critic noise",
+        "actor critic noise",
+        "average critic noise",
         "average critic",
     ),
-    "maxentdp": ({"samples": 4, "soft": False}, "target actor", "target", "actor", "actor target"),
-    "idem": ({"samples": 4}, "target actor", "target", "actor", "actor critic"),
-    "dps": ({"samples": 4}, "target actor", "target", "actor", "actor critic"),
-    "qsm": ({}, "target actor", "target", "actor", "actor critic"),
-    "qvpo": (
-        {"candidates": 4, "uniform_candidates": 1},
-        "target average",
-        "critic actor",
-        "actor critic",
-        "actor critic",
-    ),
-    "dpmd": ({"candidates": 4}, "target actor critic", "critic actor", "average critic", "average critic"),
-    "fpmd": ({"candidates": 4}, "target actor critic", "critic actor", "average critic", "average"),
-    "gempo": (
-        {"candidates": 4, "target_kl": 1.0},
+    "maxentdp": ({"samples": 4, "soft": False}, "target actor", "actor target", "actor", "actor target"),
+    "idem": ({"samples": 4}, "target actor", "actor target critic reward", "actor", "actor critic"),
+    "dps": ({"samples": 4}, "target actor", "actor target critic reward updates", "actor", "actor critic"),
+    "qsm": ({}, "target actor", "actor target target' critic critic' reward", "actor", "actor critic"),
+    "qsm official": (
+        {"variant": "official"},
         "target actor",
-        "critic reference",
+        "actor critic critic' reward",
         "actor",
         "actor critic",
     ),
-    "dipo": ({}, "target average", "", "actor", "actor"),
+    "qvpo": (
+        {"candidates": 4, "uniform_candidates": 1},
+        "target average",
+        "actor critic critic' reward updates",
+        "actor critic",
+        "actor critic",
+    ),
+    "dpmd": (
+        {"candidates": 4},
+        "target actor critic noise",
+        "actor critic reward noise statistics",
+        "average critic noise",
+        "average critic",
+    ),
+    "fpmd": (
+        {"candidates": 4, "temperature": None, "q_clip": 100.0},
+        "target actor critic noise",
+        "actor critic reward noise statistics",
+        "average critic noise",
+        "average",
+    ),
+    "gempo": (
+        {"candidates": 4, "target_kl": 1.0},
+        "target actor",
+        "actor critic critic' reference temperature",
+        "actor",
+        "actor critic",
+    ),
+    "dipo": ({}, "target average", "actor", "actor", "actor"),
 }
 
 
@@ -75,61 +100,102 @@ def other(tree, factor=-0.7):
     return jax.tree.map(lambda leaf: factor * leaf if eqx.is_inexact_array(leaf) else leaf, tree)
 
 
-def elsewhere(critic):
+def member(critic, index, obs=lambda w: w, action=lambda w: w, bias=lambda b: b):
+    """The critics with the first weights of one of them changed, of observation and action, or its last bias."""
+    layers = lambda critic: critic.members.mlp.layers
+    where = lambda critic: (*layers(critic)[0].weights, layers(critic)[-1].bias)
+    leaves = zip((obs, action, bias), where(critic), strict=True)
+    return eqx.tree_at(where, critic, [leaf.at[index].set(change(leaf[index])) for change, leaf in leaves])
+
+
+def elsewhere(weights):
     """Another critic where the first coordinate of the observation is not 0."""
-    where = lambda critic: critic.members.mlp.layers[0].weights[0]
-    return eqx.tree_at(where, critic, where(critic).at[..., 0].multiply(-9.0).at[..., 0].add(3.0))
+    return weights.at[..., 0].multiply(-9.0).at[..., 0].add(3.0)
+
+
+def apart(state):
+    """The state after an update, no two copies of a network alike, and the second critic far above the first."""
+    raised = lambda critic: member(critic, 1, lambda w: 1.1 * w, bias=lambda b: b + 1_000)
+    where = lambda s: (s.critic.model, s.target_critic, s.log_temperature.model, s.updates)
+    critic, target, log_temperature, updates = where(state)
+    target = member(target, 0, lambda w: 1.3 * w)
+    state = eqx.tree_at(where, state, (raised(critic), raised(target), log_temperature + 0.3, updates + 1))
+    copies = {name: other(part, 0.8) for name, part in state.extra.items() if name in COPIES}
+    return dataclasses.replace(state, extra={**state.extra, **copies})
+
+
+COPIES = ("average", "reference")
 
 
 def variants(state):
-    """The state, and with one of its networks exchanged."""
-    changed = {
-        "nothing": state,
-        "actor": eqx.tree_at(lambda s: s.actor.model, state, other(state.actor.model)),
-        "critic": eqx.tree_at(lambda s: s.critic.model, state, other(state.critic.model)),
-        "critic elsewhere": eqx.tree_at(lambda s: s.critic.model, state, elsewhere(state.critic.model)),
-        "target": eqx.tree_at(lambda s: s.target_critic, state, other(state.target_critic)),
-    }
-    for name in {"average", "reference"} & set(state.extra):
-        changed[name] = eqx.tree_at(lambda s, n=name: s.extra[n], state, other(state.extra[name]))
+    """The state, and with one of its parts exchanged."""
+    changed = {"nothing": state}
+    for name, where, change in (
+        ("actor", lambda s: s.actor.model, other),
+        ("temperature", lambda s: s.log_temperature.model, lambda log: log + 1),
+        ("updates", lambda s: s.updates, lambda count: count + 100_000),
+    ):
+        changed[name] = eqx.tree_at(where, state, replace_fn=change)
+    for name, where in (("critic", lambda s: s.critic.model), ("target", lambda s: s.target_critic)):
+        for index, prime in enumerate(("", "'")):
+            put = lambda *weights, where=where, i=index: eqx.tree_at(
+                where, state, replace_fn=lambda critic: member(critic, i, *weights)
+            )
+            changed[name + prime] = put(*[lambda w: -0.7 * w] * 2)
+            changed[f"{name}{prime} elsewhere"] = put(elsewhere)
+    for name in state.extra:
+        where = lambda s, n=name: s.extra[n] if n in COPIES else jax.tree.leaves(s.extra[n])[0]
+        change = other if name in COPIES else lambda number: number + 1
+        changed[name] = eqx.tree_at(where, state, replace_fn=change)
     return changed
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_which_copies_are_asked(x64, name):
+    """In a state of which no two parts are alike: what each outcome of an update and each way to act depends on."""
     settings, *expected = CASES[name]
     recipe = ALGORITHMS[name.split()[0]].recipe
-    if name not in ("fpmd", "dipo"):
-        settings = {**settings, "evaluation_candidates": 4}
+    nets = SMALL if name == "sac" else NETS
+    if name not in ("fpmd", "dipo", "sac"):
+        settings = {"evaluation_candidates": 4, **settings}
     key = jax.random.key(0)
+    batch = experience(key)
+    earned = dataclasses.replace(batch, reward=batch.reward + 1)
 
-    def run(state, discount):
-        # No reward of the next step, no moving target: what guides the actor is then what it was.
-        algorithm = recipe(**NETS, **settings, discount=discount)
-        _, metrics = algorithm.update(state, experience(key), key)
+    def run(state, reward, discount):
+        # No reward of the next step: what guides the actor is then not what backs the critics up.
+        algorithm = recipe(**nets, **settings, discount=discount)
+        given = jax.tree.map(lambda a, b: jnp.where(reward, a, b), earned, batch)
+        new, metrics = algorithm.update(state, given, key)
         keys = jax.random.split(key, 8)
         obs = jnp.ones(SPEC.obs_size)
         act = lambda mode: jax.vmap(lambda key: algorithm.act(state, obs, key, mode)[0])(keys)
-        weights = [metrics[f"actor/{m}"] for m in ("target", "ess", "batch_ess") if f"actor/{m}" in metrics]
-        return metrics["critic/loss"], jnp.stack(weights), act("explore"), act("evaluate")
+        return (metrics["critic/loss"], metrics["actor/loss"], act("explore"), act("evaluate")), new
 
-    states = variants(recipe(**NETS, **settings).init(key, SPEC))
+    states = variants(apart(recipe(**nets, **settings).init(key, SPEC)))
+    names = [*states, "reward"]
 
     @jax.jit
     def outcomes(states):
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-        over = lambda discount: jax.vmap(partial(run, discount=discount))(stacked)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states, states[0])
+        paid = jnp.arange(len(names)) == len(names) - 1
+        over = lambda discount: jax.vmap(partial(run, discount=discount))(stacked, paid)
         return jax.lax.map(over, jnp.asarray([0.9, 0.0]))
 
-    names = list(states)
-    backup, weights, explore, evaluate = map(np.asarray, outcomes(list(states.values())))
-    seen = backup[0], weights[1], explore[1], evaluate[1]
-    for what, values, asked in zip(("backup", "weights", "explore", "evaluate"), seen, expected, strict=True):
-        apart = {n: np.abs(values[i] - values[0]).max() > 1e-9 for i, n in enumerate(names)}
-        # The critic is also what learns: only where it is asked about next observations does it back itself up.
-        apart["critic"] = apart["critic elsewhere" if what == "backup" else "critic"]
-        found = {n for n in names if apart[n]} - {"critic elsewhere"}
-        assert found == set(asked.split()), what
+    outcome, new = outcomes(list(states.values()))
+    backup, loss, explore, evaluate = map(np.asarray, outcome)
+    seen = backup[0], loss[1], explore[1], evaluate[1]
+    for what, values, asked in zip(("backup", "loss", "explore", "evaluate"), seen, expected, strict=True):
+        found = {n for i, n in enumerate(names) if np.abs(values[i] - values[0]).max() > 1e-9}
+        if what == "backup":
+            # The critics are also what learns: only where they are asked about next observations do they back up.
+            found -= {n for n in ("critic", "critic'", "reward") if f"{n} elsewhere" not in found}
+        assert {n for n in found if not n.endswith("elsewhere")} == set(asked.split()), what
+    first = jax.tree.map(lambda leaf: leaf[0, 0], new)
+    if "average" in first.extra:  # of the actor after its step
+        mixed = ema(states["nothing"].extra["average"], first.actor.model, 0.995)
+        for ours, theirs in zip(jax.tree.leaves(first.extra["average"]), jax.tree.leaves(mixed), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
 def test_the_soft_backup_by_hand(x64):

@@ -142,21 +142,33 @@ def test_stop_kl_leaves_the_rest_of_an_iteration_out():
     np.testing.assert_allclose(metrics["stopped"], 0.8)
 
 
-@pytest.mark.parametrize("name", ["ppo", "genpo"])
+@pytest.mark.parametrize("name", ["ppo", "genpo", "fpopp", "dp_cppo"])
 def test_warm_up_trains_the_critic_alone(name):
-    """Neither the policy nor, so that its first step is an ordinary one, its optimiser state or the rate."""
+    """Neither the policy, its optimiser state, so that its first step is an ordinary one, the rate, nor what follows.
+
+    That is the flow of DP-CPPO and the average of FPO++, with its count of updates.
+    """
     keys = jax.random.split(KEY, 3)
-    algorithm = MAKE[name](epochs=2, minibatches=2, critic_warmup=1)
+    settings = {"ema_after": 0} if name == "fpopp" else {}
+    algorithm = MAKE[name](epochs=2, minibatches=2, critic_warmup=1, **settings)
+    update = jax.jit(algorithm.update)
     state = algorithm.init(keys[0], SPEC)
+    # The averages are not what they are averages of.
+    extra = jax.tree.map(lambda leaf: 0.9 * leaf if eqx.is_inexact_array(leaf) else leaf, state.extra)
+    state = eqx.tree_at(lambda s: s.extra, state, extra)
     batch = rollout(algorithm, state, keys[1])
-    warm, _ = jax.jit(algorithm.update)(state, batch, keys[2])
+    warm, _ = update(state, batch, keys[2])
     assert furthest(warm.learner.model.policy, state.learner.model.policy) == 0
     assert furthest(warm.learner.model.value, state.learner.model.value) > 1e-5
     moments = warm.learner.opt_state[1].inner_states["policy"]
     assert all(np.all(leaf == 0) for leaf in leaves(moments))
     assert warm.learning_rate == state.learning_rate
-    trained, _ = jax.jit(algorithm.update)(warm, batch, keys[2])
+    for now, before in zip(*map(jax.tree.leaves, (warm.extra, state.extra)), strict=True):
+        np.testing.assert_array_equal(now, before)
+    trained, _ = update(warm, batch, keys[2])
     assert furthest(trained.learner.model.policy, warm.learner.model.policy) > 1e-6
+    if name in ("fpopp", "dp_cppo"):
+        assert furthest(trained.extra, warm.extra) > 1e-6
 
 
 def test_rates_rise_and_fall_in_cycles():

@@ -9,20 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax.tree_utils
 import pytest
-from jax.scipy.stats import norm
+from proximal_by_hand import DISCOUNT, REGULARISED, TRACE, by_hand, check_moved, log_likelihood, moved
 
 from dpolicy._types import Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.algorithms import ALGORITHMS, dp_cppo, dppo, fpo, fpopp, genpo, ppo
 from dpolicy.envs import MultiGoal
-from dpolicy.losses import grid_times, perturb, power_times
+from dpolicy.losses import perturb, power_times
 from dpolicy.losses.match import start
-from dpolicy.samplers import coupled, ddpm
 from dpolicy.schedules import RectifiedFlow
 from dpolicy.train import RewardScale, on_policy
 
 SPEC = MultiGoal().spec
-DISCOUNT, TRACE = 0.9, 0.8
 SMALL = {"hidden": (8,), "value_hidden": (8,), "discount": DISCOUNT, "trace": TRACE, "max_grad_norm": 1e9}
 ONCE = {"epochs": 1, "minibatches": 1}
 # Without their regularisers, so that what is left is the surrogate.
@@ -50,8 +48,8 @@ MAKE = {
     ),
     "dp_cppo": lambda **kwargs: dp_cppo(
         **SMALL,
-        **{"entropy_coefficient": 0.0, "score_coefficient": 0.0, "flow_hidden": (8,), "flow_steps": 2},
-        **{"flow_epochs": 1, "flow_minibatches": 1, **kwargs},
+        **{"entropy_coefficient": 0.0, "score_coefficient": 0.0, "flow_hidden": (8,), "flow_steps": 2}
+        | {"flow_epochs": 1, "flow_minibatches": 1, **kwargs},
     ),
 }
 
@@ -80,16 +78,22 @@ def as_expected(batch):
     return eqx.tree_at(fields, batch, (batch.extras["value"], yes, ~yes))
 
 
-def after_one_update(algorithm, key, *edits):
-    """The first state, and batches, next states and metrics stacked over `edits`, functions of one rollout."""
+def after_one_update(make, key, *edits):
+    """The first state, and batches, next states and metrics stacked over `edits`, functions of one rollout.
+
+    With `(edit, share)` in place of an edit, `make(share)` is what takes the update.
+    """
+    edits, shares = zip(*[edit if isinstance(edit, tuple) else (edit, 0.0) for edit in edits], strict=True)
 
     def run(key):
         keys = jax.random.split(key, 3)
+        algorithm = make(0.0)
         state = algorithm.init(keys[0], SPEC)
         # Computed once: rewards that were the values up to rounding would not do for an advantage of zero.
         batch = jax.lax.optimization_barrier(rollout(algorithm, state, keys[1]))
         batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(edit(batch) for edit in edits))
-        return state, batches, *jax.lax.map(lambda batch: algorithm.update(state, batch, keys[2]), batches)
+        update = lambda given: make(given[0]).update(state, given[1], keys[2])
+        return state, batches, *jax.lax.map(update, (jnp.asarray(shares), batches))
 
     return jax.jit(run)(key)
 
@@ -100,60 +104,20 @@ def gradient_of(state):
     return jax.tree.map(lambda leaf: leaf / 0.1, first)
 
 
-def by_hand(model, batch, *, brax):
-    """Standardised advantages, returns, and the steps that enter the value loss, [time * envs]."""
-    following = np.asarray(jax.vmap(jax.vmap(model.value))(batch.next_obs))
-    columns = batch.extras["value"], batch.reward, batch.terminated, batch.truncated
-    value, reward, term, trunc = (np.asarray(x, float) for x in columns)
-    mask = 1 - trunc if brax else np.ones_like(trunc)
-    advantage, returns, later = np.zeros_like(value), np.zeros_like(value), np.zeros(value.shape[1])
-    for t in reversed(range(len(value))):
-        reach = DISCOUNT * (1 - term[t])
-        one_step = mask[t] * (reward[t] + reach * (following[t] + later) - value[t])
-        delta = mask[t] * (reward[t] + reach * following[t] - value[t])
-        later = delta + DISCOUNT * TRACE * (1 - term[t]) * (1 - trunc[t]) * later
-        advantage[t], returns[t] = one_step if brax else later, value[t] + later
-    return ((advantage - advantage.mean()) / (advantage.std() + 1e-8)).ravel(), returns.ravel(), mask.ravel()
-
-
-def log_likelihood(name, policy, example):
-    """log pi(a | s), or its proxy, without the library's formula for it."""
-    extras = example.extras
-    if name in ("fpo", "fpopp"):
-        law = grid_times(2) if name == "fpo" else power_times(1.0)
-
-        def loss(key):
-            clean = eqx.tree_at(lambda e: e.action, example, extras["unsquashed"])
-            match = perturb(RectifiedFlow(), times=law)(clean, start(clean), jax.random.fold_in(key, 0))
-            x0, eps, t = extras["unsquashed"], match.target.noise[0], match.t[0]
-            square = (policy((1 - t) * x0 + t * eps, t, example.obs) - (eps - x0)) ** 2
-            return (
-                jnp.mean((1 - t) ** 2 * square) if name == "fpo" else jnp.sum(square) / np.sqrt(square.size)
-            )
-
-        return -jnp.mean(jax.vmap(loss)(jax.random.split(extras["key"], 2)))
-    if name == "dppo":
-        sampler = ddpm(steps=3, variance="posterior", min_std=0.1, final_noise=True)
-        chain, total = extras["chain"], 0.0
-        for j, weight in enumerate((0.5, 1.0)):  # discounted towards the noisier of the two trained steps
-            mean, std = sampler.kernel(policy, chain[j], example.obs, j + 1)
-            total += weight * jnp.mean(norm.logpdf(chain[j + 1], mean, std))
-        return total / 2
-    if name == "genpo":
-        z = coupled(steps=2).inverse(policy, extras["pair"], example.obs)
-        return -jnp.sum(z**2) / 2
-    mean = policy.mlp(example.obs) if name == "ppo" else None
-    if name == "dp_cppo":
-        mean = extras["base"] + policy.mlp(example.obs, extras["base"])
-    return jnp.sum(norm.logpdf(example.action, mean, jnp.exp(policy.log_std)))
-
-
 @pytest.mark.parametrize("name", MAKE)
 def test_gradient_of_the_first_step(name, x64, getkey):
-    algorithm = MAKE[name](**ONCE)
-    state, *outcome = after_one_update(algorithm, getkey(), lambda batch: batch, as_expected)
-    (batch, new, metrics), (_, resting, _) = (jax.tree.map(lambda x, i=i: x[i], outcome) for i in range(2))
+    def make(share):
+        return MAKE[name](**ONCE, **{n: share * number for n, number in REGULARISED[name][0].items()})
+
+    same = lambda batch: batch
+    edits = (same, as_expected, (moved(name, 0.3), 1.0), (moved(name, 0.005), 1.0))
+    state, *outcome = after_one_update(make, getkey(), *edits)
+    (batch, new, metrics), (_, resting, _), (far, _, of_far), (near, _, of_near) = (
+        jax.tree.map(lambda x, i=i: x[i], outcome) for i in range(len(edits))
+    )
     model = state.learner.model
+    check_moved(name, model, far, of_far, 0.3)
+    check_moved(name, model, near, of_near, 0.005)
     advantage, returns, mask = by_hand(model, batch, brax=name == "fpo")
     assert np.any(batch.terminated) and np.any(batch.truncated)
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
@@ -186,7 +150,7 @@ def test_gradient_of_the_first_step(name, x64, getkey):
 
 def test_minibatches_must_divide_the_rollout(getkey):
     with pytest.raises(ValueError, match="minibatches must divide the 20 samples of an iteration, got 3"):
-        after_one_update(MAKE["ppo"](epochs=1, minibatches=3), getkey(), lambda batch: batch)
+        after_one_update(lambda _: MAKE["ppo"](epochs=1, minibatches=3), getkey(), lambda batch: batch)
 
 
 def test_recomputed_advantages_are_those_of_the_value_network_as_it_is(x64, getkey):
@@ -216,11 +180,15 @@ def test_recomputing_needs_whole_segments(getkey):
     settings = {"normalise_advantages": "none", "epochs": 1}
     with pytest.raises(ValueError, match="minibatches must divide the 20 segments of an iteration, got 3"):
         after_one_update(
-            MAKE["ppo"](**settings, recompute_segment=1, minibatches=3), getkey(), lambda batch: batch
+            lambda _: MAKE["ppo"](**settings, recompute_segment=1, minibatches=3),
+            getkey(),
+            lambda batch: batch,
         )
     with pytest.raises(ValueError, match="recompute_segment must divide the 5 steps of a rollout, got 2"):
         after_one_update(
-            MAKE["ppo"](**settings, recompute_segment=2, minibatches=1), getkey(), lambda batch: batch
+            lambda _: MAKE["ppo"](**settings, recompute_segment=2, minibatches=1),
+            getkey(),
+            lambda batch: batch,
         )
     with pytest.raises(ValueError, match="normalise_advantages must be minibatch or none .* got 'rollout'"):
         MAKE["ppo"](recompute_segment=5)

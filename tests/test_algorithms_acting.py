@@ -1,0 +1,116 @@
+"""What each method acts by in each mode: which networks of its state, which settings, and whether by chance."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_algorithms_protocol import SECOND, SPEC, build, numeric
+
+from dpolicy.algorithms import ALGORITHMS
+
+# Networks of the state, numeric settings, and "key" where chance decides; see `parts_of` for the names. A setting of
+# exploration that evaluation listened to would stand in the wrong column.
+#   method: explores by, is evaluated by
+ACTS = {
+    "bc": ("average key", "average key"),
+    "sac": ("actor key", "actor"),
+    "sdac": ("actor key initial_scale", "actor critic key initial_scale"),
+    "qsm": ("actor key exploration_noise", "actor critic key"),
+    "idem": ("actor key exploration_noise", "actor critic key"),
+    "dps": ("actor key", "actor key"),
+    "maxentdp": ("actor key", "actor target key"),
+    "qvpo": ("actor critic key", "actor critic key"),
+    "dpmd": ("average critic noise key exploration_noise", "average critic key"),
+    "fpmd": ("average critic noise key exploration_noise", "average"),
+    "gempo": ("actor key", "actor critic key"),
+    "dipo": ("actor key", "actor key"),
+    "ddiffpg": (
+        "actor embedding key exploration_low exploration_high exploration_updates",
+        "actor key",
+    ),
+    "ppo": ("policy key", "policy"),
+    "fpo": ("policy key", "policy key"),
+    "fpopp": ("policy key action_noise", "average"),
+    "dppo": ("policy key exploration_std noise_bound", "policy key"),
+    "genpo": ("policy key mixing", "policy key mixing"),
+    "dp_cppo": ("average policy key", "average policy key"),
+}
+# Further modes.
+MODES = {
+    "ddiffpg": {"mode_1": "actor embedding key", "mode_2": "actor embedding key"},
+    "fpopp": {"zero": "average", "random": "average key"},
+    "genpo": {"zero": "policy mixing", "random": "policy key mixing"},
+    "dp_cppo": {
+        "flow": "average key",
+        "flow+residual": "average policy key",
+        "flow+residual+noise": "average policy key",
+        "improved": "before policy key",
+    },
+}
+
+
+def parts_of(state):
+    """The parts of a state that may act, by name."""
+    if hasattr(state, "iterations"):
+        parts = {"policy": lambda s: s.learner.model.policy, "value": lambda s: s.learner.model.value}
+        if hasattr(state.extra, "before"):
+            parts["fitted"] = lambda s: s.extra.flow.learner.model
+            parts["average"] = lambda s: s.extra.flow.average
+            parts["before"] = lambda s: s.extra.before
+        elif jax.tree.leaves(state.extra):
+            parts["average"] = lambda s: s.extra.field
+        return parts
+    if hasattr(state, "average"):
+        return {"fitted": lambda s: s.learner.model, "average": lambda s: s.average}
+    parts = {"actor": lambda s: s.actor.model}
+    if hasattr(state, "modes"):
+        modes = {"critic": lambda s: s.critics.model, "target": lambda s: s.target_critics}
+        return parts | modes | {"embedding": lambda s: s.modes.embedding}
+    parts |= {"critic": lambda s: s.critic.model, "target": lambda s: s.target_critic}
+    extra = {name: lambda s, n=name: s.extra[n] for name in state.extra}
+    return parts | extra | {"log_temperature": lambda s: s.log_temperature.model}
+
+
+def scaled(tree, factor):
+    return jax.tree.map(lambda leaf: factor * leaf if eqx.is_inexact_array(leaf) else leaf, tree)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_what_acting_depends_on(name):
+    algorithm, numbers = build(name), numeric(name)
+    state = jax.jit(algorithm.init, static_argnums=1)(jax.random.key(0), SPEC)
+    parts = parts_of(state)
+    if name == "ddiffpg":  # as if its modes were there
+        state = eqx.tree_at(lambda s: s.modes.live, state, replace_fn=jnp.ones_like)
+    for i, where in enumerate(parts.values()):  # no two copies alike
+        state = eqx.tree_at(where, state, scaled(where(state), 1 - 0.1 * i))
+    rows = {"nothing": (state, {}, 0)}
+    for part, where in parts.items():
+        rows[part] = eqx.tree_at(where, state, scaled(where(state), -0.7)), {}, 0
+    rows["key"] = state, {}, 1
+    for number, value in numbers.items():
+        rows[number] = state, {number: SECOND.get(number, value / 2)}, 0
+    obs = jnp.linspace(-1.0, 1.0, SPEC.obs_size)
+
+    @jax.jit
+    def acts(states, settings, keys):
+        def one(state, given, key):
+            algorithm = build(name, **given)
+            act = jax.vmap(lambda key, mode: algorithm.act(state, obs, key, mode)[0], (0, None))
+            return {mode: act(jax.random.split(key, 8), mode) for mode in algorithm.modes}
+
+        return jax.vmap(one)(states, settings, keys)
+
+    states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(row[0] for row in rows.values()))
+    settings = {
+        n: jnp.asarray([row[1].get(n, v) for row in rows.values()], float) for n, v in numbers.items()
+    }
+    keys = jnp.stack([jax.random.key(row[2]) for row in rows.values()])
+    outcome = acts(states, settings, keys)
+    explore, evaluate = ACTS[name]
+    expected = {"explore": explore, "evaluate": evaluate, **MODES.get(name, {})}
+    assert set(outcome) == set(expected)
+    for mode, values in outcome.items():
+        found = {n for i, n in enumerate(rows) if np.any(values[i] != values[0])}
+        assert found == set(expected[mode].split()), mode
