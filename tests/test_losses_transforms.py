@@ -124,6 +124,10 @@ def test_advantage_weights():
     np.testing.assert_array_equal(level, 0)
     scaled = run(jax.random.key(0), actions, advantage(lambda obs, a: 7 * a[0])).weight
     np.testing.assert_allclose(scaled, 7 * weight, rtol=1e-6)
+    # Candidates that weigh 1, 2, 4 and 1 (in eighths of twice the total): V = (0 + 2 + 12 + 4) / 8 = 2.25.
+    unequal = weigh(lambda obs, a: jnp.where(a[0] == 1, 2.0, jnp.where(a[0] == 3, 4.0, 1.0)))
+    uneven = run(jax.random.key(0), actions, unequal, advantage(linear)).weight
+    np.testing.assert_allclose(uneven, np.array([0, 0, 4 * 0.75, 1.75]) / 4, rtol=1e-6)
 
 
 def test_level_values_give_zero_loss(getkey):
@@ -168,8 +172,9 @@ def test_unnormalised_weights():
     actions = put([-1.0, 2.0])
     weight = run(jax.random.key(0), actions, boltzmann(linear, 0.5, normalise=False)).weight
     np.testing.assert_allclose(weight, np.exp([-2.0, 4.0]) / 2, rtol=1e-6)
-    clipped = run(jax.random.key(0), actions, boltzmann(linear, 0.5, normalise=False, clip=1.0)).weight
-    np.testing.assert_allclose(clipped, np.exp([-2.0, 2.0]) / 2, rtol=1e-6)
+    beyond = put([-3.0, -0.5, 2.0])  # on both sides of the bound
+    clipped = run(jax.random.key(0), beyond, boltzmann(linear, 0.5, normalise=False, clip=1.0)).weight
+    np.testing.assert_allclose(clipped, np.exp([-2.0, -1.0, 2.0]) / 3, rtol=1e-6)
     halved = run(jax.random.key(0), actions, weigh(lambda obs, a: 0.5 * jnp.abs(a[0]))).weight
     np.testing.assert_allclose(halved, [0.25, 0.5], rtol=1e-6)
     both = run(jax.random.key(0), actions, weigh(lambda obs, a: jnp.abs(a[0])), boltzmann(linear, 1.0)).weight

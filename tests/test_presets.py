@@ -71,6 +71,24 @@ def test_numbers_of_the_tables(algorithm, env, name, expected):
     assert {setting: values[setting] for setting in expected} == expected
 
 
+def test_what_is_given_wins_over_a_preset_and_a_preset_over_the_defaults():
+    """Of hyperparameters, of the program's settings and of the steps, with a preset and without."""
+    given = {"learning_rate": 0.125, "num_envs": 7, "steps": 11}
+    for choose in (None, "flowrl", "none"):
+        config = resolve("ppo", "isaaclab/Isaac-Ant-v0", given, choose=choose)
+        plain = resolve("ppo", "isaaclab/Isaac-Ant-v0", choose=choose)
+        assert config["hyperparameters"] == plain["hyperparameters"] | {"learning_rate": 0.125}
+        assert config["program"] == plain["program"] | {"num_envs": 7}
+        assert (config["steps"], config["source"]) == (11, plain["source"])
+    defaults = resolve("ppo", "isaaclab/Isaac-Ant-v0", choose="none")
+    chosen = resolve("ppo", "isaaclab/Isaac-Ant-v0", choose="flowrl")
+    values = preset("ppo", "isaaclab/Isaac-Ant-v0", "flowrl")
+    for group in ("hyperparameters", "program"):
+        wanted = {name: values.get(name, default) for name, default in defaults[group].items()}
+        assert chosen[group] == wanted != defaults[group]
+    assert (chosen["steps"], defaults["steps"]) == (values["steps"], 1_000_000)
+
+
 def test_choosing_among_several():
     several = presets_for("ppo", "isaaclab/Isaac-Ant-v0")
     assert list(several) == ["dp-cppo", "flowrl", "review"]
