@@ -5,7 +5,7 @@ from fnmatch import fnmatch
 
 import pytest
 
-from dpolicy.presets import resolve
+from dpolicy.presets import preset, resolve
 from dpolicy.presets.on_policy import PUBLISHED
 
 SETTING = {
@@ -25,12 +25,18 @@ SETTING = {
 }
 
 
+# What no table says: how simulators are reset, and how often is evaluated.
+OURS = ("resets", "iterations_per_evaluation", "evaluation_episodes")
+
+
 def check(algorithm, env, name, expected):
     """Compare what a run would be given, defaults included, with what a table says under its own headings."""
     config = resolve(algorithm, env, choose=name)
     found = {**config["hyperparameters"], **config["program"], "steps": config["steps"]}
     wanted = {SETTING.get(heading, heading): value for heading, value in expected.items()}
     assert {setting: found[setting] for setting in wanted} == wanted, (algorithm, env)
+    unsaid = set(preset(algorithm, env, name)) - {"source", *OURS} - set(wanted)
+    assert not unsaid, (algorithm, env)
 
 
 # DP-CPPO, arXiv 2603.04790, tables 6 to 13: the columns are DP-CPPO | PPO.
@@ -66,6 +72,7 @@ def table(text):
 def test_dp_cppo_on_isaaclab(row):
     task, kl, kl_ppo, rate, rate_ppo, entropy, entropy_ppo, score, rollouts, hidden, activation, of_ppo = row
     shared = SHARED | {"envs": 4096, "rollouts": int(rollouts), "hidden": hidden, "critic": hidden}
+    shared |= {"steps": 1_000 * 4096 * int(rollouts)}  # table 2: a thousand iterations
     flow = {
         "flow_steps": 16,
         "flow_learning_rate": 1e-3,
@@ -97,6 +104,7 @@ def test_dp_cppo_on_playground(task):
     general = {"kl": 0.01, "rate": 1e-3, "entropy": 0.001, "score": 0.1, "rollouts": 32, "envs": 4096}
     flow = {"flow_steps": 16, "flow_learning_rate": 1e-3, "ema_decay": 0.999, "flow_minibatches": 4}
     nets = {"flow": (128, 64, 32), "hidden": (512, 256, 128), "critic": (512, 256, 128), "activation": "elu"}
+    general |= {"steps": 60_000_000}  # those of FPO, which it is compared with
     expected = SHARED | general | flow | nets | {"flow_epochs": 15} | PLAYGROUND[task]
     check("dp_cppo", f"playground/{task}", "dp-cppo", expected)
 
@@ -126,6 +134,10 @@ LOOP = {
 }
 
 
+# Brax's policy, whose width softplus(q) + 0.001 starts at q = 0.
+BRAX = LOOP | {"policy": "tanh_gaussian", "initial_std": math.log(2) + 1e-3, "entropy": 0.01}
+
+
 @pytest.mark.parametrize("task", FPO_TASKS)
 def test_fpo_and_its_baselines(task):
     env = f"playground/{task}"
@@ -140,11 +152,16 @@ def test_fpo_and_its_baselines(task):
         "likelihood_std": None,
         "squash": True,
     }
-    chain |= {"log_prob_low": None, "log_prob_high": None, "noise_bound": None, "denoising_discount": 1.0}
+    chain |= {
+        "reduction": "sum",
+        "log_prob_low": None,
+        "log_prob_high": None,
+        "noise_bound": None,
+        "denoising_discount": 1.0,
+    }
     check("dppo", env, "fpo", loop | flow | chain | {"value_learning_rate": None, "stop_kl": None})
-    brax = loop | {"policy": "tanh_gaussian", "initial_std": math.log(2) + 1e-3, "entropy": 0.01}
-    check("ppo", env, "fpo", {"rate": 3e-4, "clip": 0.1} | brax)
-    check("ppo", env, "playground", {"rate": 1e-3, "clip": 0.3} | brax)
+    check("ppo", env, "fpo", {"rate": 3e-4, "clip": 0.1} | BRAX | loop)
+    check("ppo", env, "playground", {"rate": 1e-3, "clip": 0.3} | BRAX | loop)
 
 
 def test_what_brax_calls_a_batch():
@@ -165,7 +182,8 @@ STEPS_AND_EPOCHS = {
 @pytest.mark.parametrize("task", STEPS_AND_EPOCHS)
 def test_tasks_of_playground_with_settings_of_their_own(task):
     steps, epochs = STEPS_AND_EPOCHS[task]
-    check("ppo", f"playground/{task}", "playground", {"steps": steps, "epochs": epochs, "gamma": 0.995})
+    own = {"steps": steps, "epochs": epochs, "gamma": 0.995, "rate": 1e-3, "clip": 0.3}
+    check("ppo", f"playground/{task}", "playground", BRAX | own)
 
 
 GYM = {"hopper": 301, "walker2d": 501, "halfcheetah": 501}  # iterations from scratch
@@ -225,10 +243,39 @@ def test_dppo_on_gym():
 
 # FlowRL, arXiv 2603.27450, section A.3 and tables 3 and 4.
 FLOWRL = {
-    "dppo": {"activation": "mish", "value_activation": None, "sampler_steps": 10, "clip": 0.2},
-    "fpo": {"activation": "silu", "value_activation": "elu", "sampler_steps": 10, "clip": 0.05, "draws": 8},
-    "genpo": {"activation": "elu", "sampler_steps": 5, "clip": 0.2, "compression_coefficient": 0.01},
-    "ppo": {"activation": "elu", "clip": 0.2, "entropy": 1e-4},
+    "dppo": {
+        "activation": "mish",
+        "value_activation": None,
+        "sampler_steps": 10,
+        "clip": 0.2,
+        # Its code: densities summed over the action, discounted towards noise, one estimate a rollout.
+        "reduction": "sum",
+        "denoising_discount": 0.99,
+        "normalise_advantages": "rollout",
+        "stop_kl": None,
+        "value": 1.0,
+    },
+    "fpo": {
+        "activation": "silu",
+        "value_activation": "elu",
+        "sampler_steps": 10,
+        "clip": 0.05,
+        "draws": 8,
+        # Its code, where no action with a negative advantage is pushed away.
+        "action_noise": 0.1,
+        "advantages": "positive",
+        "output_scale": 0.25,
+        "gae_dialect": "exact",
+        "value": 1.0,
+    },
+    "genpo": {
+        "activation": "elu",
+        "sampler_steps": 5,
+        "clip": 0.2,
+        "compression_coefficient": 0.01,
+        "value clip": 0.2,
+    },
+    "ppo": {"activation": "elu", "clip": 0.2, "entropy": 1e-4, "kl": None, "value clip": 0.2},
 }
 
 
@@ -270,6 +317,8 @@ def test_genpo(row):
     task, rate, gamma, hidden = row
     shared = {"envs": 4096, "grad": 1.0, "lambda": 0.95, "clip": 0.2, "kl": 0.01, "mixing": 0.9}
     shared |= {"sampler_steps": 5, "compression_coefficient": 0.01, "hidden": hidden, "critic": hidden}
+    loop = {"rollouts": 32, "steps": 1_000 * 4096 * 32, "epochs": 5, "minibatches": 4}  # its code
+    shared |= loop
     check("genpo", f"isaaclab/{task}", "genpo", shared | {"rate": float(rate), "gamma": float(gamma)})
 
 
@@ -318,7 +367,8 @@ def test_review(row):
     headings = ("gamma", "rollouts", "epochs", "minibatches", "kl", "entropy", "value")
     numbers = dict(zip(headings, map(float, row[3:]), strict=True)) | {"rate": float(row[1])}
     shared = {"envs": 1024, "hidden": hidden, "critic": hidden, "grad": 1.0, "lambda": 0.95, "clip": 0.2}
-    expected = numbers | shared | {"value clip": 0.2, "value_learning_rate": None}
+    steps = 1_000 * 1024 * int(row[4])  # ours: a thousand iterations
+    expected = numbers | shared | {"value clip": 0.2, "value_learning_rate": None, "steps": steps}
     check("ppo", f"isaaclab/{task}", "review", expected)
     del expected["entropy"]  # which GenPO's density does not depend on
     own = {"mixing": 0.9, "sampler_steps": 5, "compression_coefficient": 0.01}
