@@ -2,17 +2,19 @@
 
 cosmic-ray's operators change an operator, a comparison, a number or a constant. What goes wrong in an algorithm's
 wiring is rather a name beside the right one: the online critic for the target, the observation before the step for the
-one after it, two arguments in the wrong order, a setting that is not passed on, a default that is off by ten. These are
-operators here too.
+one after it, two arguments in the wrong order, a setting that is not passed on, a default that is off by ten, one bound
+of two. These are operators here too.
 """
 
 import ast
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cosmic_ray.plugins
 import parso
+import parso.python.tree
 from cosmic_ray.ast import ast_nodes, get_ast_from_path
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.operators.operator import Example, Operator
@@ -211,8 +213,38 @@ class TenTimes(Operator):
         return (Example("x = 0.5", "x = 5.0"),)
 
 
+class OneSided(Operator):
+    """`clip` loses its bound from below, or from above."""
+
+    @staticmethod
+    def _bounds(node: Any) -> list[Any]:
+        if len(given := _arguments(node)) != 3:
+            return []
+        return (
+            given[1:] if node.get_first_leaf().get_previous_leaf().get_previous_leaf().value == "clip" else []
+        )
+
+    def mutation_positions(self, node):
+        for bound in self._bounds(node):
+            yield bound.start_pos, bound.end_pos
+
+    def mutate(self, node, index):
+        bound = self._bounds(node)[index]
+        at, prefix = node.children.index(bound), bound.get_first_leaf().prefix
+        node.children[at] = parso.python.tree.Keyword("None", bound.start_pos, prefix=prefix)
+        return node
+
+    @classmethod
+    def examples(cls):
+        return (
+            Example("clip(a, -1, 1)", "clip(a, None, 1)"),
+            Example("clip(a, -1, 1)", "clip(a, -1, None)", 1),
+        )
+
+
 OWN: dict[str, type[Operator]] = {
-    operator.__name__: operator for operator in (SwapName, SwapWord, SwapArguments, DropKeyword, TenTimes)
+    operator.__name__: operator
+    for operator in (SwapName, SwapWord, SwapArguments, DropKeyword, TenTimes, OneSided)
 }
 # Where cosmic-ray looks for the operator of a name.
 cosmic_ray.plugins.OPERATOR_PROVIDERS["wiring"] = OWN
@@ -227,16 +259,11 @@ class Fault(NamedTuple):
     occurrence: int
     line: int
 
-    @property
-    def name(self) -> str:
-        """What it is called in a list."""
-        return f"{self.module}:{self.line} {self.operator.split('/')[1]} {self.occurrence}"
 
-
-def faults_in(root: Path, module: str) -> Iterator[Fault]:
-    """Every fault that the operators can plant in a module, the equivalent ones included."""
+def faults_in(root: Path, module: str, pattern: str = "*") -> Iterator[Fault]:
+    """Every fault that the operators of that pattern can plant in a module, the equivalent ones included."""
     nodes = list(ast_nodes(get_ast_from_path(root / module)))
-    for name in OPERATORS:
+    for name in (name for name in OPERATORS if fnmatch(name, pattern)):
         operator = cosmic_ray.plugins.get_operator(name)()
         places = (place for node in nodes for place in operator.mutation_positions(node))
         for occurrence, (start, _) in enumerate(places):
@@ -296,7 +323,7 @@ def check_operators() -> None:
         AssertionError: if one does not.
     """
     for operator in OWN.values():
-        for example in operator.examples():
+        for example in operator.examples() or ():
             changed = mutate_code(example.pre_mutation_code, operator(), example.occurrence)
             assert changed == example.post_mutation_code, (operator.__name__, changed)
             assert parso.parse(changed).get_code() == changed

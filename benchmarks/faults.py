@@ -1,15 +1,18 @@
 """How many faults of one line the tests catch.
 
 Faults are planted one at a time in a copy of the repository (see `fault_operators`, which takes most of them from
-cosmic-ray) and the test files that concern the module run against each, in a process of its own, up to the first
+cosmic-ray), and the test files that concern the module run against each, in a process of its own, up to the first
 failure. Of the thousands that there are a sample is drawn, from every module in proportion to what it has.
 
     pip install -e '.[test,faults]'
     python benchmarks/faults.py --sample 300 --seed 0
 
-It goes on where it was stopped. After writing a test, `--again` plants what survived once more. What can make no
-difference is no fault: changes of docstrings, annotations and the texts of errors are never planted, and those of
-`EQUIVALENT`, which someone has looked at, are counted apart.
+It goes on where it was stopped while sources and tests are the same. After writing a test, `--again FILE` plants what
+survived according to that file of outcomes once more. `--only` and `--operator` narrow the choice, as in
+`--operator '*/OneSided' --sample 999`, all of one kind.
+
+What can make no difference is no fault: changes of docstrings, annotations and the texts of errors are never planted;
+those of `EQUIVALENT`, which someone has looked at, are counted apart.
 """
 
 import argparse
@@ -24,7 +27,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -35,101 +37,97 @@ from fault_operators import Fault, check_operators, faults_in, planted
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What concerns a module: the first line that matches it. Files run in this order, `tests/test_` and `.py` left out.
-MATCHING = "matching_wiring matching_recipes algorithms_protocol"
-OFF_POLICY = f"wiring_off_policy actor_critic {MATCHING}"
-ON_POLICY = "wiring_on_policy on_policy_checks proximal algorithms_protocol"
-FORMULAS = "losses_formulas losses_compose losses_matching losses_transforms checks"
-TESTS = """
-losses/gae.py                   losses_formulas wiring_on_policy proximal checks
-losses/value.py                 losses_formulas losses_compose checks
-losses/surrogates.py            losses_formulas losses_ratios losses_denoising on_policy_checks checks
-losses/ratios.py                losses_ratios losses_denoising losses_formulas on_policy_checks checks
-losses/entropy.py               losses_ratios losses_compose policies on_policy_checks checks
-losses/change.py                wiring_on_policy proximal
-losses/denoising.py             losses_denoising on_policy_checks
-losses/invertible.py            samplers_coupled wiring_on_policy
-losses/categorical.py           losses_formulas ddiffpg
-losses/distillation.py          losses_compose checks
-losses/pathwise.py              losses_compose matching_recipes checks
-losses/compose.py               losses_compose losses_formulas checks
-losses/tilt.py                  losses_tilt bad_functions matching_wiring
-losses/truncated.py             losses_proposals truncation losses_matching
-losses/mean_flow.py             mean_flow matching_recipes
-losses/times.py                 losses_matching mean_flow proximal checks
-losses/*                        losses_matching losses_transforms losses_proposals losses_tilt losses_compose """
-TESTS += f"""bad_functions checks matching_laws {MATCHING}
-samplers/coupled.py             samplers_coupled proximal checks
-samplers/mmse.py                samplers_mmse
-samplers/mean_flow.py           mean_flow matching_recipes
-samplers/likelihood.py          samplers_likelihood samplers_selection checks
-samplers/noise_free.py          dipo
-samplers/best_of.py             samplers_selection samplers_gradients matching_wiring checks
-samplers/batch.py               samplers_gradients samplers_selection
-samplers/*                      samplers_orders samplers_selection samplers_moments samplers_gradients """
-TESTS += f"""samplers_likelihood losses_denoising checks
-dpolicy/algorithms/bc.py        defaults wiring_off_policy data algorithms_protocol checks
-dpolicy/algorithms/sac.py       defaults {OFF_POLICY} checks
-dpolicy/algorithms/dipo.py      defaults dipo {OFF_POLICY} audit
-dpolicy/algorithms/ddiffpg.py   defaults ddiffpg mode_discovery algorithms_protocol
-dpolicy/algorithms/ppo.py       defaults {ON_POLICY} policies
-dpolicy/algorithms/dppo.py      defaults {ON_POLICY} losses_denoising dppo_pretrained
-dpolicy/algorithms/[fg]po*.py   defaults {ON_POLICY} losses_ratios
-dpolicy/algorithms/genpo.py     defaults {ON_POLICY} samplers_coupled
-dpolicy/algorithms/dp_cppo.py   defaults {ON_POLICY}
-dpolicy/algorithms/*            defaults {OFF_POLICY} bad_functions audit
-dpolicy/actor_critic.py         defaults {OFF_POLICY} dipo audit
-dpolicy/extras.py               defaults extras {OFF_POLICY}
-dpolicy/mirror.py               defaults {OFF_POLICY}
-dpolicy/noisy_best.py           defaults {OFF_POLICY}
-dpolicy/field_policy.py         defaults {OFF_POLICY} dipo schedules
-dpolicy/ema.py                  ema wiring_off_policy checks
-dpolicy/modes.py                modes ddiffpg
-dpolicy/novelty.py              defaults ddiffpg mode_discovery
-dpolicy/learner.py              defaults actor_critic on_policy_checks wiring_off_policy proximal
-dpolicy/minibatches.py          wiring_on_policy on_policy_checks proximal
-dpolicy/matched.py              wiring_on_policy on_policy_checks proximal
-dpolicy/cloning.py              wiring_on_policy data on_policy_checks
-dpolicy/proximal.py             defaults {ON_POLICY}
-dpolicy/train/off_policy.py     defaults train_wiring actor_critic dipo ddiffpg train_probes
-dpolicy/train/on_policy.py      defaults train_wiring proximal truncation train_probes
-dpolicy/train/offline.py        defaults train_wiring data
-dpolicy/train/normalise.py      train_wiring actor_critic proximal
-dpolicy/train/replay.py         actor_critic dipo ddiffpg mode_discovery checks
-dpolicy/train/*                 train_wiring actor_critic proximal data
-"""
-RECIPES = {path.stem for path in (ROOT / "dpolicy/algorithms").glob("[a-z]*.py")}
-# What survived and can make no difference: the fault, and why.
+WIRING = "matching_wiring algorithms_acting algorithms_keys"
+OFF_POLICY = f"defaults {WIRING} actor_critic matching_recipes algorithms_protocol"
+ON_POLICY = "defaults algorithms_acting algorithms_keys on_policy_checks proximal algorithms_protocol"
+PROGRAMS = "defaults train_wiring actor_critic proximal data"
+MATCHING = (
+    "losses_matching losses_transforms losses_batch losses_proposals losses_compose bad_functions checks"
+)
+# What concerns a module, as `tests/test_NAME.py` in the order in which they run; the first pattern that matches counts.
+TESTS = {
+    "losses/gae.py": "defaults losses_formulas proximal checks",
+    "losses/value.py": "defaults losses_formulas losses_compose proximal checks",
+    "losses/surrogates.py": "defaults losses_formulas losses_ratios losses_denoising proximal checks",
+    "losses/ratios.py": "defaults losses_ratios losses_denoising losses_formulas proximal checks",
+    "losses/entropy.py": "defaults losses_ratios losses_compose policies proximal checks",
+    "losses/change.py": "losses_ratios proximal",
+    "losses/denoising.py": "defaults losses_denoising on_policy_checks proximal",
+    "losses/invertible.py": "defaults samplers_coupled proximal",
+    "losses/categorical.py": "losses_formulas ddiffpg",
+    "losses/distillation.py": "losses_compose checks",
+    "losses/pathwise.py": "defaults losses_batch losses_compose checks",
+    "losses/compose.py": "losses_compose losses_formulas checks",
+    "losses/tilt.py": "defaults losses_tilt bad_functions matching_wiring",
+    "losses/truncated.py": "losses_proposals truncation losses_matching",
+    "losses/mean_flow.py": "defaults mean_flow matching_recipes",
+    "losses/times.py": "defaults losses_matching mean_flow proximal checks",
+    "losses/*": f"defaults {MATCHING} matching_laws matching_recipes {WIRING} algorithms_protocol",
+    "samplers/coupled.py": "defaults samplers_coupled proximal checks",
+    "samplers/mmse.py": "defaults samplers_mmse",
+    "samplers/mean_flow.py": "defaults mean_flow matching_recipes",
+    "samplers/likelihood.py": "defaults samplers_likelihood samplers_selection checks",
+    "samplers/noise_free.py": "dipo",
+    "samplers/best_of.py": "defaults samplers_selection samplers_gradients matching_wiring checks",
+    "samplers/batch.py": "samplers_gradients samplers_selection",
+    "samplers/*": "defaults samplers_orders samplers_selection samplers_moments samplers_box samplers_gradients "
+    "samplers_likelihood losses_denoising checks",
+    "dpolicy/algorithms/bc.py": f"defaults algorithms_acting algorithms_keys {PROGRAMS} algorithms_protocol",
+    "dpolicy/algorithms/sac.py": f"{OFF_POLICY} checks",
+    "dpolicy/algorithms/dipo.py": f"defaults dipo {OFF_POLICY} audit",
+    "dpolicy/algorithms/ddiffpg.py": "defaults algorithms_acting algorithms_keys ddiffpg mode_discovery "
+    "algorithms_protocol",
+    "dpolicy/algorithms/ppo.py": f"{ON_POLICY} policies",
+    "dpolicy/algorithms/dppo.py": f"{ON_POLICY} losses_denoising dppo_pretrained",
+    "dpolicy/algorithms/fpo*.py": f"{ON_POLICY} losses_ratios",
+    "dpolicy/algorithms/genpo.py": f"{ON_POLICY} samplers_coupled",
+    "dpolicy/algorithms/dp_cppo.py": ON_POLICY,
+    "dpolicy/algorithms/*": f"{OFF_POLICY} bad_functions audit",
+    "dpolicy/actor_critic.py": f"{OFF_POLICY} dipo audit",
+    "dpolicy/extras.py": f"extras {OFF_POLICY}",
+    "dpolicy/mirror.py": OFF_POLICY,
+    "dpolicy/noisy_best.py": OFF_POLICY,
+    "dpolicy/field_policy.py": f"{OFF_POLICY} dipo schedules",
+    "dpolicy/ema.py": "ema actor_critic checks",
+    "dpolicy/modes.py": "modes ddiffpg",
+    "dpolicy/novelty.py": "defaults ddiffpg mode_discovery",
+    "dpolicy/learner.py": "defaults actor_critic on_policy_checks proximal",
+    "dpolicy/minibatches.py": "minibatches on_policy_checks proximal",
+    "dpolicy/matched.py": "algorithms_acting algorithms_keys on_policy_checks proximal",
+    "dpolicy/cloning.py": "on_policy_checks data proximal",
+    "dpolicy/proximal.py": ON_POLICY,
+    "dpolicy/train/replay.py": "actor_critic dipo ddiffpg mode_discovery checks",
+    "dpolicy/train/off_policy.py": f"{PROGRAMS} dipo ddiffpg train_probes",
+    "dpolicy/train/on_policy.py": f"{PROGRAMS} truncation train_probes",
+    "dpolicy/train/offline.py": PROGRAMS,
+    "dpolicy/train/normalise.py": PROGRAMS,
+    "dpolicy/train/evaluate.py": PROGRAMS,
+    "dpolicy/train/program.py": PROGRAMS,
+}
+# What survived and can make no difference: the fault, by module, operator and changed line, and why.
 EQUIVALENT: dict[str, str] = {}
 
 
 def concerning(module: str) -> list[str]:
     """The names of the test files that concern a module, without those that there are not."""
-    rows = (line.split() for line in TESTS.strip().splitlines())
-    names = next(names for pattern, *names in rows if fnmatch(module, pattern))
+    names = next(names for pattern, names in TESTS.items() if fnmatch(module, pattern)).split()
     return list(dict.fromkeys(name for name in names if (ROOT / f"tests/test_{name}.py").exists()))
 
 
 def modules() -> list[str]:
     """Those in which faults are planted, as paths from the repository's root."""
-    single = {line.split()[0] for line in TESTS.strip().splitlines()}
-    folders = [
-        path for name in ("losses", "samplers", "dpolicy/algorithms") for path in (ROOT / name).glob("*.py")
-    ]
-    named = [ROOT / name for name in single if "*" not in name]
-    train = [ROOT / f"dpolicy/train/{name}.py" for name in ("evaluate", "program")]
-    found = {str(path.relative_to(ROOT)) for path in (*folders, *named, *train) if path.name != "__init__.py"}
-    return sorted(found)
+    found = {path.relative_to(ROOT).as_posix() for pattern in TESTS for path in ROOT.glob(pattern)}
+    return sorted(name for name in found if name.endswith(".py") and not name.endswith("__init__.py"))
 
 
-def drawn(pool: dict[str, list[Fault]], size: int, seed: int) -> Iterator[tuple[Fault, str]]:
+def drawn(pool: dict[str, list[Fault]], size: int, seed: int) -> list[tuple[Fault, str]]:
     """A sample of distinct faults with the changed source: from each module in proportion, in random order."""
     chance, total = random.Random(seed), sum(map(len, pool.values()))
     # The largest remainders get what rounding down leaves.
-    exact = {module: size * len(faults) / total for module, faults in pool.items()}
+    exact = {module: min(size / total, 1) * len(faults) for module, faults in pool.items()}
     quota = {module: int(share) for module, share in exact.items()}
-    by_remainder = sorted(exact, key=lambda module: (quota[module] - exact[module], module))
-    for module in by_remainder[: size - sum(quota.values())]:
+    left = round(sum(exact.values())) - sum(quota.values())
+    for module in sorted(exact, key=lambda module: (quota[module] - exact[module], module))[:left]:
         quota[module] += 1
     sample: list[tuple[Fault, str]] = []
     for module, faults in sorted(pool.items()):
@@ -142,7 +140,7 @@ def drawn(pool: dict[str, list[Fault]], size: int, seed: int) -> Iterator[tuple[
                 seen.add(changed)
                 sample.append((fault, changed))
     chance.shuffle(sample)
-    yield from sample
+    return sample
 
 
 def wilson(caught: int, planted: int, z: float = 1.96) -> tuple[float, float]:
@@ -150,17 +148,18 @@ def wilson(caught: int, planted: int, z: float = 1.96) -> tuple[float, float]:
     if not planted:
         return 0.0, 1.0
     share, square = caught / planted, z**2 / planted
-    middle, half = share + square / 2, z * math.sqrt(share * (1 - share) / planted + square / planted / 4)
-    return (middle - half) / (1 + square), (middle + half) / (1 + square)
+    half = z * math.sqrt(share * (1 - share) / planted + square / planted / 4)
+    return (share + square / 2 - half) / (1 + square), (share + square / 2 + half) / (1 + square)
 
 
 def digest() -> str:
-    """Of every Python file that the outcome depends on."""
+    """Of every Python file that an outcome depends on."""
     total = hashlib.sha256()
-    folders = ("dpolicy", "losses", "samplers", "envs", "tests")
-    for path in sorted(path for name in folders for path in (ROOT / name).rglob("*.py")):
-        total.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
-    return total.hexdigest()[:16]
+    for folder in ("dpolicy", "losses", "samplers", "envs", "tests"):
+        for path in sorted((ROOT / folder).rglob("*.*")):
+            if path.suffix in (".py", ".txt"):
+                total.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return total.hexdigest()[:12]
 
 
 def copied(work: Path) -> Path:
@@ -176,113 +175,162 @@ def copied(work: Path) -> Path:
 
 
 def command(module: str, files: list[str]) -> str:
-    """What runs the tests of a module, up to the first that fails; of a recipe, without those of the others."""
-    words = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=line", "-p", "no:cacheprovider"]
-    own = Path(module).stem
+    """What runs test files up to the first that fails; for a recipe, without what concerns another one alone."""
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "--no-header",
+        "--tb=short",
+        "-p",
+        "no:cacheprovider",
+    ]
     if module.startswith("dpolicy/algorithms/"):
-        others = " or ".join(f"[{name}]" for name in sorted(RECIPES - {own}))
+        recipes = {path.stem for path in (ROOT / "dpolicy/algorithms").glob("[a-z]*.py")}
+        others = " or ".join(f"[{name}]" for name in sorted(recipes - {Path(module).stem}))
         words += ["-k", f"'not ({others})'"]
     return " ".join([*words, *(f"tests/test_{name}.py" for name in files)])
 
 
-CRASH = re.compile(
-    r"\b(TypeError|NameError|AttributeError|KeyError|IndexError|ImportError|TypeCheckError|\w+Tracer\w*)\b"
-)
+def changed_lines(source: str, changed: str) -> tuple[str, str]:
+    """The first line that is in one of them alone, of each."""
+    before, after = source.splitlines(), changed.splitlines()
+    only = lambda lines, others: next((line.strip() for line in lines if line not in others), "")
+    return only(before, after), only(after, before)
+
+
+# The ends of a test that did not come to compare a value.
+CRASH = re.compile(r"^E +(\w+\.)*(\w*(Error|Warning|Exception))\b", re.MULTILINE)
 
 
 def outcome_of(fault: Fault, changed: str, tree: Path, timeout: float) -> dict[str, Any]:
     """Plant, test, mend."""
     target, source = tree / fault.module, (ROOT / fault.module).read_text()
-    before, after = (next(iter({*one} - {*other}), "") for one, other in _pairs_of_lines(source, changed))
+    before, after = changed_lines(source, changed)
     target.write_text(changed)
     begun = time.monotonic()
     try:
         outcome, output = run_tests(command(fault.module, concerning(fault.module)), timeout)
     finally:
         target.write_text(source)
-    text = output or ""
-    said = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR", "E  "))]
+    said, text = [], output or ""
+    if outcome != TestOutcome.SURVIVED:
+        said = [
+            line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))
+        ] or text.splitlines()[-1:]
+    kinds = [match.group(2) for match in CRASH.finditer(text)]
     return {
-        "fault": fault.name,
-        "module": fault.module,
-        "operator": fault.operator,
-        "occurrence": fault.occurrence,
-        "line": fault.line,
-        "before": before.strip(),
-        "after": after.strip(),
+        **fault._asdict(),
+        "before": before,
+        "after": after,
         "outcome": "survived" if outcome == TestOutcome.SURVIVED else "caught",
-        "by": " ".join(said)[-400:] or text[-200:],
-        "crash": bool(CRASH.search(text[-2000:])),
+        "by": " ".join(said)[:200],
+        "crash": bool(kinds) and "AssertionError" not in kinds,
         "seconds": round(time.monotonic() - begun, 1),
     }
 
 
-def _pairs_of_lines(source: str, changed: str) -> list[tuple[list[str], list[str]]]:
-    lines = source.splitlines(), changed.splitlines()
-    return [lines, lines[::-1]]
+def name_of(row: dict[str, Any]) -> str:
+    """What a fault is called where it is excluded: it does not change with the lines above it."""
+    return f"{row['module']} {row['operator'].split('/')[1]}: {row['before']} -> {row['after']}"
 
 
 def table(rows: list[dict[str, Any]], pool: dict[str, list[Fault]], title: str) -> str:
-    """The score by module, and everything that survived."""
-    left = [row for row in rows if row["outcome"] == "survived"]
-    excluded = [row for row in left if row["fault"] in EQUIVALENT]
+    """The score by module and by operator, and everything that survived."""
+    excluded = [row for row in rows if row["outcome"] == "survived" and name_of(row) in EQUIVALENT]
     counted = [row for row in rows if row not in excluded]
     caught = [row for row in counted if row["outcome"] == "caught"]
     low, high = wilson(len(caught), len(counted))
-    lines = [title, ""]
-    lines += [
-        f"**{len(caught)} of {len(counted)} caught: {len(caught) / max(len(counted), 1):.3f}** (95 % interval {low:.3f} "
-        f"to {high:.3f}), {sum(row['crash'] for row in caught)} of them by an error rather than by a wrong value; "
-        f"{len(excluded)} more that can make no difference.",
+    score, crashed = len(caught) / max(len(counted), 1), sum(row["crash"] for row in caught)
+    lines = [
+        title,
+        "",
+        f"**{len(caught)} of {len(counted)} caught: {score:.3f}** (95 % interval {low:.3f} to {high:.3f}), {crashed} "
+        f"of them by an error, the others by a wrong value. {len(excluded)} more can make no difference.",
         "",
     ]
-    for heading, key in (("module", "module"), ("operator", "operator")):
-        lines += [f"| {heading} | there are | planted | caught | survived |", "|---|---|---|---|---|"]
+    for key in ("module", "operator"):
         there = Counter(getattr(fault, key) for faults in pool.values() for fault in faults)
+        lines += [f"| {key} | there are | planted | caught | survived |", "|---|---|---|---|---|"]
         for name in sorted({row[key] for row in counted}):
-            mine = [row for row in counted if row[key] == name]
-            found = sum(row["outcome"] == "caught" for row in mine)
-            lines.append(f"| `{name}` | {there[name]} | {len(mine)} | {found} | {len(mine) - found} |")
+            mine = [row["outcome"] == "caught" for row in counted if row[key] == name]
+            lines.append(
+                f"| `{name}` | {there[name]} | {len(mine)} | {sum(mine)} | {len(mine) - sum(mine)} |"
+            )
         lines.append("")
-    for heading, some in (
-        ("Survived", [row for row in left if row not in excluded]),
-        ("Equivalent", excluded),
-    ):
+    for heading, some in (("Survived", [r for r in counted if r not in caught]), ("Equivalent", excluded)):
         lines += [f"{heading}:", ""] if some else []
-        for row in sorted(some, key=lambda row: row["fault"]):
-            reason = f": {EQUIVALENT[row['fault']]}" if row in excluded else ""
-            lines.append(f"- `{row['fault']}`: `{row['before']}` became `{row['after']}`{reason}")
+        reason = lambda row: f": {EQUIVALENT[name_of(row)]}" if row in excluded else ""
+        lines += [f"- `{name_of(row)}`{reason(row)}" for row in sorted(some, key=name_of)]
         lines += [""] if some else []
     return "\n".join(lines)
 
 
-def main() -> None:
+def chosen_again(path: Path, pool: dict[str, list[Fault]]) -> list[tuple[Fault, str]]:
+    """What survived according to a file of outcomes, where the sources still have it."""
+    survived = [
+        row for line in path.read_text().splitlines() if (row := json.loads(line))["outcome"] == "survived"
+    ]
+    names, found = {name_of(row) for row in survived}, []
+    for fault in (fault for faults in pool.values() for fault in faults):
+        if any(row["module"] == fault.module and row["operator"] == fault.operator for row in survived):
+            source = (ROOT / fault.module).read_text()
+            changed = planted(fault, source)
+            if changed is not None:
+                before, after = changed_lines(source, changed)
+                if name_of({**fault._asdict(), "before": before, "after": after}) in names:
+                    found.append((fault, changed))
+    return found
+
+
+def arguments_of() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sample", type=int, default=300, help="faults to plant")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--only", default="*", help="pattern of modules, such as 'losses/*'")
+    parser.add_argument("--operator", default="*", help="pattern of operators, such as 'wiring/*'")
     parser.add_argument(
-        "--again", action="store_true", help="plant what survived once more, on the code as it is now"
+        "--again", type=Path, metavar="FILE", help="plant what survived in FILE, an earlier .jsonl"
     )
     parser.add_argument(
         "--timeout", type=float, default=1_800.0, help="seconds; what takes longer counts as caught"
     )
     parser.add_argument(
-        "--work", type=Path, default=ROOT / "runs/faults", help="where the copy and the outcomes are"
+        "--work", type=Path, default=ROOT / "runs/faults", help="where copy and outcomes are kept"
     )
     parser.add_argument("--out", type=Path, help="Markdown file for the table; printed in any case")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = arguments_of()
     check_operators()
-    chosen = [module for module in modules() if fnmatch(module, arguments.only)]
-    pool = {module: list(faults_in(ROOT, module)) for module in chosen}
-    sample = list(drawn(pool, arguments.sample, arguments.seed))
+    pool = {
+        name: list(faults_in(ROOT, name, arguments.operator))
+        for name in modules()
+        if fnmatch(name, arguments.only)
+    }
+    if arguments.again is None:
+        sample = drawn(pool, arguments.sample, arguments.seed)
+    else:
+        sample = chosen_again(arguments.again, pool)
+    settings = json.dumps(
+        [arguments.sample, arguments.seed, arguments.only, arguments.operator, str(arguments.again)]
+    )
     work = arguments.work.resolve()
-    kept = work / f"{arguments.sample}-{arguments.seed}-{digest()}.jsonl"
+    kept = (
+        work
+        / f"{arguments.sample}-{arguments.seed}-{hashlib.sha256((settings + digest()).encode()).hexdigest()[:12]}.jsonl"
+    )
     work.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-    done = {row["fault"] for row in rows}
+    print(f"outcomes in {kept}", flush=True)
+    done = {(row["module"], row["operator"], row["occurrence"]) for row in rows}
+    out = None if arguments.out is None else arguments.out.resolve()
     tree = copied(work)
     os.chdir(tree)
     os.environ |= {
@@ -292,26 +340,24 @@ def main() -> None:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    files = list(
-        dict.fromkeys(name for module in {f.module for f, _ in sample} for name in concerning(module))
-    )
+    files = sorted({name for fault, _ in sample for name in concerning(fault.module)})
     if not rows:
-        print(f"without a fault: {len(files)} test files", flush=True)
-        outcome, output = run_tests(command("", sorted(files)), 10 * arguments.timeout)
+        print(f"{len(sample)} faults; without one: {len(files)} test files", flush=True)
+        outcome, output = run_tests(command("", files), 20 * arguments.timeout)
         if outcome != TestOutcome.SURVIVED:
             raise SystemExit(f"the tests fail without a fault:\n{output}")
-    for number, (fault, changed) in enumerate(sample):
-        if fault.name in done:
+    for number, (fault, changed) in enumerate(sample, 1):
+        if (fault.module, fault.operator, fault.occurrence) in done:
             continue
         row = outcome_of(fault, changed, tree, arguments.timeout)
         rows.append(row)
         with kept.open("a") as file:
             file.write(json.dumps(row) + "\n")
         survived = sum(row["outcome"] == "survived" for row in rows)
-        change = f"{row['before']} -> {row['after']}" if row["outcome"] == "survived" else row["by"]
+        by = f", {row['by'][:120]}" if row["by"] else ""
         print(
-            f"{number + 1}/{len(sample)} ({survived} survived) {row['outcome']} {row['seconds']:.0f} s {fault.name}: "
-            f"{change[:150]}",
+            f"{number}/{len(sample)}, {survived} survived: {row['outcome']} in {row['seconds']:.0f} s, "
+            f"{name_of(row)}{by}",
             flush=True,
         )
     title = (
@@ -320,8 +366,8 @@ def main() -> None:
     )
     text = table(rows, pool, title)
     print("\n" + text)
-    if arguments.out is not None:
-        arguments.out.write_text(text, encoding="utf-8")
+    if out is not None:
+        out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
