@@ -72,6 +72,21 @@ PAIRS = (
 PARTNER = {one: other for a, b in PAIRS for one, other in ((a, b), (b, a))}
 
 
+# Of `dpolicy._checks`: their first argument is a name for the text of an error.
+CHECKS = {
+    "boolean",
+    "critic",
+    "fraction",
+    "function",
+    "in_range",
+    "instance",
+    "integer",
+    "non_negative",
+    "one_of",
+}
+CHECKS |= {"ordered", "positive", "returned", "sizes"}
+
+
 def _leaves(node: Any, kind: str) -> list[Any]:
     return [leaf for leaf in ast_nodes(node) if leaf.type == kind]
 
@@ -271,7 +286,11 @@ def faults_in(root: Path, module: str, pattern: str = "*") -> Iterator[Fault]:
 
 
 class _Behaviour(ast.NodeTransformer):
-    """The code without what does not decide what it does: docstrings, annotations, types, the texts of errors."""
+    """The code without what does not decide what it does.
+
+    That is docstrings, annotations, types, the texts of errors and the names in them, and which stream of a key is
+    drawn from, where that is a number.
+    """
 
     def _function(self, node: Any) -> Any:
         self.generic_visit(node)
@@ -293,6 +312,16 @@ class _Behaviour(ast.NodeTransformer):
 
     def visit_Expr(self, node: ast.Expr) -> Any:
         return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> Any:
+        self.generic_visit(node)
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        words = [argument for argument in node.args if isinstance(argument, ast.Constant)]
+        if called == "fold_in":
+            node.args = [argument for argument in node.args if argument not in words]
+        elif called in CHECKS and words and isinstance(words[0].value, str):
+            node.args.remove(words[0])
+        return node
 
     def visit_Raise(self, node: ast.Raise) -> Any:
         if isinstance(node.exc, ast.Call):

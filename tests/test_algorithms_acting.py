@@ -4,10 +4,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax.tree_utils
 import pytest
-from test_algorithms_protocol import SECOND, SPEC, build, numeric
+from test_algorithms_protocol import SECOND, SPEC, TINY, build, experience, numeric
 
 from dpolicy.algorithms import ALGORITHMS
+from dpolicy.ema import ema
 
 # Networks of the state, numeric settings, and "key" where chance decides; see `parts_of` for the names. A setting of
 # exploration that evaluation listened to would stand in the wrong column.
@@ -114,3 +116,31 @@ def test_what_acting_depends_on(name):
     for mode, values in outcome.items():
         found = {n for i, n in enumerate(rows) if np.any(values[i] != values[0])}
         assert found == set(expected[mode].split()), mode
+
+
+def test_what_the_flow_of_dp_cppo_is_fitted_to():
+    """Actions of the improved residual around proposals of the average, which then becomes the policy's predecessor."""
+    settings = TINY["dp_cppo"] | {"flow_epochs": 1, "flow_minibatches": 1}
+    algorithm = ALGORITHMS["dp_cppo"].recipe(**settings)
+    keys = jax.random.split(jax.random.key(0), 3)
+    state = algorithm.init(keys[0], SPEC)
+    parts = parts_of(state)
+    for i, where in enumerate(parts.values()):
+        state = eqx.tree_at(where, state, scaled(where(state), 1 - 0.1 * i))
+    batch = experience(algorithm, state, keys[1])
+    rows = {"nothing": (state, batch)}
+    for part, where in parts.items():
+        rows[part] = eqx.tree_at(where, state, scaled(where(state), -0.7)), batch
+    rows["reward"] = state, eqx.tree_at(lambda b: b.reward, batch, batch.reward[::-1])
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows.values())
+    new, _ = jax.jit(jax.vmap(algorithm.update, in_axes=(0, 0, None)))(*stacked, keys[2])
+    gradients = jax.tree.leaves(optax.tree_utils.tree_get(new.extra.flow.learner.opt_state, "mu"))
+    found = {n for i, n in enumerate(rows) if any(np.any(leaf[i] != leaf[0]) for leaf in gradients)}
+    # What rewards and values say reaches it through the residual, whose epochs come before.
+    assert found == {"policy", "value", "fitted", "average", "reward"}
+    first = jax.tree.map(lambda leaf: leaf[0], new.extra)
+    for now, before in zip(*map(jax.tree.leaves, (first.before, state.extra.flow.average)), strict=True):
+        np.testing.assert_array_equal(now, before)
+    mixed = ema(state.extra.flow.average, first.flow.learner.model, 0.999)
+    for now, expected in zip(*map(jax.tree.leaves, (first.flow.average, mixed)), strict=True):
+        np.testing.assert_allclose(now, expected, rtol=1e-6)
