@@ -103,9 +103,12 @@ def test_defaults_of_recipes(heading):
     assert found == {setting: expected[setting] for setting in found}
 
 
-# What concerns running and not learning or its report, and records that functions fill in.
+# What concerns running and not learning or its report.
 ELSEWHERE = {"interval_text", "load_policy", "policy_of", "read_history", "train_config", "train_loop"}
-RECORDS = {"AllSeedsFailed", "Coupled", "Extra", "Grid", "LogRatio", "Match", "TrainState"}
+
+
+# Where classes are records, which functions fill in.
+OF_FUNCTIONS = ("losses", "samplers", "extras", "learner", "train")
 
 
 def public(module):
@@ -114,7 +117,11 @@ def public(module):
     for name, value in vars(importlib.import_module(f"dpolicy.{module}")).items():
         where = getattr(value, "__module__", None) or ""
         own = callable(value) and re.match(rf"dpolicy\.({module}\b|_discrete$)", where)
-        left_out = name[0] == "_" or name in (*BLOCKS, *ELSEWHERE, *RECORDS)
+        left_out = (
+            name[0] == "_"
+            or name in (*BLOCKS, *ELSEWHERE)
+            or (inspect.isclass(value) and module in OF_FUNCTIONS)
+        )
         if own and not left_out and (settings := defaults(value)):
             found[name] = settings
     return found
