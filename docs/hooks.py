@@ -303,7 +303,7 @@ def to_mathml(html: str) -> str:
         return convert(unescape(match.group(1)))
 
     def display(match: re.Match[str]) -> str:
-        return convert(unescape(match.group(1)), display="block")
+        return f'<div class="formula">{convert(unescape(match.group(1)), display="block")}</div>'
 
     html = re.sub(r'<span class="arithmatex">\\\((.*?)\\\)</span>', inline, html, flags=re.DOTALL)
     return re.sub(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', display, html, flags=re.DOTALL)

@@ -38,7 +38,7 @@ def trajectories(rows: list[Measured], env: MultiGoal, path: Path, *, paths_per_
     seeds, episodes = len(rows[0].paths), min(paths_per_seed, rows[0].paths.shape[1])
     figure.suptitle(
         f"Multi-Goal: {episodes} episodes from (0, 0) of each of {seeds} seed{'s' * (seeds > 1)}, a colour for "
-        "each seed; lines: reward, red: goals",
+        "each seed;\nlines: reward, red: goals",
         fontsize=11,
     )
     return _save(figure, path)
