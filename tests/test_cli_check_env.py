@@ -150,3 +150,12 @@ def test_a_module_that_imports_what_is_missing_is_not_said_to_be_missing(capsys)
         "needs_more cannot be imported: ModuleNotFoundError: No module named 'no_such_package' (line 1)"
         in err
     )
+
+
+def test_what_was_seen_fits_the_terminal(capsys, monkeypatch):
+    _, whole, _ = run(capsys, "probe/constant")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    _, shown, _ = run(capsys, "probe/constant")
+    rows = lambda text: [line for line in text.splitlines() if "  " in line]
+    assert max(map(len, rows(whole))) > 60 >= max(map(len, rows(shown)))

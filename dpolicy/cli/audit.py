@@ -7,7 +7,7 @@ from typing import Any
 from dpolicy._files import check_place
 from dpolicy.cli._flags import Flag, flags_of, parse
 from dpolicy.cli._usage import UsageError, explained
-from dpolicy.cli.catalogue import table
+from dpolicy.cli.catalogue import table, terminal_width
 from dpolicy.cli.train import ENV_FLAGS, env_options
 
 _PROG = "dpolicy audit"
@@ -196,7 +196,7 @@ def audit(args: list[str]) -> int:
         f"uniform actions, their critic after {values['critic_updates']} and network after "
         f"{values['network_updates']} updates"
     )
-    print(table(header, rows))
+    print(table(header, rows, width=terminal_width()))
     print(f"\n{title}; 95 % intervals over draws.")
     print(_draw(list(algorithms), result, title, values["out"]))
     report = values["out"] / "audit.md"

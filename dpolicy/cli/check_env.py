@@ -3,7 +3,7 @@
 from dpolicy import _checks
 from dpolicy.cli._flags import Flag, parse
 from dpolicy.cli._usage import UsageError, explained
-from dpolicy.cli.catalogue import table
+from dpolicy.cli.catalogue import table, terminal_width
 from dpolicy.cli.train import ENV_FLAGS, env_options
 
 _PROG = "dpolicy check-env"
@@ -40,6 +40,6 @@ def check_env(args: list[str]) -> int:
         found = envs.check(env, jax.random.key(values["seed"]), steps=values["steps"])
     if found.violation is not None:
         raise UsageError(found.violation, prog=_PROG, code=1)
-    print(table(("check", "what was seen"), found.passed))
+    print(table(("check", "what was seen"), found.passed, width=terminal_width()))
     print(f"\n{found.env}: {len(found.passed)} checks passed.")
     return 0
