@@ -1,6 +1,8 @@
 """What adapters of other packages' environments share."""
 
+import contextlib
 import importlib
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
@@ -30,6 +32,20 @@ def require(module: str, extra: str | None, what: str) -> ModuleType:
 def foreign() -> AbstractContextManager[Any]:
     """Around calls of another package: its broadcasting is not held to `jax_numpy_rank_promotion="raise"`."""
     return jax.numpy_rank_promotion("allow")
+
+
+@contextlib.contextmanager
+def making(name: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """Around another package's constructor that is given a user's options: what it says of them, in one sentence."""
+    try:
+        with foreign():
+            yield
+    except Exception as error:
+        if not options:
+            raise
+        listing = ", ".join(f"{option}={value!r}" for option, value in options.items())
+        said = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"{name} cannot be made with {listing}: {said}.") from error
 
 
 def strong(tree: Any) -> Any:

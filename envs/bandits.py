@@ -56,7 +56,10 @@ class Bandit(Environment):
         _checks.integer("action_size", action_size, 1, 2)
         panels = {1: 256, 2: 64}[action_size] if panels is None else panels
         _checks.integer("panels", panels)
-        maxima = np.asarray(modes, float)
+        try:
+            maxima = np.asarray(modes, float)
+        except (TypeError, ValueError):
+            raise ValueError(f"modes must be rows of numbers, [m, {action_size}], got {modes!r}.") from None
         if maxima.ndim != 2 or maxima.shape[1] != action_size:
             raise ValueError(f"modes must have the shape [m, {action_size}], got {list(maxima.shape)}.")
         _checks.in_range("modes", maxima, -1.0, 1.0, ndim=(2,))
@@ -66,8 +69,12 @@ class Bandit(Environment):
         self.panels = panels
 
     def energy(self, action: Action) -> Scalar:
-        """Q(a), also outside the box."""
-        return jnp.asarray(self.function(action))
+        """Q(a), also outside the box.
+
+        Raises:
+            ValueError: for a function that does not return a scalar.
+        """
+        return jnp.asarray(_checks.returned("function", self.function(action)))
 
     def _grid(self, axis: np.ndarray) -> Float[Array, "n d"]:
         axes = [axis] * self.spec.action_size
@@ -93,12 +100,14 @@ class Bandit(Environment):
 
     def log_density(self, action: Action, temperature: Number) -> Scalar:
         """log pi(a) in nats, -inf outside the box. Under `vmap` over actions Z is computed once."""
+        check_action(self.spec, action)
         inside = jnp.all(jnp.abs(action) <= 1.0)
         value = self.energy(action) / temperature - self.log_partition(temperature)
         return jnp.where(inside, value, -jnp.inf)
 
     def expectation(self, function: Callable[[Any], Any], temperature: Number) -> Any:
         """E[function(a)] under pi, by quadrature; `function` maps `[d]` to an array (an event: to 0.0 or 1.0)."""
+        _checks.function("function", function, "action -> array")
         nodes, values, log_z = self.quadrature(temperature)
         probabilities = jnp.exp(values - log_z)
         return jnp.tensordot(probabilities, jnp.asarray(jax.vmap(function)(nodes), float), axes=1)

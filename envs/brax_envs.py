@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
-from dpolicy.envs.adapt import ended, foreign, has_parts, like, require, strong, vector_size
+from dpolicy.envs.adapt import ended, foreign, has_parts, like, making, require, strong, vector_size
 from dpolicy.envs.protocol import Environment, Spec, clip_action
 
 # Swimmer is missing: it calls a signature that JAX has removed (brax 0.14).
@@ -82,12 +82,12 @@ def build(task: str, *, backend: str = "spring", time_limit: int = 1000, **optio
 
     Raises:
         ImportError: where brax is missing.
-        ValueError: for an unknown task or backend, or a time limit below 1.
+        ValueError: for an unknown task or backend, a time limit below 1, or options that brax refuses.
     """
     _checks.one_of("task", task, TASKS)
     _checks.one_of("backend", backend, BACKENDS)
     _checks.integer("time_limit", time_limit)
     brax = require("brax.envs", "brax", f"brax/{task}")
-    with foreign():
+    with making(f"brax/{task}", options):
         env = brax.get_environment(task, backend=backend, **options)
     return Brax(env, name=f"brax/{task}", time_limit=time_limit)

@@ -218,11 +218,13 @@ def check(
         What was checked and what, if anything, is wrong. Nothing is raised for a broken environment.
 
     Raises:
-        ValueError: for `steps` below 1.
+        ValueError: for `steps` below 1, or a `vectorise` that is no function.
     """
     limit = env.spec.time_limit if isinstance(getattr(env, "spec", None), Spec) else 1
     steps = min(limit + 8, _MOST_STEPS) if steps is None else steps
     _checks.integer("steps", steps)
+    if vectorise is not None:
+        _checks.function("vectorise", vectorise, "(env, num) -> Vector")
     key = jax.random.key(0) if key is None else key
     pooled = lambda env, num: Vector(env, num, resets="pool", pool_size=8)
     passed: list[tuple[str, str]] = []

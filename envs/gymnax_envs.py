@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -26,7 +27,10 @@ TASKS = {
 
 def _bounds(name: str, space: Any) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of each action; refuses a space that is no box of real numbers, or not one of vectors."""
-    low, high = (np.asarray(getattr(space, side, np.nan), float) for side in ("low", "high"))
+    try:
+        low, high = (np.asarray(getattr(space, side, np.nan), float) for side in ("low", "high"))
+    except (TypeError, ValueError):
+        low = high = np.asarray(np.nan)
     if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
         raise ValueError(f"{name} must have a bounded, continuous action space, got {space!r}.")
     if not np.issubdtype(np.dtype(getattr(space, "dtype", float)), np.floating):
@@ -49,7 +53,8 @@ class Gymnax(Environment):
         name: What the specification calls it.
 
     Raises:
-        ValueError: for an environment that lacks something, or whose actions are no vector of bounded real numbers.
+        ValueError: for an environment that lacks something, whose actions are no vector of bounded real numbers, or
+            whose time limit is no integer of at least 1.
     """
 
     spec: Spec
@@ -64,7 +69,11 @@ class Gymnax(Environment):
         low, high = _bounds(name, env.action_space(params))
         seen = env.observation_space(params)
         has_parts(f"the observation space of {name}", seen, "shape")
-        self.spec = Spec(name, int(np.prod(seen.shape)), low.size, int(params.max_steps_in_episode))
+        limit = params.max_steps_in_episode
+        if isinstance(limit, (jax.Array, np.ndarray)) and limit.ndim == 0:
+            limit = limit.item()
+        _checks.count(f"max_steps_in_episode of {name}", limit)
+        self.spec = Spec(name, int(np.prod(seen.shape)), low.size, limit)
         self.env = env
         self.params = params
         self.low = jnp.asarray(low, float)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.envs._warp_data import SharedData, without_shared
-from dpolicy.envs.adapt import ended, foreign, has_parts, like, require, strong, vector_size
+from dpolicy.envs.adapt import ended, foreign, has_parts, like, making, require, strong, vector_size
 from dpolicy.envs.protocol import Environment, Spec, clip_action
 from dpolicy.envs.wrappers import ActionRepeat
 
@@ -234,7 +234,8 @@ def build(
 
     Raises:
         ImportError: where the package is missing.
-        ValueError: for an unknown task, implementation, group or entry, a count below 1, or missing robot models.
+        ValueError: for an unknown task, implementation, group or entry, a count below 1, missing robot models, or
+            entries that the package refuses.
     """
     _checks.one_of("task", task, TASKS)
     if impl is not None:
@@ -249,16 +250,18 @@ def build(
     if task in _ROBOTS:
         _check_menagerie(task, menagerie)
     config = registry.get_default_config(task)
+    given = dict(overrides)
     if "impl" in config:
         overrides["impl"] = impl or ("warp" if jax.default_backend() == "gpu" else "jax")
     elif impl is not None:
         raise ValueError(f"impl must be None for {name}, which has no choice of it, got {impl!r}.")
     for entry in overrides:
         _checks.one_of(f"entry of {name}", entry.split(".")[0], config)
-    with _body_by_its_old_name():
+    with _body_by_its_old_name(), making(name, given):
         env = registry.load(task, config_overrides=overrides)
     length = overrides.get("episode_length", config.episode_length)
-    steps = int(length) if time_limit is None else time_limit * repeat
+    _checks.count("episode_length", length)
+    steps = length if time_limit is None else time_limit * repeat
     adapted = Playground(env, name=name, time_limit=steps, observation=observation)
     if repeat == 1:
         return adapted

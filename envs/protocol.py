@@ -51,6 +51,11 @@ class Environment(eqx.Module):
 
     spec: eqx.AbstractVar[Spec]
 
+    def __hash__(self) -> int:
+        """Of all but the values of its arrays, which have none; `jax.jit(env.reset)` and `jit(vector.init)` need it."""
+        shapes = (jnp.shape(leaf) for leaf in jax.tree.leaves(self))
+        return hash((type(self), self.spec, *shapes))
+
     @abc.abstractmethod
     def reset(self, key: Key) -> tuple[Any, Observation]:
         """The start of an episode: `(state, obs)`."""

@@ -144,9 +144,17 @@ class Vector(eqx.Module):
 
     def step(self, state: VectorState, actions: Float[Array, "n a"], key: Key) -> tuple[VectorState, Step]:
         """Step every environment; those whose episode ends are reset, and the returned state is past the reset."""
-        if jnp.shape(actions) != (self.num, self.env.spec.action_size):
-            shapes = f"{(self.num, self.env.spec.action_size)}, got {jnp.shape(actions)}"
-            raise ValueError(f"actions must have the shape {shapes}.")
+        _checks.instance("state", state, VectorState, "a VectorState, as init gives it")
+        spec = self.env.spec
+        for name, found, size in (
+            ("actions", actions, spec.action_size),
+            ("state.obs", state.obs, spec.obs_size),
+        ):
+            if getattr(found, "shape", None) != (self.num, size):
+                raise ValueError(
+                    f"{name} must be an array of shape {(self.num, size)} for {self.num} copies of {spec.name}, got "
+                    f"{getattr(found, 'shape', None) or type(found).__name__}."
+                )
         step_key, reset_key = jax.random.split(key)
         taken = jax.vmap(partial(take, self.env))(
             state.env, state.obs, actions, jax.random.split(step_key, self.num)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dpolicy.algorithms import bc
-from dpolicy.data import exact_samples, load, load_npz
+from dpolicy.data import episode_returns, exact_samples, in_chunks, load, load_npz
 from dpolicy.envs import MultiGoal, make
 from dpolicy.train import offline
 
@@ -27,11 +27,14 @@ def test_exact_samples_have_the_bandits_moments():
 def test_a_file_round_trips(tmp_path):
     path = tmp_path / "data.npz"
     obs, action = np.ones((5, 2)), np.linspace(-1, 1, 10).reshape(5, 2)
-    np.savez(path, obs=obs, action=action, reward=np.arange(5.0))
+    np.savez(path, obs=obs, action=action, reward=np.arange(5.0), next_obs=2 * obs)
     data = load(str(path), MultiGoal(), size=1, temperature=1.0)
     np.testing.assert_allclose(data.action, action, rtol=1e-6)
     np.testing.assert_array_equal(data.reward, np.arange(5.0))
+    np.testing.assert_array_equal(data.next_obs, 2 * obs)
     assert not data.terminated.any()
+    np.savez(path, obs=obs, action=action, reward=np.arange(5.0), terminated=np.ones(5))
+    assert load_npz(path).terminated.all()
 
 
 @pytest.mark.parametrize(
@@ -55,6 +58,12 @@ def test_a_file_round_trips(tmp_path):
         ({**GOOD, "next_obs": np.ones((3, 5))}, r"'next_obs' .* of shape \(3, 2\), got \(3, 5\)"),
         ({**GOOD, "terminated": np.full(3, 2)}, "'terminated' .* must hold booleans, or 0 and 1"),
         ({**GOOD, "terminated": np.ones(3), "truncated": np.ones(3)}, "must not be set together"),
+        ({**GOOD, "reward": np.ones(3)}, "must hold 'next_obs' where it holds 'reward', unless every step"),
+        (
+            {**GOOD, "reward": np.ones(3), "terminated": np.array([1, 1, 0])},
+            "must hold 'next_obs' where it holds 'reward', unless every step is 'terminated'",
+        ),
+        ({**GOOD, "obs": np.ones((3, 0))}, "'obs' in .* must hold at least one number a row, got none"),
         ({**GOOD, "actions": np.ones((3, 1))}, "arrays among obs, action, .*; got 'actions'"),
     ],
 )
@@ -82,6 +91,43 @@ def test_no_file_and_no_bandit(tmp_path):
             load_npz(tmp_path / name)
     with pytest.raises(ValueError, match="is no bandit"):
         load("exact", MultiGoal(), size=1, temperature=1.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: load_npz(None), "data must be a path, got None"),
+        (lambda: load("exact", None, size=3, temperature=1.0), "env must be an Environment, got None"),
+        (
+            lambda: exact_samples(MultiGoal(), 3, 1.0),
+            "env must be a Bandit, whose distribution is known, got",
+        ),
+        (
+            lambda: exact_samples(make("bandit/double_well"), 3, 1.0, seed=-1),
+            "seed must be an integer from 0 to",
+        ),
+        (lambda: in_chunks(None, 2), "data must be a Transition, got None"),
+        (lambda: episode_returns({"reward": 1}), "data must be a Transition, got {'reward': 1}"),
+        (
+            lambda: in_chunks(one_row(lambda x: x[0]), 2),
+            "data must be transitions with one leading axis, the",
+        ),
+        (lambda: in_chunks(one_row(lambda x: x[None]), 2), "data must be transitions with one leading axis,"),
+        (
+            lambda: in_chunks(one_row(lambda x: x[: x.ndim]), 1),
+            "data must be transitions with one leading axis",
+        ),
+    ],
+)
+def test_what_is_no_data_set_is_refused(monkeypatch, call, message):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # what a user without the checker sees
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def one_row(change):
+    """Exact samples, changed part by part."""
+    return jax.tree.map(change, exact_samples(make("bandit/double_well"), 4, 0.25))
 
 
 def test_sizes_must_be_the_environments():

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from chains import pushed
+from chains import GymnaxChain, pushed
 
 from dpolicy.envs import FAMILIES, Brax, Gymnax, Vector, make, names
 
@@ -99,6 +99,59 @@ def test_gymnax_needs_continuous_actions():
         Gymnax(*gymnax.make("CartPole-v1"))
 
 
+class Space(NamedTuple):
+    low: Any = -1.0
+    high: Any = 1.0
+    shape: Any = (2,)
+    dtype: Any = jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dtype": jnp.int32}, "must have actions that are real numbers, not integers, got Space"),
+        ({"shape": (2, 2)}, "must have actions that are vectors, of one dimension, got Space"),
+        ({"shape": ()}, "must have actions that are vectors, of one dimension, got Space"),
+        ({"low": np.zeros(3)}, "must have actions that are vectors, of one dimension, got Space"),
+        ({"low": -np.inf}, "must have a bounded, continuous action space, got Space"),
+        ({"high": "b"}, "must have a bounded, continuous action space, got Space"),
+        ({"high": -2.0}, "must have a bounded, continuous action space, got Space"),
+    ],
+)
+def test_gymnax_spaces_that_do_not_fit_are_refused_for_what_they_are(change, message):
+    env = GymnaxChain()
+    env.action_space = lambda params: Space(**change)
+    with pytest.raises(ValueError, match=f"^gymnax/custom {message}"):
+        Gymnax(env, GymnaxChain.Params(5))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Brax(5), "brax/custom must have reset, step, action_size; 5 has no reset"),
+        (lambda: Brax(Seen((8, 8, 3))), r"of brax/custom must be a vector, got the shape \[8, 8, 3\]"),
+        (lambda: Brax(Seen(())), r"the observation of brax/custom must be a vector, got the shape \[\]"),
+        (lambda: Brax(Seen(None)), "the observation of brax/custom must be a vector, got dict"),
+        (
+            lambda: Gymnax(5, GymnaxChain.Params(5)),
+            "gymnax/custom must have reset_env, .*; 5 has no reset_env",
+        ),
+        (
+            lambda: Gymnax(GymnaxChain(), None),
+            "the parameters of gymnax/custom must have max_steps_in_episode",
+        ),
+        (
+            lambda: Gymnax(GymnaxChain(), GymnaxChain.Params(2.5)),
+            "max_steps_in_episode of gymnax/custom must be .*, got 2.5",
+        ),
+        (lambda: make("brax/hopper", foo=3), "brax/hopper cannot be made with foo=3: .*argument 'foo'"),
+    ],
+)
+def test_what_an_adapter_cannot_use_is_one_sentence(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 def test_brax_with_pooled_resets(getkey):
     vector = Vector(make("brax/inverted_pendulum", time_limit=3), 2, resets="pool", pool_size=2)
     assert vector.env.spec.obs_size == FAMILIES["brax"].tasks["inverted_pendulum"].obs_size
@@ -132,6 +185,17 @@ class Charging:
         state.metrics.update(alive=1.0)
         done = jnp.where(state.obs[0] >= 1.0, 1.0, 0.0)
         return self.State(state.obs + 1.0, -jnp.sum(action**2), done, state.metrics)
+
+
+class Seen(Charging):
+    """Shows an array of that shape, or a dictionary."""
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def reset(self, key):
+        obs = {"place": jnp.zeros(3)} if self.shape is None else jnp.zeros(self.shape)
+        return self.State(obs, 0.0, 0.0, {})
 
 
 def test_brax_actions_are_clipped_and_done_means_terminated(getkey):

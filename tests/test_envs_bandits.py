@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from scipy import stats
@@ -128,6 +129,19 @@ def test_every_step_is_an_episode(getkey):
     np.testing.assert_array_equal(step.terminated, True)
     np.testing.assert_array_equal(step.truncated, False)
     np.testing.assert_allclose(step.episode_return, -0.25)
+
+
+def test_what_its_functions_return_is_not_broadcast(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # what a user without the checker sees
+    with pytest.raises(ValueError, match=r"function must return a scalar, got shape \(1,\)"):
+        Bandit(lambda a: a, action_size=1, modes=[[0.0]]).log_partition(1.0)
+    with pytest.raises(ValueError, match=r"action must have the shape \(1,\) of bandit/linear, got \(2,\)"):
+        linear().log_density(jnp.zeros(2), 1.0)
+    with pytest.raises(ValueError, match="function must be a function action -> array, got None"):
+        linear().expectation(None, 1.0)
+
+    with pytest.raises(ValueError, match=r"modes must be rows of numbers, \[m, 1\], got \[\['a'\]\]"):
+        Bandit(jnp.sum, action_size=1, modes=[["a"]])
 
 
 def test_bad_arguments():

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from chains import adapted
@@ -268,6 +269,9 @@ def test_what_is_broken_is_named_and_nothing_else(env, name, sentence):
     assert [name for name, _ in found.passed] == CHECKS[: CHECKS.index(name)]
 
 
-def test_steps_are_checked():
+def test_arguments_are_checked(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # what a user without the checker sees
+    with pytest.raises(ValueError, match=r"vectorise must be a function \(env, num\) -> Vector, got 5"):
+        check(Walk(), vectorise=5)
     with pytest.raises(ValueError, match="steps must be an integer of at least 1, got 0"):
         check(Walk(), steps=0)

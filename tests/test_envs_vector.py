@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -149,6 +150,36 @@ def test_evaluation_gives_every_step_and_copy_its_own_key(getkey):
     run = lambda steps: evaluate_episodes(Count(), policy, jax.random.key(0), 2, steps)[0]
     first, second = run(1) - 1.0, run(2) - run(1) - 2.0
     assert len({float(x) for x in (*first, *second)}) == 4
+
+
+def test_methods_of_an_environment_that_holds_arrays_can_be_compiled(getkey):
+    """Those of two environments that differ in the values of their arrays only are two functions."""
+    key, actions = getkey(), jnp.ones((2, 2))
+    rewards = []
+    for cost in (1.0, 3.0):
+        vector = Vector(MultiGoal(action_cost=cost, distance_cost=0.0, bonus=0.0), 2)
+        state = jax.jit(vector.init)(key)
+        rewards.append(jax.jit(vector.step)(state, actions, key)[1].reward)
+        jax.jit(vector.env.reset)(key)
+    np.testing.assert_allclose(rewards, [[-2.0] * 2, [-6.0] * 2])
+    assert hash(MultiGoal(action_cost=1.0)) == hash(MultiGoal(action_cost=3.0)) != hash(MultiGoal(horizon=5))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s, a: (None, a), "state must be a VectorState, as init gives it, got None"),
+        (lambda s, a: (s, a.tolist()), r"actions must be an array of shape \(2, 1\) for 2 .*, got list"),
+        (lambda s, a: (s, a[:, 0]), r"actions must be an array of shape \(2, 1\) for 2 .*, got \(2,\)"),
+        (lambda s, a: (s, jnp.zeros((3, 1))), r"actions must be an array .* of test/count, got \(3, 1\)"),
+        (lambda s, a: (jax.tree.map(lambda x: x[:1], s), a), r"state.obs must be .* got \(1, 2\)"),
+    ],
+)
+def test_what_does_not_fit_the_batch_is_refused(getkey, monkeypatch, change, message):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # what a user without the checker sees
+    vector = Vector(Count(), 2)
+    with pytest.raises(ValueError, match=message):
+        vector.step(*change(vector.init(getkey()), jnp.zeros((2, 1))), getkey())
 
 
 @pytest.mark.parametrize(

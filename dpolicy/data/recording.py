@@ -75,7 +75,7 @@ def record(
     """
     check_environment("env", env)
     _checks.function("policy", policy, "(obs, key) -> action")
-    _checks.integer("episodes", episodes)
+    _checks.count("episodes", episodes)
     _checks.non_negative("noise", noise)
     turns = -(-episodes // _AT_ONCE)
     size = -(-episodes // turns)
@@ -95,6 +95,19 @@ def joined(parts: list[Transition]) -> Transition:
     return jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)), *parts)
 
 
+def _check_rows(data: Any) -> None:
+    """Refuse what is no data set: transitions with one leading axis."""
+    _checks.instance("data", data, Transition, "a Transition")
+    rows = np.shape(data.reward)
+    parts = (data.obs, data.action, data.next_obs, data.terminated, data.truncated)
+    shapes = [np.shape(part) for part in parts]
+    if len(rows) != 1 or not rows[0] or any(shape[:1] != rows for shape in shapes):
+        raise ValueError(
+            f"data must be transitions with one leading axis, the same of all, got reward of shape {rows} and "
+            f"{', '.join(map(str, shapes))}."
+        )
+
+
 def _ends(data: Transition) -> np.ndarray:
     """Where each row's episode ends; for rows of an episode that the data cut off, the last row."""
     rows = np.arange(len(data.reward))
@@ -103,7 +116,12 @@ def _ends(data: Transition) -> np.ndarray:
 
 
 def episode_returns(data: Transition) -> np.ndarray:
-    """Undiscounted return of every episode that ends in the data, in order: `[episodes]`."""
+    """Undiscounted return of every episode that ends in the data, in order: `[episodes]`.
+
+    Raises:
+        ValueError: for data that are not transitions with one leading axis.
+    """
+    _check_rows(data)
     totals = np.cumsum(np.asarray(data.reward, np.float64))[np.asarray(data.done)]
     return np.diff(totals, prepend=0.0)
 
@@ -122,9 +140,11 @@ def in_chunks(data: Transition, size: int) -> Transition:
         size: Actions in a chunk.
 
     Raises:
-        ValueError: for a size below 1, or one that no episode of the data fills.
+        ValueError: for data that are not transitions with one leading axis, a size below 1, or one that no episode of
+            the data fills.
     """
-    _checks.integer("size", size)
+    _check_rows(data)
+    _checks.count("size", size)
     ends, rows = _ends(data), np.arange(len(data.reward))
     last_ones = np.unique(ends)
     firsts = np.concatenate([[0], last_ones[:-1] + 1])[np.searchsorted(last_ones, rows)]

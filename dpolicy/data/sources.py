@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpolicy import _checks
+from dpolicy._files import as_path
 from dpolicy._types import Number, Transition
 from dpolicy.envs import Bandit, Environment
 
@@ -20,9 +21,12 @@ def exact_samples(env: Bandit, size: int, temperature: Number, *, seed: int = 0)
     """`size` one-step episodes of the exact Boltzmann policy exp(Q / temperature) / Z of a bandit.
 
     Raises:
-        ValueError: for a size below 1 or a temperature that is not above zero.
+        ValueError: for something that is no bandit, a size below 1, a seed that is no integer from 0 to 2^32 - 1, or a
+            temperature that is not above zero.
     """
-    _checks.integer("size", size)
+    _checks.instance("env", env, Bandit, "a Bandit, whose distribution is known")
+    _checks.count("size", size)
+    _checks.integer("seed", seed, 0, 2**32 - 1)
     action = env.sample(jax.random.key(seed), size, temperature)
     zeros, yes = jnp.zeros((size, env.spec.obs_size)), jnp.ones(size, bool)
     return Transition(zeros, action, jax.vmap(env.energy)(action), zeros, yes, ~yes)
@@ -34,7 +38,7 @@ def existing(data: str | Path) -> Path:
     Raises:
         ValueError: if there is no such file.
     """
-    path = Path(data)
+    path = as_path("data", data)
     if not path.is_file():
         raise ValueError(f"data must be an .npz file or 'exact', got {str(data)!r}, which does not exist.")
     return path
@@ -64,7 +68,8 @@ def checked(arrays: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
         where: What they are in, for messages.
 
     Raises:
-        ValueError: if an array is missing, unknown, misshapen, empty, not finite or out of range.
+        ValueError: if an array is missing, unknown, misshapen, empty, not finite or out of range, or there are rewards
+            of steps that go on without what they lead to.
     """
     for name in arrays:
         if name not in (*_REQUIRED, *_OPTIONAL):
@@ -73,6 +78,8 @@ def checked(arrays: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
     for name in _REQUIRED:
         if name not in arrays or np.ndim(arrays[name]) != 2:
             raise ValueError(f"{where} must hold a two-dimensional array {name!r}.")
+        if not np.shape(arrays[name])[1]:
+            raise ValueError(f"{name!r} in {where} must hold at least one number a row, got none.")
     found = {name: _numbers(name, values, where) for name, values in arrays.items()}
     size = len(found["action"])
     if size == 0:
@@ -90,6 +97,12 @@ def checked(arrays: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
         )
     if (found.get("terminated", False) & found.get("truncated", np.zeros(size, bool))).any():
         raise ValueError(f"'terminated' and 'truncated' in {where} must not be set together.")
+    ended = found.get("terminated", np.zeros(size, bool))
+    if "reward" in found and "next_obs" not in found and not ended.all():
+        raise ValueError(
+            f"{where} must hold 'next_obs' where it holds 'reward', unless every step is 'terminated': values are "
+            "learned from what a step leads to."
+        )
     return found
 
 
@@ -97,10 +110,12 @@ def load_npz(path: str | Path) -> Transition:
     """A data set from an .npz file.
 
     The file holds `obs` [n, o] and `action` [n, a] in [-1, 1]; and, for methods that learn values, `reward` [n],
-    `next_obs` [n, o], `terminated` [n] and `truncated` [n] (booleans). What is missing is filled with zeros.
+    `next_obs` [n, o], `terminated` [n] and `truncated` [n] (booleans). What is missing is filled with zeros, `next_obs`
+    with `obs`; beside rewards it must be given, unless every step is terminated.
 
     Raises:
-        ValueError: if the file is missing, is no such file, or its arrays are misshapen, not finite or out of range.
+        ValueError: if the file is missing, is no such file, or its arrays are misshapen, not finite, out of range, or
+            rewards without `next_obs`.
     """
     path = existing(path)
     with open(path, "rb") as file:
@@ -133,6 +148,7 @@ def load(data: str, env: Environment, *, size: int, temperature: Number) -> Tran
         raise ValueError(f"data must be the path of an .npz file or 'exact', got {data!r}.")
     if data != "exact":
         return load_npz(data)
+    _checks.instance("env", env, Environment, "an Environment")
     if not isinstance(env, Bandit):
         raise ValueError(f"data must be the path of an .npz file: {env.spec.name} is no bandit, got 'exact'.")
     return exact_samples(env, size, temperature)

@@ -88,6 +88,9 @@ def evaluation(
     Raises:
         ValueError: for a mode that the algorithm does not know, or without "evaluate".
     """
+    _checks.count("evaluation_episodes", episodes)
+    if not isinstance(modes, (tuple, list)):
+        raise ValueError(f"evaluation_modes must be a tuple of modes, got {modes!r}.")
     if "evaluate" not in modes:
         raise ValueError(f'evaluation_modes must hold "evaluate", got {modes!r}.')
     for mode in modes:

@@ -53,7 +53,6 @@ def offline(
     check_observations(algorithm, normalise_observations)
     _checks.integer("batch_size", batch_size)
     _checks.integer("updates_per_evaluation", updates_per_evaluation)
-    _checks.integer("evaluation_episodes", evaluation_episodes)
     _checks.integer("data_size", data_size)
     _checks.positive("data_temperature", data_temperature)
     if dataset is None:

@@ -58,7 +58,6 @@ def on_policy(
     _checks.integer("num_envs", num_envs)
     _checks.integer("rollout", rollout)
     _checks.integer("iterations_per_evaluation", iterations_per_evaluation)
-    _checks.integer("evaluation_episodes", evaluation_episodes)
     _checks.positive("reward_scale", reward_scale)
     if reward_discount is not None:
         _checks.fraction("reward_discount", reward_discount)

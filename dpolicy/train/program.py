@@ -70,6 +70,7 @@ def check_observations(algorithm: Algorithm, normalise_observations: bool) -> No
     Raises:
         ValueError: if it does, and they would be.
     """
+    _checks.boolean("normalise_observations", normalise_observations)
     if algorithm.raw_observations and normalise_observations:
         raise ValueError(
             f"normalise_observations must be off (--no-normalise-observations) for {algorithm.name} that starts from a "
