@@ -1,5 +1,6 @@
 """Checkpoints: the whole training state and the host's counters, written atomically with Orbax, with digests."""
 
+import contextlib
 import functools
 import json
 import logging
@@ -117,6 +118,14 @@ def _refused_by_system(error: BaseException) -> int | None:
     return None
 
 
+def _listed(read: Callable[[], _Read]) -> _Read:
+    """What `read` makes of the list of checkpoints, from which one may vanish while it is looked at."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return read()
+    return read()
+
+
 def _unsaid(record: logging.LogRecord) -> bool:
     """Whether a record of a log is more than the traceback of what Orbax and TensorStore also raise."""
     error = record.exc_info[1] if record.exc_info else None
@@ -167,15 +176,13 @@ class Checkpoints:
         self._directory = Path(directory).resolve()
         if not read_only:
             self._remove_unfinished()
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=None if read_only else keep,
-                create=not read_only,
-                read_only=read_only,
-                enable_async_checkpointing=False,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else keep,
+            create=not read_only,
+            read_only=read_only,
+            enable_async_checkpointing=False,
         )
+        self._manager = _listed(lambda: ocp.CheckpointManager(self._directory, options=options))
 
     def _remove_unfinished(self) -> None:
         for path in self._directory.glob(f"*{self._ocp.utils.TMP_DIR_SUFFIX}*"):
@@ -273,7 +280,7 @@ class Checkpoints:
             except (_OfAnotherProgram, PermissionError, MemoryError):
                 raise
             except Exception as error:
-                self._manager.reload()
+                _listed(self._manager.reload)
                 if self.latest() == number:
                     raise self._damaged(number) from error
         raise ValueError(f"the checkpoints in {self._directory} are replaced faster than they can be read.")
