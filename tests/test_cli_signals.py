@@ -11,7 +11,7 @@ import pytest
 from dpolicy.cli import main
 from dpolicy.cli._signals import Terminated, interruptible
 from dpolicy.cli._usage import UsageError
-from dpolicy.train.starting import _compiled
+from dpolicy.train.tracing import compiled
 
 PROGRAM = """
 import signal, sys, threading, time
@@ -112,6 +112,6 @@ def test_an_error_does_not_wait_for_the_compiler():
     compiling = threading.Event()
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        _compiled([Traced(interrupted), Traced(lambda: compiling.wait(60))])
+        compiled([Traced(interrupted), Traced(lambda: compiling.wait(60))])
     assert time.monotonic() - begun < 30
     compiling.set()

@@ -132,7 +132,17 @@ def test_the_next_one_is_read_where_one_is_deleted_meanwhile(tmp_path):
     assert reader.latest() == 1
     save(2), save(3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+    # The list itself is read while one vanishes, and once more.
+    reload, tries = reader._manager.reload, iter([FileNotFoundError(), NotADirectoryError()])
+
+    def vanishing():
+        for error in tries:
+            raise error
+        reload()
+
+    reader._manager.reload = vanishing
     assert reader.host() == {"chunk": 3}
+    reader._manager.reload = reload
     save(4), save(5)
     np.testing.assert_array_equal(reader.arrays()["['a']"], [[5, 5]])
     writer.close()

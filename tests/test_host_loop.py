@@ -8,7 +8,6 @@ import re
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from host_program import Toy, arrays
@@ -32,12 +31,6 @@ def console(terminal=False):
     return Console(
         file=io.StringIO(), force_terminal=terminal, width=200, markup=False, highlight=False, soft_wrap=True
     )
-
-
-@pytest.fixture
-def unchecked_types(monkeypatch):
-    """What a user without the run-time checker of types sees."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def text(console):

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_cli_commands import mistake, run
-from test_host_loop import unchecked_types as unchecked_types
 
 import dpolicy
 from dpolicy._places import RunWarning

@@ -3,7 +3,6 @@
 import re
 
 import pytest
-from test_host_loop import unchecked_types as unchecked_types
 
 from dpolicy.algorithms import bc, ddiffpg, dppo, ppo, sac
 from dpolicy.envs import MultiGoal, make

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dpolicy import _checks
+from dpolicy._files import as_path
 from dpolicy.plots.style import band, check_path, labels, line_style, new_figure, save, step_unit
 from dpolicy.train.configuration import algorithm_title, env_title, read_config
 from dpolicy.train.intervals import bootstrap_interval
@@ -126,7 +127,10 @@ def _panels(
     if isinstance(runs, Mapping):
         return {title: list(runs.items())} if runs else {}
     panels: dict[str, list[tuple[str, History]]] = {}
-    for directory in map(Path, [runs] if isinstance(runs, (str, Path)) else runs):
+    if isinstance(runs, (str, bytes)) or not isinstance(runs, Sequence):
+        runs = [runs]
+    for directory in runs:
+        directory = as_path("the directory of a run", directory)
         config = read_config(directory)
         name = algorithm_title(config) or directory.name
         panels.setdefault(env_title(config), []).append(

@@ -111,6 +111,8 @@ def check_config(config: Any, *, named: bool, run: bool) -> None:
             raise ValueError(f"{name} must be {words}, got {config[name]!r}.")
     for name, low in least.items():
         _checks.integer(name, config[name], low, MOST_SEED if name == "seed" else None)
+    if named and not isinstance(config.get("env_options", {}), Mapping):
+        raise ValueError(f"env_options must be an object of names and values, got {config['env_options']!r}.")
     if run and "checkpoint_every" in config:
         _checks.integer("checkpoint_every", config["checkpoint_every"])
 

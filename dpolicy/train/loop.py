@@ -1,5 +1,6 @@
 """The host loop: the one place that compiles, prints, logs, checkpoints, stops and resumes."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,6 @@ from dpolicy.train.configuration import (
     files_at_start,
     holds_run,
     pinned,
-    seed_keys,
 )
 from dpolicy.train.evaluate import on_host
 from dpolicy.train.failures import Failure, failures_text, new_failures, remarks
@@ -54,6 +54,18 @@ class AllSeedsFailed(RuntimeError):
     """Every seed of a run has become non-finite."""
 
 
+def _check_takes_one(name: str, function: Any, shown: str) -> None:
+    _checks.function(name, function, shown)
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return  # a built-in function need not tell
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise ValueError(f"{name} must be a function {shown}, got one of {signature}.") from None
+
+
 def check_arguments(
     program: Any, *, seeds: int, seed: int, steps: int, checkpoint_every: int | None = None
 ) -> None:
@@ -65,8 +77,8 @@ def check_arguments(
     parts = ("init", "step", "steps_per_call")
     if isinstance(program, type) or not all(hasattr(program, part) for part in parts):
         raise ValueError(f"program must have {', '.join(parts)}, got {program!r}.")
-    _checks.function("program.init", program.init, "key -> state")
-    _checks.function("program.step", program.step, "state -> (state, metrics)")
+    _check_takes_one("program.init", program.init, "key -> state")
+    _check_takes_one("program.step", program.step, "state -> (state, metrics)")
     _checks.integer("program.steps_per_call", program.steps_per_call)
     for name, value in (("seeds", seeds), ("steps", steps)):
         _checks.integer(name, value)
@@ -158,7 +170,7 @@ def train_loop(
         every = next(value for value in told if value is not None)
         _checks.integer("checkpoint_every", every)
         full["checkpoint_every"] = int(every)
-        job = Job(program, seed_keys(seed, seeds), int(steps), directory, full, found is not None, display)
+        job = Job(program, int(steps), directory, full, found is not None, display)
         started = start(job)
         try:
             return _run(job, started, on_chunk)
@@ -196,6 +208,8 @@ def train_config(
         AllSeedsFailed: as `train_loop`.
     """
     check_config(config, named=True, run=True)
+    if built is not None and not (isinstance(built, tuple) and len(built) == 3):
+        raise ValueError(f"built must be what build returns, or None, got {built!r}.")
     config = pinned(config)
     algorithm, env, program = built or build(config)
     result = train_loop(

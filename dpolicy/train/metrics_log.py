@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from dpolicy._files import naming
+from dpolicy._files import as_path, naming
 
 _RESERVED = ("step", "seed", "alive")
 _FILES = ("metrics.csv", "metrics.jsonl")
@@ -47,6 +47,18 @@ def _to_json(value: float | int) -> float | int | str | None:
 
 def _from_json(value: Any) -> float:
     return math.nan if value is None else float(value)
+
+
+def check_name(name: Any) -> None:
+    """Refuse what no metric may be called.
+
+    Raises:
+        ValueError: for something else than a text, or the name of a column of the loop's own.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"a metric must be called by a text, got {name!r}.")
+    if name in _RESERVED:
+        raise ValueError(f"a metric cannot be called {name!r}: that column is the loop's own.")
 
 
 class MetricsLog:
@@ -113,8 +125,7 @@ class MetricsLog:
         if names != sorted(self._names):
             raise ValueError(f"metrics must keep their names {sorted(self._names)}, got {names}.")
         for name, value in metrics.items():
-            if name in _RESERVED:
-                raise ValueError(f"a metric cannot be called {name!r}: that column is the loop's own.")
+            check_name(name)
             if np.shape(value) != (len(alive),):
                 raise ValueError(f"metric {name!r} must be one number per seed, got shape {np.shape(value)}.")
         rows = [
@@ -240,7 +251,8 @@ def read_history(directory: Path, *, seeds: int | None = None) -> History:
     Raises:
         ValueError: if there are none yet, or they are damaged.
     """
-    chunks = _read_rows(Path(directory) / _FILES[1], seeds)
+    directory = as_path("directory", directory)
+    chunks = _read_rows(directory / _FILES[1], seeds)
     if not chunks:
         raise ValueError(f"{directory} holds no metrics: it is no run, or its first chunk has not ended yet.")
     return _history(chunks)

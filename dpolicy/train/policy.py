@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
+from dpolicy._files import as_path
 from dpolicy._places import RunWarning
 from dpolicy._types import Key
 from dpolicy.algorithm import Algorithm
@@ -150,9 +151,7 @@ def load_policy(directory: Path | str, *, seed: int | str = "best", mode: str = 
         ValueError: if the directory holds no run, no checkpoint yet, or one that the code no longer fits; for an
             unknown seed or mode, and for a seed that has failed.
     """
-    if not isinstance(directory, (str, Path)):
-        raise ValueError(f"directory must be the path of a run, got {directory!r}.")
-    directory = Path(directory)
+    directory = as_path("directory", directory, "the path of a run")
     config = read_config(directory)
     check_named(config, directory)
     for sentence in changed_files(config, directory):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpolicy import _checks
 from dpolicy.cloning import Cloned
 from dpolicy.envs import Spec
 from dpolicy.fields import AbstractField
@@ -124,7 +125,12 @@ def described(directory: str | os.PathLike[str]) -> dict[str, Any]:
 def _check_description(about: Mapping[str, Any]) -> None:
     for name in _PARTS:
         if name not in about:
-            raise ValueError(f"pretrained must have {name!r}, got {', '.join(about) or 'nothing'}.")
+            raise ValueError(f"pretrained must have {name!r}, got {', '.join(map(str, about)) or 'nothing'}.")
+    for name in ("run", "algorithm", "sha256"):
+        _checks.instance(f"pretrained.{name}", about[name], str, "a text")
+    _checks.instance("pretrained.hyperparameters", about["hyperparameters"], Mapping, "names and values")
+    for name in ("obs_size", "action_size"):
+        _checks.integer(f"pretrained.{name}", about[name])
 
 
 def check_start(config: Mapping[str, Any]) -> None:

@@ -33,6 +33,7 @@ def record_run(
     Raises:
         ValueError: for an unknown mode, a value out of its range, or a run whose seeds have all failed.
     """
+    _checks.instance("run", run, Run, "a Run, as load_run gives it")
     _checks.integer("seed", seed, 0, MOST_SEED)
     _checks.one_of("mode", mode, run.algorithm.modes)
     living = np.flatnonzero(np.asarray(run.state.alive))

@@ -21,6 +21,7 @@ from dpolicy.train.configuration import (
     seed_keys,
 )
 from dpolicy.train.origin import warn_of_origin
+from dpolicy.train.tracing import traced_init
 
 
 class Run(NamedTuple):
@@ -60,7 +61,7 @@ def load_run(directory: Path | str) -> Run:
     for sentence in changed_files(config, directory):
         warnings.warn(sentence, RunWarning, stacklevel=2)
     algorithm, env, program = build(config)
-    like = jax.eval_shape(jax.vmap(program.init), seed_keys(config["seed"], config["seeds"]))
+    like = traced_init(program, config["seeds"])[1]
     if not (directory / "checkpoints").is_dir():
         raise ValueError(f"{directory} holds no checkpoint yet.")
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
@@ -94,6 +95,7 @@ def evaluate_run(run: Run, *, episodes: int = 10, mode: str = "evaluate", seed: 
     from dpolicy.envs import evaluate_episodes
     from dpolicy.train.evaluate import policy_of
 
+    _checks.instance("run", run, Run, "a Run, as load_run gives it")
     _checks.integer("episodes", episodes)
     _checks.integer("seed", seed, 0, MOST_SEED)
     _checks.one_of("mode", mode, run.algorithm.modes)

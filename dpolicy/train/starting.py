@@ -1,15 +1,13 @@
 """The start of a run: compiled, then initialised or restored."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import PyTree
 
 from dpolicy.train.checkpoint import Checkpoints
-from dpolicy.train.configuration import read_config
+from dpolicy.train.configuration import read_config, seed_keys
 from dpolicy.train.failures import Failure
 from dpolicy.train.memory import check_compiled, check_memory, size_of
 from dpolicy.train.metrics_log import MetricsLog, chunks_written
@@ -17,6 +15,7 @@ from dpolicy.train.origin import check_origin, remarks
 from dpolicy.train.pretrained import check_start
 from dpolicy.train.progress import Display, Stopwatch, byte_text
 from dpolicy.train.run_files import log_event, write_start
+from dpolicy.train.tracing import compiled, traced_init, traced_step
 
 _WORTH_SAYING = 100_000_000  # bytes of state
 
@@ -25,7 +24,6 @@ class Job(NamedTuple):
     """What a run is given to start and to go on with."""
 
     program: Any
-    keys: jax.Array
     steps: int
     directory: Path | None
     config: dict[str, Any]
@@ -47,32 +45,6 @@ class Start(NamedTuple):
     chunk: int
     failures: list[Failure]
     compile_seconds: float
-
-
-def _struct(leaf: Any) -> jax.ShapeDtypeStruct:
-    # Without weak types, a fresh state and one read from disk enter the very same program.
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-
-
-def _compiled(traced: list[Any]) -> list[Any]:
-    """Compile traced functions side by side; the compiler does not hold Python's lock."""
-    pool = ThreadPoolExecutor()
-    try:
-        return list(pool.map(lambda function: function.lower().compile(), traced))
-    finally:
-        # An interruption does not wait for the compiler.
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _traced_step(program: Any, shapes: PyTree) -> Any:
-    """`vmap(program.step)`, traced for a state of these shapes, which it must keep."""
-    step = jax.jit(jax.vmap(program.step), donate_argnums=0).trace(shapes)
-    after = jax.tree.map(_struct, step.out_info[0])
-    if jax.tree.flatten(after) != jax.tree.flatten(shapes):
-        raise ValueError(
-            "program.step must return a state of the structure, shapes and types of program.init's."
-        )
-    return step
 
 
 def _old_checkpoints(job: Job) -> Checkpoints | None:
@@ -106,11 +78,10 @@ def check_leaves_steps(steps: int, taken: int) -> None:
 def start(job: Job) -> Start:
     """Compile, then initialise or restore; nothing is recorded in the directory before both have worked."""
     watch = Stopwatch()
-    init = jax.jit(jax.vmap(job.program.init)).trace(job.keys)
-    shapes = jax.tree.map(_struct, init.out_info)
+    seeds = job.config["seeds"]
+    init, shapes = traced_init(job.program, seeds)
     check_memory(shapes)
     if (size := size_of(shapes)) > _WORTH_SAYING:
-        seeds = job.keys.shape[0]
         job.display.say(f"state: {byte_text(size)} ({seeds} x {byte_text(size // seeds)}, one per seed)")
     seconds = watch.lap()
     checkpoints = _old_checkpoints(job)
@@ -121,16 +92,16 @@ def start(job: Job) -> Start:
     watch.lap()  # reading is not compiling
     # A finished run is only read again, which need not wait for a compiler.
     if state is None or int(np.max(state.steps)) < job.steps:
-        step = _traced_step(job.program, shapes)
-        compiled_step, *compiled_init = _compiled([step] if checkpoints else [step, init])
+        step = traced_step(job.program, shapes)
+        compiled_step, *compiled_init = compiled([step] if checkpoints else [step, init])
         check_compiled(compiled_step)
         seconds += watch.lap()
         job.display.compiled(seconds)
-        state = state if checkpoints else compiled_init[0](job.keys)
+        state = state if checkpoints else compiled_init[0](seed_keys(job.config["seed"], seeds))
     step_now = int(np.max(state.steps))
     if host["chunk"] == 0:
         check_leaves_steps(job.steps, step_now)
-    log = MetricsLog(job.directory, host["offsets"], seeds=job.keys.shape[0])
+    log = MetricsLog(job.directory, host["offsets"], seeds=seeds)
     if host["chunk"] and job.directory is not None:
         # As many as it was started with are right though its whole chunks took it a little further.
         if job.steps < step_now and job.steps != read_config(job.directory)["steps"]:
@@ -148,7 +119,7 @@ def start(job: Job) -> Start:
 
 def _check_starts_over(job: Job, directory: Path, *, lost: bool) -> None:
     """Refuse to start over, for want of a checkpoint, a run that must have had one."""
-    chunks = chunks_written(directory, job.keys.shape[0])
+    chunks = chunks_written(directory, job.config["seeds"])
     # A chunk's rows are written before its checkpoint, so a kill between the two leaves one chunk more.
     every = job.config["checkpoint_every"]
     if chunks > (0 if lost else every):
