@@ -163,6 +163,9 @@ def dppo(
         schedule.grid(sampler_steps)  # refuses step counts that do not fit
     else:
         _check_fits(begin.schedule, sampler_steps)
+    for name, bound in (("log_prob_low", log_prob_low), ("log_prob_high", log_prob_high)):
+        if bound is not None:
+            _checks.in_range(name, bound)
     _checks.ordered("log_prob_low", log_prob_low, "log_prob_high", log_prob_high)
     if clip_low is not None:
         _checks.ordered("clip_low", clip_low, "clip", clip)
