@@ -12,6 +12,12 @@ class Violation(Exception):
     """A promise that is broken, in one sentence."""
 
 
+def raised(error: BaseException) -> str:
+    """What an exception says, in the first of its paragraphs."""
+    reason = " ".join(str(error).split("\n\n")[0].split())[:300].rstrip(".")
+    return f"raises {type(error).__name__}{': ' * bool(reason)}{reason}."
+
+
 def _kind(leaf: Any) -> tuple[tuple[int, ...], np.dtype] | None:
     """Shape and type of what JAX makes an array of; None for anything else."""
     if isinstance(leaf, bool | int | float | complex):

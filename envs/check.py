@@ -11,8 +11,9 @@ import numpy as np
 from dpolicy import _checks
 from dpolicy._types import Key
 from dpolicy.envs._check_episodes import different, episode_checks, record
-from dpolicy.envs._promises import Violation, check_reset, check_state, check_step
+from dpolicy.envs._promises import Violation, check_reset, check_state, check_step, raised
 from dpolicy.envs.protocol import Environment, Spec
+from dpolicy.envs.stepping import BrokenPromise
 from dpolicy.envs.vector import Vector
 
 _COPIES = 4
@@ -35,18 +36,15 @@ class Checked(NamedTuple):
     violation: str | None
 
 
-def _raised(error: BaseException) -> str:
-    reason = " ".join(str(error).split("\n\n")[0].split())[:300].rstrip(".")
-    return f"raises {type(error).__name__}{': ' * bool(reason)}{reason}."
-
-
 def _called(what: str, function: Callable[..., Any], *args: Any) -> Any:
     """`function(*args)`, an exception of the environment's told as a violation."""
     try:
         return function(*args)
+    except BrokenPromise as inner:
+        raise Violation(inner.violation) from inner
     # `SystemExit`, too: an environment that ends the process would pass for one without a violation.
     except (Exception, SystemExit) as error:
-        raise Violation(f"{what} {_raised(error)}") from error
+        raise Violation(f"{what} {raised(error)}") from error
 
 
 def _example(env: Environment) -> tuple[Any, Any, Any]:
@@ -236,5 +234,5 @@ def check(
         return Checked(name, tuple(passed), f"{name}: {violation}")
     except (Exception, SystemExit) as error:
         # Where an environment that was called without harm before is called again.
-        return Checked(name, tuple(passed), f"{name}: after the check of {passed[-1][0]} it {_raised(error)}")
+        return Checked(name, tuple(passed), f"{name}: after the check of {passed[-1][0]} it {raised(error)}")
     return Checked(name, tuple(passed), None)

@@ -4,14 +4,15 @@ What an environment returns is checked here, while it is traced; and a simulatio
 behind that is not finite.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from dpolicy._types import Action, Key, Observation, Scalar
-from dpolicy.envs._promises import Violation, check_reset, check_state, check_step
+from dpolicy.envs._promises import Violation, check_reset, check_state, check_step, raised
 from dpolicy.envs.protocol import Environment, check_action
 
 
@@ -33,23 +34,41 @@ class Taken(NamedTuple):
     diverged: Bool[Array, ""]
 
 
-def _kept(env: Environment, check: Callable[..., None], *args: Any) -> None:
+class BrokenPromise(ValueError):
+    """What an environment does wrong, as it is told.
+
+    Attributes:
+        violation: The sentence alone, without the environment's name.
+    """
+
+    def __init__(self, name: str, violation: str):
+        super().__init__(f"{name}: {violation} `dpolicy check-env` looks at the rest of what it promises.")
+        self.violation = violation
+
+
+@contextlib.contextmanager
+def _told(env: Environment, what: str) -> Iterator[None]:
+    """Tell what an environment raises, or what is wrong with what it returned, by its name; a wrapper adds nothing."""
     try:
-        check(*args)
+        yield
+    except BrokenPromise:
+        raise
     except Violation as violation:
-        raise ValueError(
-            f"{env.spec.name}: {violation} `dpolicy check-env` looks at the rest of what it promises."
-        ) from None
+        raise BrokenPromise(env.spec.name, str(violation)) from None
+    except Exception as error:
+        raise BrokenPromise(env.spec.name, f"{what} {raised(error)}") from error
 
 
 def start(env: Environment, key: Key) -> tuple[Any, Observation]:
     """`env.reset(key)`: the start of an episode, `(state, obs)`.
 
     Raises:
-        ValueError: for a state or an observation of another kind than every environment promises.
+        ValueError: for a state or an observation of another kind than every environment promises, and for what the
+            environment raises.
     """
-    result = env.reset(key)
-    _kept(env, check_reset, env.spec, result)
+    with _told(env, "reset"):
+        result = env.reset(key)
+        check_reset(env.spec, result)
     state, obs = result
     return state, jnp.asarray(obs)
 
@@ -60,13 +79,15 @@ def step(
     """`env.step(state, action, key)`, as arrays.
 
     Raises:
-        ValueError: for an action of another size, or results of another kind than every environment promises.
+        ValueError: for an action of another size, for results of another kind than every environment promises, and for
+            what the environment raises.
     """
     check_action(env.spec, action)
-    result = env.step(state, action, key)
-    _kept(env, check_step, env.spec, result)
-    new, *shown = result
-    _kept(env, check_state, state, new)
+    with _told(env, "step"):
+        result = env.step(state, action, key)
+        check_step(env.spec, result)
+        new, *shown = result
+        check_state(state, new)
     # They may be numbers of Python, whose operators mean something else.
     obs, reward, terminated = map(jnp.asarray, shown)
     return new, obs, reward, terminated

@@ -235,6 +235,11 @@ class ResetsItselfToOneStart(ResetsItself):
         (IntegerObs(), "reset", "the observation of reset must be float32[2], got int32[2]."),
         (FiveValues(), "step", "got a tuple of 5; a time limit belongs into spec.time_limit."),
         (VectorReward(), "step", "the reward must be float32[], got float32[1]."),
+        (
+            FrameStack(FloatFlag(), 2),
+            "step",
+            "test/walk frame_stack=2: terminated must be bool[], got float32[].",
+        ),
         (FloatFlag(), "step", "terminated must be bool[], got float32[]."),
         (LongerObs(), "step", "the observation of step must be float32[2], got float32[3]."),
         (WrongActionSize(), "step", "step raises "),

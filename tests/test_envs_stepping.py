@@ -63,7 +63,21 @@ class NamedState(Walk):
         return {"place": state, "name": "walk"}, obs
 
 
+class Branches(Walk):
+    """Asks Python about a number that is only known when the program runs."""
+
+    def step(self, state, action, key):
+        return state, state, 1.0 if state[0] > 1 else 0.0, False
+
+
+class Raises(Walk):
+    def reset(self, key):
+        raise KeyError("start")
+
+
 SLIPS = [
+    (Raises(), "reset raises KeyError: 'start'."),
+    (Branches(), "step raises TracerBoolConversionError: "),
     (ResetReturnsObs(), "reset must return (state, obs), got a tuple of 3."),
     (LongObs(), "the observation of reset must be float32[2], got float32[3]."),
     (IntegerObs(), "the observation of reset must be float32[2], got int32[2]."),
