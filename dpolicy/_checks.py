@@ -84,7 +84,7 @@ def fraction(name: str, value: Any) -> None:
     in_range(name, value, 0.0, 1.0)
 
 
-_MOST = 2**63 - 1  # a larger count is no count that a machine can hold
+_MOST = 2**31 - 1  # JAX counts in 32 bits
 
 
 def integer(name: str, value: Any, low: int = 1, high: int | None = None) -> None:

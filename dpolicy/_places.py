@@ -15,6 +15,7 @@ from typing import Any
 _DIGEST = "__sha256__"  # of a module that was loaded here: the digest of the text that it ran
 _GUARD = 'put what it runs under if __name__ == "__main__":'
 _LOADING: set[Path] = set()
+_ASKED: set[str] = set()  # files that something was taken from
 
 
 class RunWarning(UserWarning):
@@ -84,6 +85,7 @@ def thing_at(place: str) -> Any:
     """
     where, name = _split(place)
     module = _module(where)
+    _ASKED.add(os.path.abspath(getattr(module, "__file__", None) or where))
     if not hasattr(module, name):
         near = difflib.get_close_matches(name, vars(module), n=2)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -102,6 +104,16 @@ def called(place: str, **arguments: Any) -> Any:
         return function(**arguments)
     except (Exception, SystemExit) as error:
         raise ValueError(f"{title(place)} raises {_reason(error, _split(place)[0])}.") from error
+
+
+def blame(error: BaseException) -> str | None:
+    """A sentence about an exception that came by a file which something was taken from; None for any other.
+
+    It names the last line of the file that the exception passed, wherever it was raised.
+    """
+    passed = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [file for file in passed if file in _ASKED]
+    return f"{_shown(own[-1])} raises {_reason(error, own[-1])}." if own else None
 
 
 def place_of(thing: Any) -> str:
@@ -221,7 +233,9 @@ def _reason(error: BaseException, where: str) -> str:
     if isinstance(error, SyntaxError):
         words, line = error.msg, error.lineno
     else:
-        words, line = " ".join(str(error).split()).rstrip("."), None
+        # Beyond its first paragraph, what JAX says is advice.
+        words, line = " ".join(str(error).split("\n\n")[0].split()).rstrip("."), None
+        words = words if len(words) < 300 else f"{words[:300]} ..."
         for frame, number in traceback.walk_tb(error.__traceback__):
             is_file = frame.f_code.co_filename == os.path.abspath(where)
             if is_file or frame.f_globals.get("__name__") == where:

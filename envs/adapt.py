@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from dpolicy import _checks
 from dpolicy._types import Observation, Scalar
 
 
@@ -27,6 +28,22 @@ def require(module: str, extra: str | None, what: str) -> ModuleType:
         raise ImportError(
             f"{what} needs the package {error.name}, which is not installed: pip install {target}."
         ) from error
+
+
+def check_like(name: str, value: Any, default: Any) -> None:
+    """Refuse a value for an option that is of another kind than its default: a switch, a number or several numbers.
+
+    Raises:
+        ValueError: if it is; a default of no such kind says nothing.
+    """
+    if isinstance(default, bool):
+        _checks.boolean(name, value)
+    elif isinstance(default, (int, float)):
+        _checks.in_range(name, value)
+    elif isinstance(default, tuple) and default and all(isinstance(each, (int, float)) for each in default):
+        _checks.in_range(name, value, ndim=(1,))
+        if len(value) != len(default):
+            raise ValueError(f"{name} must be {len(default)} numbers, got {value!r}.")
 
 
 def foreign() -> AbstractContextManager[Any]:

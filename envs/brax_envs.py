@@ -1,5 +1,6 @@
 """Adapter for brax: its bare environments, without its training wrappers (they lose the terminal observation)."""
 
+import inspect
 from typing import Any
 
 import equinox as eqx
@@ -9,7 +10,17 @@ from jaxtyping import Array, Bool
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
-from dpolicy.envs.adapt import ended, foreign, has_parts, like, making, require, strong, vector_size
+from dpolicy.envs.adapt import (
+    check_like,
+    ended,
+    foreign,
+    has_parts,
+    like,
+    making,
+    require,
+    strong,
+    vector_size,
+)
 from dpolicy.envs.protocol import Environment, Spec, clip_action
 
 # Swimmer is missing: it calls a signature that JAX has removed (brax 0.14).
@@ -74,6 +85,15 @@ class Brax(Environment):
         return new, obs, reward, ended(new.done, obs, reward)
 
 
+def _options(brax: Any, task: str) -> dict[str, Any]:
+    """What may be said to the constructor of a task, and what that passes on to the one of all tasks: the defaults."""
+    constructors = (brax.base.PipelineEnv, brax._envs[task])
+    found = {
+        name: p for function in constructors for name, p in inspect.signature(function).parameters.items()
+    }
+    return {name: p.default for name, p in found.items() if p.default is not p.empty}
+
+
 def build(task: str, *, backend: str = "spring", time_limit: int = 1000, **options: Any) -> Brax:
     """One of `TASKS`; further options go to brax's constructor.
 
@@ -88,6 +108,12 @@ def build(task: str, *, backend: str = "spring", time_limit: int = 1000, **optio
     _checks.one_of("backend", backend, BACKENDS)
     _checks.integer("time_limit", time_limit)
     brax = require("brax.envs", "brax", f"brax/{task}")
+    known = _options(brax, task)
+    for option, value in options.items():
+        _checks.one_of(f"option of brax/{task}", option, known)
+        check_like(option, value, known[option])
+        if option == "n_frames":
+            _checks.integer(option, value)
     with making(f"brax/{task}", options):
         env = brax.get_environment(task, backend=backend, **options)
     return Brax(env, name=f"brax/{task}", time_limit=time_limit)

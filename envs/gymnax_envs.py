@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
-from dpolicy.envs.adapt import ended, foreign, has_parts, like, require, strong
+from dpolicy.envs.adapt import check_like, ended, foreign, has_parts, like, require, strong
 from dpolicy.envs.protocol import Environment, Spec, check_action, to_bounds
 
 TASKS = {
@@ -95,15 +95,6 @@ class Gymnax(Environment):
         return like(new, state), obs, reward, ended(terminated, obs, reward)
 
 
-def _check_like(name: str, value: Any, default: Any) -> None:
-    if name == "max_steps_in_episode":
-        _checks.integer(name, value)
-    elif isinstance(default, bool):
-        _checks.boolean(name, value)
-    elif isinstance(default, (int, float)):
-        _checks.in_range(name, value)
-
-
 def build(task: str, *, time_limit: int | None = None, **params: Any) -> Gymnax:
     """One of `TASKS`, with its parameters (such as Pendulum's `g`) overridden by name.
 
@@ -123,5 +114,7 @@ def build(task: str, *, time_limit: int | None = None, **params: Any) -> Gymnax:
         params["max_steps_in_episode"] = time_limit
     for name, value in params.items():
         _checks.one_of(f"parameter of gymnax/{task}", name, vars(defaults))
-        _check_like(name, value, getattr(defaults, name))
+        if name == "max_steps_in_episode":
+            _checks.integer(name, value)
+        check_like(name, value, getattr(defaults, name))
     return Gymnax(env, defaults.replace(**params), name=f"gymnax/{task}")

@@ -81,7 +81,7 @@ def full_name(name: str) -> str:
         return _places.absolute(name)
     family, _, task = name.partition("/")
     entry = FAMILIES.get(family)
-    if entry is not None and not task and len(entry.tasks) == 1:
+    if entry is not None and "/" not in name and len(entry.tasks) == 1:
         (task,) = entry.tasks
     if entry is None or task not in entry.tasks:
         raise _unknown(name)
@@ -108,10 +108,12 @@ def _takes(function: Callable[..., Any], option: str) -> bool:
 
 
 def _check_options(name: str, function: Callable[..., Any], options: Mapping[str, Any], given: int) -> None:
-    parameters = list(inspect.signature(function).parameters.values())[given:]
+    parameters = list(inspect.signature(function).parameters.values())
+    taken = [parameter.name for parameter in parameters[:given]]
+    allowed = [parameter.name for parameter in parameters[given:]]
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    allowed = [parameter.name for parameter in parameters]
+        # What it passes on is looked at where it goes, but must not be what it is given already.
+        allowed = [option for option in options if option not in taken]
     for option in options:
         if option not in allowed:
             near = difflib.get_close_matches(option, [*allowed, *WRAPPERS], n=1)
@@ -170,6 +172,7 @@ WRAPPERS = ("action_chunk", "action_repeat", "frame_stack", "time_limit")
 
 def make(
     name: str,
+    /,
     *,
     action_chunk: int = 1,
     action_repeat: int | None = None,

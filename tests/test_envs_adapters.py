@@ -144,7 +144,7 @@ def test_gymnax_spaces_that_do_not_fit_are_refused_for_what_they_are(change, mes
             lambda: Gymnax(GymnaxChain(), GymnaxChain.Params(2.5)),
             "max_steps_in_episode of gymnax/custom must be .*, got 2.5",
         ),
-        (lambda: make("brax/hopper", foo=3), "brax/hopper cannot be made with foo=3: .*argument 'foo'"),
+        (lambda: make("brax/hopper", foo=3), "option of brax/hopper must be one of backend, .*; got 'foo'"),
     ],
 )
 def test_what_an_adapter_cannot_use_is_one_sentence(make, message):

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import pytest
 from test_cli_commands import toy, toy_program
 
-from dpolicy.algorithms import sac
+from dpolicy.algorithms import bc, sac
 from dpolicy.envs import make
-from dpolicy.train import memory, off_policy, starting, train_loop
+from dpolicy.train import memory, off_policy, offline, starting, train_loop
 from dpolicy.train.memory import check_compiled, check_memory, memory_limit, size_of
 from dpolicy.train.replay import Replay
 
@@ -97,6 +97,14 @@ def test_what_a_chunk_needs_beside_its_State(monkeypatch):
         ValueError, match=r"one chunk of this run takes [\d.]+ MB to compute beside the 2 kB of its"
     ):
         check_compiled(step)
+
+
+def test_exact_data_are_compared_with_the_memory_there_is(monkeypatch):
+    monkeypatch.setattr(memory, "memory_limit", lambda: 24_000)
+    sentence = "data_size must fit into the 24 kB of memory there is, at most 1,000, got 1,001."
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        offline(bc(), make("bandit/linear"), data_size=1_001)
+    offline(bc(), make("bandit/linear"), data_size=1_000)
 
 
 def test_size_counts_bytes():

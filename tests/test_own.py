@@ -71,6 +71,10 @@ def nothing():
     return None
 
 
+def broken(*, factor=1.0):
+    return linear(factor=factor)._replace(act=lambda state, obs, key, mode: (obs["position"], {}))
+
+
 def needs(spec, *, factor=1.0):
     return linear(factor=factor)
 '''
@@ -150,6 +154,17 @@ def test_a_file_that_has_changed_is_said_and_one_that_is_gone_is_a_sentence(here
     assert run(capsys, "plot", "run")[0] == 0
 
 
+def test_what_the_file_raises_is_a_sentence_or_where_asked_for_a_traceback(here, capsys, monkeypatch):
+    words = ["train", "own.py:broken", "--env", "own.py:Cart", "--print-config"]
+    line = next(i for i, text in enumerate(OWN.splitlines(), 1) if "position" in text)
+    said = mistake(capsys, *words)
+    assert said.startswith("dpolicy train own.py:broken: own.py raises TypeError: ")
+    assert said.endswith(f" (line {line}). (DPOLICY_TRACEBACK=1 shows the way there.)")
+    monkeypatch.setenv("DPOLICY_TRACEBACK", "1")
+    with pytest.raises(TypeError):
+        main(words)
+
+
 def test_help_is_the_docstring(here, capsys):
     with pytest.raises(SystemExit):
         main(["train", "own.py:linear", "--env", "own.py:Cart", "--help"])
@@ -199,6 +214,15 @@ def test_help_is_the_docstring(here, capsys):
             "own.py:linear --env multigoal --env-option bonos=2",
             "multigoal/multigoal takes action_cost, .* bonus?",
         ),
+        (
+            "own.py:linear --env multigoal --env-option name=x",
+            "multigoal/multigoal takes action_cost, .*; got 'name'.",
+        ),
+        (
+            "own.py:linear --env gymnax/Pendulum-v1 --env-option task=x",
+            "gymnax/Pendulum-v1 takes no options; got 'task'.",
+        ),
+        ("own.py:linear --env multigoal/", "env must be .*; got 'multigoal/'. Did you mean .*"),
         ("own.py --env own.py:Cart", "own.py needs the name of what is in it: own.py:NAME."),
     ],
 )

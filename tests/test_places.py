@@ -143,6 +143,16 @@ def test_a_script_that_runs_is_not_run_again(folder):
     assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
 
 
+def test_what_a_file_raises_is_told_with_its_line(folder):
+    (folder / "own.py").write_text("def f(x):\n    return x[3]\n\ndef g():\n    return f([])\n")
+    with pytest.raises(IndexError) as error:
+        thing_at("own.py:g")()
+    assert _places.blame(error.value) == "own.py raises IndexError: list index out of range (line 2)."
+    with pytest.raises(ValueError, match="needs the name") as error:
+        thing_at("own.py")
+    assert _places.blame(error.value) is None
+
+
 def test_what_is_called_is_asked_in_one_sentence(folder):
     (folder / "own.py").write_text("def f(*, size=1):\n    return 1 // size\n")
     assert _places.called("own.py:f", size=1) == 1

@@ -53,6 +53,10 @@ ENV = make("probe/action")
             "steps must exceed the 1000 that are taken before learning starts, got 1000.",
         ),
         (
+            lambda: ppo(epochs=10**12),
+            "epochs must be an integer from 1 to 2147483647, got 1000000000000.",
+        ),
+        (
             lambda: ddiffpg(exploration_low=0.7),
             "exploration_low must not exceed exploration_high, got 0.7 and 0.6.",
         ),

@@ -1,7 +1,10 @@
 """Mistakes of the person at the keyboard: one sentence and an exit code, never a traceback."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from dpolicy import _places
 
 
 class UsageError(Exception):
@@ -29,26 +32,40 @@ def _raised_by_library(error: BaseException) -> bool:
 
 @contextmanager
 def explained(prog: str, *, any_origin: bool = False) -> Iterator[None]:
-    """Turn a `ValueError` of the library, a missing package or a refusing file system into a `UsageError`.
+    """Turn what a person can mend into a `UsageError`; a bug of the library stays an exception, to be seen.
+
+    That is a `ValueError` of the library, whatever a file of the user's own raises, a missing package, a refusing file
+    system, and too little memory. With the environment variable DPOLICY_TRACEBACK all of them stay as they are.
 
     Args:
         prog: The command it happens in.
-        any_origin: Also those that were raised outside the library (a recipe of the user's own).
+        any_origin: Also a `ValueError` that was raised outside the library.
     """
     try:
         yield
-    except UnicodeEncodeError as error:
-        raise UsageError(unicode_sentence(error), prog=prog) from error
-    except ValueError as error:
-        if not any_origin and not _raised_by_library(error):
+    except (UsageError, BrokenPipeError):
+        raise
+    except Exception as error:
+        sentence = None if os.environ.get("DPOLICY_TRACEBACK") else _sentence(error, any_origin)
+        if sentence is None:
             raise
-        raise UsageError(str(error), prog=prog) from error
-    except ImportError as error:
-        raise UsageError(str(error), prog=prog) from error
-    except BrokenPipeError:
-        raise  # not a mistake
-    except OSError as error:
-        raise UsageError(os_sentence(error), prog=prog) from error
+        raise UsageError(sentence, prog=prog) from error
+
+
+def _sentence(error: Exception, any_origin: bool) -> str | None:
+    if (blamed := _places.blame(error)) is not None:
+        return f"{blamed} (DPOLICY_TRACEBACK=1 shows the way there.)"
+    if isinstance(error, UnicodeEncodeError):
+        return unicode_sentence(error)
+    if isinstance(error, ValueError):
+        return str(error) if any_origin or _raised_by_library(error) else None
+    if isinstance(error, ImportError):
+        return str(error)
+    if isinstance(error, OSError):
+        return os_sentence(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED: " in str(error):
+        return f"too little memory: {str(error).rpartition('RESOURCE_EXHAUSTED: ')[2] or 'none is left.'}"
+    return None
 
 
 def os_sentence(error: OSError) -> str:

@@ -109,6 +109,9 @@ def check_config(config: Any, *, named: bool, run: bool) -> None:
         if not isinstance(config[name], kind):
             words = "a name" if kind is str else "an object of names and values"
             raise ValueError(f"{name} must be {words}, got {config[name]!r}.")
+    for name in ("env_options", "files_sha256"):
+        if not isinstance(config.get(name, {}), Mapping):
+            raise ValueError(f"{name} must be an object of names and values, got {config[name]!r}.")
     for name, low in least.items():
         _checks.integer(name, config[name], low, MOST_SEED if name == "seed" else None)
     if named and not isinstance(config.get("env_options", {}), Mapping):

@@ -106,7 +106,7 @@ def train_loop(
     seeds: int = 1,
     seed: int = 0,
     steps: int,
-    directory: Path | None = None,
+    directory: Path | str | None = None,
     config: dict[str, Any] | None = None,
     progress: bool = True,
     resume: bool = False,
@@ -181,7 +181,7 @@ def train_loop(
 
 def train_config(
     config: dict[str, Any],
-    directory: Path | None,
+    directory: Path | str | None,
     *,
     built: tuple[Any, Any, Any] | None = None,
     progress: bool = True,

@@ -67,6 +67,19 @@ def check_memory(state: PyTree) -> None:
     )
 
 
+def check_room(name: str, count: int, each: int) -> None:
+    """Refuse `count` things of `each` bytes that are more than there is memory for.
+
+    Raises:
+        ValueError: with how many would fit.
+    """
+    limit = memory_limit()
+    if limit is not None and count * each > limit:
+        raise ValueError(
+            f"{name} must fit into the {byte_text(limit)} of memory there is, at most {limit // each:,}, got {count:,}."
+        )
+
+
 def check_compiled(step: Any) -> None:
     """Refuse a compiled chunk of training that needs more memory than there is, before it is run.
 

@@ -241,7 +241,7 @@ def chunks_written(directory: Path, seeds: int) -> int:
     return len(_read_rows(directory / _FILES[1], seeds))
 
 
-def read_history(directory: Path, *, seeds: int | None = None) -> History:
+def read_history(directory: Path | str, *, seeds: int | None = None) -> History:
     """The metrics of a run directory.
 
     Args:

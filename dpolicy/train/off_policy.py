@@ -14,7 +14,7 @@ from dpolicy.envs import Environment, Vector, VectorState
 from dpolicy.learner import keep_if
 from dpolicy.train.evaluate import evaluation, of_data, of_experience, summarise
 from dpolicy.train.normalise import Normaliser
-from dpolicy.train.program import MOST_STEPS, Program, TrainState, check_observations, check_parts, guard
+from dpolicy.train.program import Program, TrainState, check_observations, check_parts, guard
 from dpolicy.train.replay import Replay
 
 
@@ -79,7 +79,7 @@ def off_policy(
         ("evaluation_interval", evaluation_interval),
         ("evaluation_episodes", evaluation_episodes),
     ):
-        _checks.integer(name, value, 1, MOST_STEPS)
+        _checks.integer(name, value)
     _checks.positive("reward_scale", reward_scale)
     start = -(-warmup // num_envs) * num_envs
     for name, value in (("batch_size", batch_size), ("warmup", start)):

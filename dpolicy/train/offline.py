@@ -14,6 +14,7 @@ from dpolicy.data import load
 from dpolicy.data.sources import checked
 from dpolicy.envs import Environment
 from dpolicy.train.evaluate import evaluation
+from dpolicy.train.memory import check_room
 from dpolicy.train.normalise import Normaliser
 from dpolicy.train.program import Program, TrainState, check_observations, check_parts, guard
 
@@ -56,6 +57,8 @@ def offline(
     _checks.integer("data_size", data_size)
     _checks.positive("data_temperature", data_temperature)
     if dataset is None:
+        if data == "exact":
+            check_room("data_size", data_size, 8 * (env.spec.obs_size + env.spec.action_size + 1))
         given = load(data, env, size=data_size, temperature=data_temperature)
     elif isinstance(dataset, Transition):
         given = dataset

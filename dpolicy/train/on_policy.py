@@ -12,7 +12,7 @@ from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment, Step, Vector
 from dpolicy.train.evaluate import evaluation, of_data, of_experience
 from dpolicy.train.normalise import Normaliser, RewardScale
-from dpolicy.train.program import MOST_STEPS, Program, TrainState, check_observations, check_parts, guard
+from dpolicy.train.program import Program, TrainState, check_observations, check_parts, guard
 
 
 def on_policy(
@@ -65,7 +65,7 @@ def on_policy(
     evaluate = evaluation(algorithm, env, evaluation_episodes, evaluation_modes)
     steps_per_iteration = num_envs * rollout
     chunk = steps_per_iteration * iterations_per_evaluation
-    _checks.integer("num_envs * rollout * iterations_per_evaluation", chunk, 1, MOST_STEPS)
+    _checks.integer("num_envs * rollout * iterations_per_evaluation", chunk)
 
     def init(key: Key) -> TrainState:
         algorithm_key, env_key, key = jax.random.split(key, 3)

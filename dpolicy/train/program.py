@@ -48,9 +48,6 @@ class TrainState(eqx.Module):
     rewards: RewardScale | None = None
 
 
-MOST_STEPS = 2**31 - 1  # they are counted in 32 bits
-
-
 def check_parts(algorithm: Any, env: Any, family: Family) -> None:
     """Refuse what is no algorithm of a program's family, or no environment.
 
