@@ -22,6 +22,11 @@ _MOST_STEPS = 1100
 _MOST_OPERATIONS = 500
 
 
+def default_steps(time_limit: int) -> int:
+    """How many steps of each copy show every end of an episode: a few more than the time limit, within bounds."""
+    return min(time_limit + 8, _MOST_STEPS)
+
+
 class Checked(NamedTuple):
     """What `check` found.
 
@@ -219,7 +224,7 @@ def check(
         ValueError: for `steps` below 1, or a `vectorise` that is no function.
     """
     limit = env.spec.time_limit if isinstance(getattr(env, "spec", None), Spec) else 1
-    steps = min(limit + 8, _MOST_STEPS) if steps is None else steps
+    steps = default_steps(limit) if steps is None else steps
     _checks.integer("steps", steps)
     if vectorise is not None:
         _checks.function("vectorise", vectorise, "(env, num) -> Vector")

@@ -235,6 +235,7 @@ def test_the_others_take_the_field_of_the_first(tmp_path, capsys):
         (["sdac", "ppo"], "ppo is on-policy"),
         (["sdac", "maxentdp:hidden=8"], "maxentdp:hidden=8 must train the same network as sdac"),
         (["sdac", "sac"], "sac must train the same network as sdac"),
+        (["sdac", "qsm", "--draws", "2000000000"], "draws must fit into the "),
         (["sdac", "qsm", "--draws", "1"], "draws must be an integer of at least 3"),
     ],
 )

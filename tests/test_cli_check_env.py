@@ -133,6 +133,7 @@ def test_a_broken_one_is_one_sentence_and_exit_code_1(capsys, name, sentence):
         ("folder/still_file.py", "folder/still_file.py needs the name of .*: folder/still_file.py:NAME."),
         ("probe/constant --seed -1", "seed must be an integer from 0 to 4294967295, got -1."),
         ("probe/constant --seed 1e40", "seed must be an integer from 0 to 4294967295, got 1.*"),
+        ("probe/constant --steps 2e9", "steps must fit into the .* of memory there is, at most .*"),
         ("probe/constant --steps 0", "steps must be an integer of at least 1, got 0."),
         ("", "ENV is missing: FAMILY/TASK, .*"),
     ],

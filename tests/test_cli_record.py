@@ -90,6 +90,7 @@ def test_only_living_seeds_are_recorded(trained):
         ("r --out d.csv", "a data file must have the suffix .npz, got 'd.csv'."),
         ("nowhere --out d.npz", "nowhere is not the directory of a run: it has no config.json."),
         ("r --out d.npz --mode negativ", "mode must be one of evaluate, negative; got 'negativ'. Did you"),
+        ("r --out d.npz --episodes 2e9", "episodes must fit into the "),
         ("r --out d.npz --episodes 0", "episodes must be an integer of at least 1, got 0."),
         ("r --out d.npz --noise -1", "noise must be a finite number in [0, inf), got -1.0."),
         ("r --out d.npz --seed -1", "seed must be an integer from 0 to 4294967295, got -1."),

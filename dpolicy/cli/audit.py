@@ -11,6 +11,7 @@ from dpolicy.cli.catalogue import table, terminal_width
 from dpolicy.cli.train import ENV_FLAGS, env_options
 
 _PROG = "dpolicy audit"
+_OF_A_TRANSITION = 8_192  # bytes: what the units of two critics of 256 x 2 are, forwards and backwards
 _SAME = 1e-3  # how far from 1 a cosine may lie that is called the same, rounding being about 1e-6
 
 
@@ -163,11 +164,13 @@ def audit(args: list[str]) -> int:
     if len(set(words)) < len(words) or len(words) < 2:
         raise UsageError("ALGORITHMS must be two or more, each given once.", prog=_PROG)
 
+    import equinox as eqx
     import jax
 
     from dpolicy import _checks, envs
     from dpolicy.audit import gradient_alignment, network, objectives
     from dpolicy.train.configuration import MOST_SEED, env_title
+    from dpolicy.train.memory import check_room, size_of
 
     with explained(_PROG):
         check_place(values["out"])
@@ -176,12 +179,18 @@ def audit(args: list[str]) -> int:
         _checks.integer("critic_updates", values["critic_updates"], 0)
         _checks.integer("network_updates", values["network_updates"], 0)
         _checks.integer("seed", values["seed"], 0, MOST_SEED)
+        check_room("batch", values["batch"], _OF_A_TRANSITION)
+        for name in ("critic_updates", "network_updates"):
+            check_room(name, values[name], 16)  # their random keys
         options = env_options(values, _PROG)
         env = envs.make(values["env"], **options)
     algorithms = _recipes(words)
     model_key, draw_key = jax.random.split(jax.random.fold_in(jax.random.key(values["seed"]), 1_000))
     with explained(_PROG):
         model = network(algorithms, env.spec, model_key)
+        check_room(
+            "draws", values["draws"], len(algorithms) * size_of(eqx.filter(model, eqx.is_inexact_array))
+        )
     batch, q = _experience(env, values["batch"], values["seed"], values["critic_updates"])
     with explained(_PROG):
         model = _cloned(model, batch, values["seed"], values["network_updates"])

@@ -32,12 +32,19 @@ def check_env(args: list[str]) -> int:
     import jax
 
     from dpolicy import envs
+    from dpolicy.envs.check import default_steps
     from dpolicy.train.configuration import MOST_SEED
+    from dpolicy.train.memory import check_room
 
     with explained(_PROG):
         _checks.integer("seed", values["seed"], 0, MOST_SEED)
         env = envs.make(values["env"], **env_options(values, _PROG))
-        found = envs.check(env, jax.random.key(values["seed"]), steps=values["steps"])
+        spec = env.spec
+        steps = default_steps(spec.time_limit) if values["steps"] is None else values["steps"]
+        _checks.integer("steps", steps)
+        # Of four copies what they saw and did, and as much again to compare it.
+        check_room("steps", steps, 32 * (2 * spec.obs_size + spec.action_size + 8))
+        found = envs.check(env, jax.random.key(values["seed"]), steps=steps)
     if found.violation is not None:
         raise UsageError(found.violation, prog=_PROG, code=1)
     print(table(("check", "what was seen"), found.passed, width=terminal_width()))

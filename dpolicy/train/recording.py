@@ -12,6 +12,7 @@ from dpolicy._types import Action, Key, Number, Observation, Transition
 from dpolicy.data.recording import joined, record
 from dpolicy.train.configuration import MOST_SEED, seed_keys
 from dpolicy.train.evaluate import policy_of
+from dpolicy.train.memory import check_room
 from dpolicy.train.program import TrainState
 from dpolicy.train.runs import Run
 
@@ -34,11 +35,16 @@ def record_run(
         ValueError: for an unknown mode, a value out of its range, or a run whose seeds have all failed.
     """
     _checks.instance("run", run, Run, "a Run, as load_run gives it")
+    _checks.integer("episodes", episodes)
     _checks.integer("seed", seed, 0, MOST_SEED)
     _checks.one_of("mode", mode, run.algorithm.modes)
     living = np.flatnonzero(np.asarray(run.state.alive))
     if not len(living):
         raise ValueError("every seed of the run has failed: there is no policy to record.")
+
+    spec = run.env.spec
+    rows = len(living) * spec.time_limit
+    check_room("episodes", episodes, 4 * rows * (2 * spec.obs_size + spec.action_size + 2))
 
     def act(state: TrainState, obs: Observation, key: Key) -> Action:
         return policy_of(run.algorithm, state, mode)(obs, key)
