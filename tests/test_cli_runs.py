@@ -59,12 +59,11 @@ def test_a_configuration_that_was_edited(capsys, trained, changes, difference):
 
 def test_versions_that_may_break_something(capsys, trained):
     edit("versions.json", equinox="0.13.0", jax="7.1.2", python="2.7.1", commit="other")
-    now = json.loads(Path("r/versions.json").read_text())
     code, _, err = run(capsys, "evaluate", "r", "--episodes", "1")
     assert code == 0
     line = "dpolicy: the run in r was started with python 2.7.1 (now 3.*), jax 7.1.2 (now 0.*)"
     assert re.fullmatch(".*".join(map(re.escape, line.split("*"))) + ": its numbers may differ.\n", err), err
-    assert "dpolicy" in now
+    assert not any(name in err for name in ("equinox", "commit"))
     # Going on is to be bit for bit, so every version counts.
     code, out, _ = run(capsys, "train", "--resume", "r", "--steps", "60", "--no-progress", "--no-report")
     assert code == 0

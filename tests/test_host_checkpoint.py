@@ -71,6 +71,35 @@ def test_a_flipped_bit_is_noticed_or_without_effect(copy, capfd):
     assert capfd.readouterr().err == ""
 
 
+def test_a_flipped_bit_in_a_number_is_noticed(tmp_path):
+    """Of an array that is too large to lie within the structures that have checksums of their own."""
+    state = {"a": jax.random.normal(jax.random.key(0), (1, 40, 40))}
+    writer = Checkpoints(tmp_path)
+    writer.save(1, state, {})
+    writer.close()
+    sound, numbers = np.asarray(state["a"]), random.Random(0)
+
+    def found():
+        reader = Checkpoints(tmp_path, read_only=True)
+        try:
+            return reader.arrays()["['a']"]
+        except ValueError as error:
+            return str(error)
+        finally:
+            reader.close()
+
+    files = [path for path in (tmp_path / "1").rglob("*") if path.is_file()]
+    large = [path for path in files if path.stat().st_size > sound.nbytes / 2]
+    assert large
+    for file in large:
+        data = file.read_bytes()
+        for bit in numbers.sample(range(len(data) * 8), 25):
+            file.write_bytes(flipped(data, bit))
+            is_refused = f"checkpoint 1 in {tmp_path} is damaged" in str(read_now := found())
+            assert is_refused or np.array_equal(read_now, sound)
+        file.write_bytes(data)
+
+
 def test_every_bit_of_the_description_counts(copy):
     file = copy / "6" / "about" / "metadata"
     data, passed = file.read_bytes(), 0
