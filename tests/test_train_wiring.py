@@ -266,3 +266,18 @@ def test_the_seed_on_the_command_line_is_that_of_the_evaluation(monkeypatch, cap
         outputs.append(capsys.readouterr().out)
     assert asked == [{"episodes": 3, "mode": "explore", "seed": seed} for seed in (0, 0, 7)]
     assert outputs[0] == outputs[1] != outputs[2]
+
+
+def test_episodes_that_diverged_are_told_beside_their_seed(monkeypatch, capsys):
+    """What `dpolicy evaluate` shows of a seed that is well, one whose simulation diverged, and one that failed, too."""
+    run, ones = trained(3, failed=(2,)), np.ones((3, 4))
+    diverged = np.array([[0, 0, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0]], bool)
+    runs = dpolicy.train.runs
+    monkeypatch.setattr(runs, "load_run", lambda directory: run)
+    monkeypatch.setattr(runs, "evaluate_run", lambda run, **words: runs.Evaluation(ones, ones, diverged))
+    monkeypatch.setattr("dpolicy.train.configuration.env_title", lambda config: config["env"])
+    assert main(["evaluate", "anywhere", "--episodes", "4"]) == 0
+    well, spoilt, failed = capsys.readouterr().out.splitlines()[2:5]
+    assert "diverged" not in well
+    assert spoilt.rstrip().endswith("the simulation diverged in 2")
+    assert "failed at step" in failed and failed.rstrip().endswith("; the simulation diverged in 1")

@@ -38,7 +38,7 @@ def evaluate(args: list[str]) -> int:
             f"{result.returns[seed].mean():.5g}",
             f"{result.returns[seed].std():.3g}",
             f"{result.lengths[seed].mean():.4g}",
-            "" if step < 0 else f"failed at step {step:,}, not in the mean below",
+            _remark(step, int(result.diverged[seed].sum())),
         )
         for seed, step in enumerate(failed)
     ]
@@ -51,6 +51,13 @@ def evaluate(args: list[str]) -> int:
         f"{', 95 % interval over seeds' if len(means) > 1 else ''})"
     )
     return 0
+
+
+def _remark(failed_at: int, diverged: int) -> str:
+    """What a reader of a seed's row must know."""
+    failed = f"failed at step {failed_at:,}, not in the mean below" if failed_at >= 0 else ""
+    ended = f"the simulation diverged in {diverged:,}" if diverged else ""
+    return "; ".join(filter(None, (failed, ended)))
 
 
 def plot(args: list[str]) -> int:

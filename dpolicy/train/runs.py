@@ -74,10 +74,11 @@ def load_run(directory: Path | str) -> Run:
 
 
 class Evaluation(NamedTuple):
-    """Undiscounted returns and lengths of episodes, each of shape `[seeds, episodes]`."""
+    """Undiscounted returns and lengths of episodes, and which ended by a diverged simulation: `[seeds, episodes]`."""
 
     returns: np.ndarray
     lengths: np.ndarray
+    diverged: np.ndarray
 
 
 def evaluate_run(run: Run, *, episodes: int = 10, mode: str = "evaluate", seed: int = 0) -> Evaluation:
@@ -92,18 +93,18 @@ def evaluate_run(run: Run, *, episodes: int = 10, mode: str = "evaluate", seed: 
     Raises:
         ValueError: for an unknown mode or a number of episodes below 1.
     """
-    from dpolicy.envs import evaluate_episodes
+    from dpolicy.envs.evaluation import Played, play_episodes
     from dpolicy.train.evaluate import policy_of
 
     _checks.instance("run", run, Run, "a Run, as load_run gives it")
-    _checks.integer("episodes", episodes)
+    _checks.count("episodes", episodes)
     _checks.integer("seed", seed, 0, MOST_SEED)
     _checks.one_of("mode", mode, run.algorithm.modes)
 
-    def one(state: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return evaluate_episodes(
+    def one(state: Any, key: jax.Array) -> Played:
+        return play_episodes(
             run.env, policy_of(run.algorithm, state, mode), key, episodes, run.env.spec.time_limit
         )
 
-    returns, lengths = jax.jit(jax.vmap(one))(run.state, seed_keys(seed, run.config["seeds"]))
-    return Evaluation(np.asarray(returns), np.asarray(lengths))
+    played = jax.jit(jax.vmap(one))(run.state, seed_keys(seed, run.config["seeds"]))
+    return Evaluation(*map(np.asarray, played))
