@@ -225,6 +225,7 @@ def test_a_damaged_checkpoint_is_one_sentence(copy, uninterrupted):
         ({"rate": {"value": 0.1, "more": None}}, None),
         ({"widths": [4]}, r"widths = \[4\], not \[4, 4\]"),
         ({"data_sha256": "b"}, "data_sha256 = 'b', not 'a'"),
+        ({"files_sha256": {"f.py": "2"}}, "files_sha256 = {'f.py': '2'}, not {'f.py': '1'}"),
         ({"program": {"data": "moved.npz"}}, None),
         ({"checkpoint_every": 3}, None),
     ],
@@ -232,6 +233,7 @@ def test_a_damaged_checkpoint_is_one_sentence(copy, uninterrupted):
 def test_a_checkpoint_is_of_its_configuration(tmp_path, changes, sentence):
     """Edited in config.json, and so in what a resume is asked for."""
     config = {**CONFIG, "rate": {"value": 0.1}, "program": {"data": "here.npz"}, "data_sha256": "a"}
+    config["files_sha256"] = {"f.py": "1"}
     numbers = {**SETTINGS, "steps": 10}
     train_loop(Toy(), directory=tmp_path, config=config, progress=False, **numbers)
     edited = {**read_config(tmp_path), **changes}
@@ -271,6 +273,19 @@ def test_a_resume_says_that_other_flags_of_the_compiler_started_the_run(copy, ca
     assert (
         f"was started with XLA_FLAGS {flags} (now --other): its numbers may differ" in capsys.readouterr().out
     )
+
+
+def test_a_run_whose_metrics_have_other_columns_is_not_gone_on_with(copy):
+    class Measuring(Toy):
+        def step(self, state):
+            state, metrics = Toy.step(self, state)
+            return state, {**metrics, "new": metrics.pop("loss/weights")}
+
+    before = contents(copy)
+    longer = {**SETTINGS, "steps": 70}
+    with pytest.raises(ValueError, match=r"the metrics in .* are of another version .* \(they lack new\)"):
+        train_loop(Measuring(), directory=copy, config=CONFIG, resume=True, progress=False, **longer)
+    assert contents(copy) == before
 
 
 def test_an_event_that_was_cut_short_spoils_no_other(copy):

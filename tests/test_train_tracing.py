@@ -82,6 +82,14 @@ def test_a_step_that_returns_something_else(given, sentence):
         traced_step(given, traced_init(TOY, 2)[1])
 
 
+def test_what_a_step_measures_is_known_before_it_runs():
+    _, names = traced_step(TOY, traced_init(TOY, 2)[1])
+    assert names == ["evaluate/return", "loss/weights", "train/return"]
+    # A sum and a number of episodes are shown as their mean.
+    parts = {"train/return_sum": jnp.zeros(()), "train/episodes": jnp.zeros((), int), "a": 0.5}
+    assert traced_step(measuring(parts), traced_init(TOY, 2)[1])[1] == ["a", "train/return"]
+
+
 def test_seeds_are_counted_before_their_keys_are_made(monkeypatch):
     monkeypatch.setattr("dpolicy.train.memory.memory_limit", lambda: 10**9)
     with pytest.raises(ValueError, match=r"the state of this run takes 322 GB .* at most \d+ of the"):

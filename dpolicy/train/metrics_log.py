@@ -5,7 +5,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,6 +107,21 @@ class MetricsLog:
             for name, size in self._sizes.items():
                 with open(self._directory / name, "ab") as file:
                     file.truncate(size)
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """Refuse to go on with other metrics than the files have columns for.
+
+        Raises:
+            ValueError: if they do.
+        """
+        missing = sorted(set(names) - set(self._names or names))
+        more = sorted(set(self._names or ()) - set(names))
+        if missing or more:
+            lacks = f"they lack {', '.join(missing)}" if missing else f"they have {', '.join(more)}"
+            raise ValueError(
+                f"the metrics in {self._directory} are of another version or program ({lacks}), so this one cannot go "
+                "on with them: start another run."
+            )
 
     def append(self, step: int, alive: np.ndarray, metrics: Mapping[str, Any]) -> None:
         """Write one row per seed, and make sure it is on disk.

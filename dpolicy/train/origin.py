@@ -151,6 +151,9 @@ def _changed(config: Mapping[str, Any], host: Mapping[str, Any]) -> str:
     if "config" not in host:
         return ""
     found = changes(host["config"], config)
+    files = (host["config"].get("files_sha256"), config.get("files_sha256"))
+    if files[0] != files[1]:
+        found["files_sha256"] = files
     return ", ".join(f"{name} = {now!r}, not {then!r}" for name, (then, now) in found.items())
 
 

@@ -86,13 +86,13 @@ def start(job: Job) -> Start:
     seconds = watch.lap()
     checkpoints = _old_checkpoints(job)
     state: Any = None
-    host, compiled_step = _NEW, None
+    host, compiled_step, measured = _NEW, None, None
     if checkpoints is not None:
         state, host = checkpoints.restore(shapes)
     watch.lap()  # reading is not compiling
     # A finished run is only read again, which need not wait for a compiler.
     if state is None or int(np.max(state.steps)) < job.steps:
-        step = traced_step(job.program, shapes)
+        step, measured = traced_step(job.program, shapes)
         compiled_step, *compiled_init = compiled([step] if checkpoints else [step, init])
         check_compiled(compiled_step)
         seconds += watch.lap()
@@ -102,6 +102,8 @@ def start(job: Job) -> Start:
     if host["chunk"] == 0:
         check_leaves_steps(job.steps, step_now)
     log = MetricsLog(job.directory, host["offsets"], seeds=seeds)
+    if measured is not None:
+        log.check_names(measured)
     if host["chunk"] and job.directory is not None:
         # As many as it was started with are right though its whole chunks took it a little further.
         if job.steps < step_now and job.steps != read_config(job.directory)["steps"]:

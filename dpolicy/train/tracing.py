@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from dpolicy.train.configuration import seed_keys
+from dpolicy.train.evaluate import on_host
 from dpolicy.train.metrics_log import check_name
 
 
@@ -36,8 +37,8 @@ def traced_init(program: Any, seeds: int) -> tuple[Any, PyTree]:
     return traced, jax.tree.map(struct, traced.out_info)
 
 
-def traced_step(program: Any, shapes: PyTree) -> Any:
-    """`vmap(program.step)`, traced for a state of these shapes, which it must keep.
+def traced_step(program: Any, shapes: PyTree) -> tuple[Any, list[str]]:
+    """`vmap(program.step)`, traced for a state of these shapes, which it must keep; and the names of what it measures.
 
     Raises:
         ValueError: if it does not, or returns something else than a state and its metrics.
@@ -58,7 +59,8 @@ def traced_step(program: Any, shapes: PyTree) -> Any:
         raise ValueError(
             "program.step must return a state of the structure, shapes and types of program.init's."
         )
-    return traced
+    metrics = {name: np.zeros(1, value.dtype) for name, value in traced.out_info[1].items()}
+    return traced, sorted(on_host(metrics))
 
 
 def _is_array(value: Any) -> bool:
