@@ -59,7 +59,7 @@ def test_a_run_keeps_its_environment(capsys, tmp_path):
 def test_the_same_task_wrapped_otherwise_is_another_panel(capsys, tmp_path):
     words = ("train", "toy", "--env", "probe/time_limit", "--no-progress", "--steps", "10", "--out")
     assert run(capsys, *words, "plain")[0] == run(capsys, *words, "chunks", "--action-chunk", "2")[0] == 0
-    assert list(_panels(["plain", "chunks", "plain"])) == [
+    assert list(_panels(["plain", "chunks", "plain"], "")) == [
         "probe/time_limit",
         "probe/time_limit action_chunk=2",
     ]
