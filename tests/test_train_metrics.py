@@ -1,5 +1,6 @@
 """What a chunk counts and how it is told: returns of whole episodes, diverged simulations, what is not finite."""
 
+import io
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from host_program import Toy
+from rich.console import Console
 
 from dpolicy.algorithms import ppo, sac
 from dpolicy.envs import Environment, Spec
-from dpolicy.train import off_policy, on_policy
+from dpolicy.train import off_policy, on_policy, read_history, train_loop
 from dpolicy.train.evaluate import on_host, summarise
 from dpolicy.train.failures import Failure, new_failures, remarks
 
@@ -121,6 +124,28 @@ def test_what_the_environment_spoilt_is_named_as_its_own(run):
         f"seed 0 at step {step:,} (the environment gave an observation or a reward that is not finite)"
     )
     assert "loss" in " ".join(failure.metrics)
+
+
+def test_the_host_loop_divides_and_says(tmp_path):
+    toy, out = Toy(), Console(file=io.StringIO(), soft_wrap=True)
+
+    def step(state):
+        state, metrics = toy.step(state)
+        episodes = state.steps // 10 - 1  # none in the first chunk, then one, then two
+        sums = {
+            "train/return_sum": 3.0 * episodes,
+            "train/episodes": episodes,
+            "train/diverged": episodes // 2,
+        }
+        return state, {"evaluate/return": metrics["evaluate/return"], **sums}
+
+    program = SimpleNamespace(init=toy.init, step=step, steps_per_call=10)
+    train_loop(program, seeds=2, steps=30, directory=tmp_path, console=out)
+    history = read_history(tmp_path)
+    assert sorted(history.metrics) == ["evaluate/return", "train/diverged", "train/return"]
+    np.testing.assert_array_equal(history.metrics["train/return"], [[np.nan] * 2, [3.0] * 2, [3.0] * 2])
+    np.testing.assert_array_equal(history.metrics["train/diverged"], [[0, 0], [0, 0], [1, 1]])
+    assert "diverged: simulations by step 30 (1 of seed 0, 1 of seed 1);" in out.file.getvalue()
 
 
 def test_counts_are_added_up_exactly():

@@ -101,7 +101,7 @@ def checked(arrays: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
     if "reward" in found and "next_obs" not in found and not ended.all():
         raise ValueError(
             f"{where} must hold 'next_obs' where it holds 'reward', unless every step is 'terminated': values are "
-            "learned from what a step leads to."
+            "learned from what a step leads to (cloning needs neither)."
         )
     return found
 
