@@ -2,13 +2,75 @@
 
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from dpolicy.algorithm import Algorithm
 from dpolicy.algorithms import bc, ddiffpg, dppo, ppo, sac
 from dpolicy.envs import MultiGoal, make
 from dpolicy.train import off_policy, offline, on_policy, train_loop
 
 ENV = make("probe/action")
+
+
+def own(*, act=None, update=None):
+    """An algorithm that does nothing, but for a slip."""
+    return Algorithm(
+        "own",
+        "off_policy",
+        lambda key, spec: {"weight": jnp.ones(2), "count": jnp.zeros((), jnp.int32)},
+        act or (lambda state, obs, key, mode: (jnp.zeros(1), {})),
+        update or (lambda state, batch, key: (state, {})),
+    )
+
+
+TINY = {"num_envs": 2, "batch_size": 2, "replay_size": 8, "warmup": 4, "evaluation_interval": 2}
+
+
+@pytest.mark.parametrize(
+    ("slip", "sentence"),
+    [
+        ({}, None),
+        (
+            {"act": lambda state, obs, key, mode: jnp.zeros(1)},
+            "act of own must return (action, extras), with a dict of extras, got a ",
+        ),
+        (
+            {"act": lambda state, obs, key, mode: (jnp.zeros(2), {})},
+            "act of own, as the action, must return an array of shape (1,), got shape (2,).",
+        ),
+        (
+            {"act": lambda state, obs, key, mode: (jnp.zeros(1, int), {})},
+            "act of own must return an action of floats, got int32.",
+        ),
+        (
+            {"update": lambda state, batch, key: state},
+            "update of own must return (state, metrics), with a dict of metrics, got a dict.",
+        ),
+        (
+            {"update": lambda state, batch, key: ({**state, "count": state["count"] + 1.0}, {})},
+            "update of own must keep structure, shapes and types of its state, but state['count'] was int32[] and is "
+            "float32[].",
+        ),
+        (
+            {"update": lambda state, batch, key: ({"weight": state["weight"]}, {})},
+            "but state['count'] was int32[] and is missing.",
+        ),
+        (
+            {"update": lambda state, batch, key: (state, {"loss": batch.reward})},
+            "update of own, as the metric 'loss', must return a scalar, got shape (2,).",
+        ),
+    ],
+)
+def test_what_an_algorithm_of_ones_own_returns(unchecked_types, slip, sentence):
+    program = off_policy(own(**slip), ENV, **TINY)
+    look = lambda: jax.eval_shape(program.step, jax.eval_shape(program.init, jax.random.key(0)))
+    if sentence is None:
+        look()
+        return
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        look()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from dpolicy.envs import Environment, Vector, VectorState
 from dpolicy.learner import keep_if
 from dpolicy.train.evaluate import evaluation, of_data, of_experience, summarise
 from dpolicy.train.normalise import Normaliser
-from dpolicy.train.program import Program, TrainState, check_observations, check_parts, guard
+from dpolicy.train.program import Program, TrainState, check_observations, checked_parts, guard
 from dpolicy.train.replay import Replay
 
 
@@ -68,7 +68,7 @@ def off_policy(
         ValueError: for an algorithm of another family or a value out of its range, or for an evaluation interval that
             is no multiple of the interval at which the algorithm looks at the replay (nor below it).
     """
-    check_parts(algorithm, env, "off_policy")
+    algorithm = checked_parts(algorithm, env, "off_policy")
     check_observations(algorithm, normalise_observations)
     for name, value in (
         ("num_envs", num_envs),

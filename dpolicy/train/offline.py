@@ -16,7 +16,7 @@ from dpolicy.envs import Environment
 from dpolicy.train.evaluate import evaluation
 from dpolicy.train.memory import check_room
 from dpolicy.train.normalise import Normaliser
-from dpolicy.train.program import Program, TrainState, check_observations, check_parts, guard
+from dpolicy.train.program import Program, TrainState, check_observations, checked_parts, guard
 
 
 def offline(
@@ -50,7 +50,7 @@ def offline(
         ValueError: for an algorithm of another family, sizes that differ from the environment's, or a value out of
             its range.
     """
-    check_parts(algorithm, env, "offline")
+    algorithm = checked_parts(algorithm, env, "offline")
     check_observations(algorithm, normalise_observations)
     _checks.integer("batch_size", batch_size)
     _checks.integer("updates_per_evaluation", updates_per_evaluation)

@@ -12,7 +12,7 @@ from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment, Step, Vector
 from dpolicy.train.evaluate import evaluation, of_data, of_experience
 from dpolicy.train.normalise import Normaliser, RewardScale
-from dpolicy.train.program import Program, TrainState, check_observations, check_parts, guard
+from dpolicy.train.program import Program, TrainState, check_observations, checked_parts, guard
 
 
 def on_policy(
@@ -53,7 +53,7 @@ def on_policy(
         ValueError: for an algorithm of another family, one that needs observations as they are where they would be
             standardised, or a value out of its range.
     """
-    check_parts(algorithm, env, "on_policy")
+    algorithm = checked_parts(algorithm, env, "on_policy")
     check_observations(algorithm, normalise_observations)
     _checks.integer("num_envs", num_envs)
     _checks.integer("rollout", rollout)

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from dpolicy import _checks
-from dpolicy._types import Key, Metrics
+from dpolicy._types import Key, Metrics, Mode
 from dpolicy.algorithm import Algorithm, Family
 from dpolicy.envs import Environment
 from dpolicy.learner import all_finite, keep_if
@@ -48,17 +49,70 @@ class TrainState(eqx.Module):
     rewards: RewardScale | None = None
 
 
-def check_parts(algorithm: Any, env: Any, family: Family) -> None:
-    """Refuse what is no algorithm of a program's family, or no environment.
+def checked_parts(algorithm: Any, env: Any, family: Family) -> Algorithm:
+    """The algorithm with functions that look, while they are traced, at what it returns.
 
     Raises:
-        ValueError: if one of them is something else, such as a recipe that was not called.
+        ValueError: for what is no algorithm of a program's family or no environment, such as a recipe that was not
+            called.
     """
     called = f", as {algorithm.__name__}() is: call the recipe" if callable(algorithm) else ""
     _checks.instance("algorithm", algorithm, Algorithm, f"an Algorithm{called}")
     _checks.one_of("algorithm.family", algorithm.family, (family,))
     called = f", as {env.__name__}() is" if isinstance(env, type) else ""
     _checks.instance("env", env, Environment, f"an Environment{called}")
+    name, size = algorithm.name, env.spec.action_size
+
+    def act(state: Any, obs: Any, key: Key, mode: Mode) -> tuple[Any, dict[str, Any]]:
+        return _acted(f"act of {name}", algorithm.act(state, obs, key, mode), size)
+
+    def explore_at(state: Any, obs: Any, key: Key, place: Any) -> tuple[Any, dict[str, Any]]:
+        result = algorithm.explore_at(state, obs, key, place)  # pyright: ignore[reportOptionalCall]
+        return _acted(f"explore_at of {name}", result, size)
+
+    def update(state: Any, batch: Any, key: Key) -> tuple[Any, Metrics]:
+        return _updated(f"update of {name}", state, algorithm.update(state, batch, key))
+
+    placed = None if algorithm.explore_at is None else explore_at
+    return algorithm._replace(act=act, update=update, explore_at=placed)
+
+
+def _acted(what: str, result: Any, size: int) -> tuple[Any, dict[str, Any]]:
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+        raise ValueError(f"{what} must return (action, extras), with a dict of extras, got {_kind(result)}.")
+    action = _checks.returned(f"{what}, as the action,", result[0], (size,))
+    if not jnp.issubdtype(jnp.result_type(action), jnp.floating):
+        raise ValueError(f"{what} must return an action of floats, got {jnp.result_type(action)}.")
+    return result
+
+
+def _updated(what: str, state: Any, result: Any) -> tuple[Any, Metrics]:
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+        raise ValueError(f"{what} must return (state, metrics), with a dict of metrics, got {_kind(result)}.")
+    new, metrics = result
+    before, after = _shapes(state), _shapes(new)
+    for path in [*before, *after]:
+        if before.get(path) != after.get(path):
+            was, became = (shapes.get(path, "missing") for shapes in (before, after))
+            raise ValueError(
+                f"{what} must keep structure, shapes and types of its state, but state{path} was {was} and is {became}."
+            )
+    for name, value in metrics.items():
+        _checks.returned(f"{what}, as the metric {name!r},", value)
+    return result
+
+
+def _kind(result: Any) -> str:
+    return f"a tuple of {len(result)}" if isinstance(result, tuple) else f"a {type(result).__name__}"
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    leaves = [
+        (path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree) if eqx.is_array_like(leaf)
+    ]
+    return {
+        jax.tree_util.keystr(path): f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for path, leaf in leaves
+    }
 
 
 def check_observations(algorithm: Algorithm, normalise_observations: bool) -> None:
