@@ -113,7 +113,7 @@ def test_the_pages_of_use_it_run_as_they_are_read(tmp_path, monkeypatch):
                 elif language == "python":
                     python(code, page, namespace)
                 else:
-                    for line in code.splitlines():
+                    for line in code.replace("\\\n", "").splitlines():
                         command(line)
     finally:
         for name in {"my_envs", "my_algo"} & (set(sys.modules) - before):
