@@ -108,9 +108,10 @@ class SwapName(Operator):
         )
         if keyword or node.is_definition() or node.search_ancestor("import_from", "import_name"):
             return
-        wanted = PARTNER[node.value]
-        others = _leaves(node.get_root_node(), "name")
-        if any(leaf.value == wanted and _is_attribute(leaf) == attribute for leaf in others):
+        # An attribute that the module knows, or a name of the same function.
+        within = node.get_root_node() if attribute else node.search_ancestor("funcdef", "lambdef", "classdef")
+        others = [] if within is None else _leaves(within, "name")
+        if any(leaf.value == PARTNER[node.value] and _is_attribute(leaf) == attribute for leaf in others):
             yield node.start_pos, node.end_pos
 
     def mutate(self, node, index):
@@ -119,7 +120,10 @@ class SwapName(Operator):
 
     @classmethod
     def examples(cls):
-        return (Example("a = s.obs\nb = s.next_obs", "a = s.next_obs\nb = s.next_obs"),)
+        return (
+            Example("a = s.obs\nb = s.next_obs", "a = s.next_obs\nb = s.next_obs"),
+            Example("def f(obs, next_obs):\n    return obs", "def f(obs, next_obs):\n    return next_obs"),
+        )
 
 
 class SwapWord(Operator):

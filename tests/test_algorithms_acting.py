@@ -10,6 +10,7 @@ from test_algorithms_protocol import SECOND, SPEC, TINY, experience, numeric
 
 from dpolicy.algorithms import ALGORITHMS
 from dpolicy.ema import ema
+from dpolicy.samplers import coupled, ddim, ddpm, ode
 
 # Networks of the state, numeric settings, and "key" where chance decides; see `parts_of` for the names. A setting of
 # exploration that evaluation listened to would stand in the wrong column.
@@ -124,6 +125,60 @@ def test_what_acting_depends_on(name):
     for mode, values in outcome.items():
         found = {n for i, n in enumerate(rows) if np.any(values[i] != values[0])}
         assert found == set(expected[mode].split()), mode
+
+
+EXPLORES = {"noise_bound": 3.0, "final_noise": True, "min_std": 0.1}
+# Methods by settings and mode: the sampler of the field that acts, without the key that is split off for other draws.
+BY_HAND = {
+    ("dppo", "ddpm", "explore"): ddpm(steps=4, variance="posterior", **EXPLORES),
+    ("dppo", "ddpm", "evaluate"): ddpm(steps=4, variance="posterior", min_std=1e-3),
+    ("dppo", "ddim", "explore"): ddim(steps=4, eta=1.0, recompute=True, **EXPLORES),
+    ("dppo", "ddim", "evaluate"): ddim(steps=4, eta=0.0, recompute=True),
+    ("dppo", "euler", "explore"): ddim(steps=4, eta=0.0, clip=None, **EXPLORES),
+    ("dppo", "euler", "evaluate"): ode(steps=4),
+    ("fpo", None, "evaluate"): ode(steps=2),
+    ("fpopp", None, "zero"): ode(steps=2, initial="zero"),
+    ("fpopp", None, "random"): ode(steps=2),
+    ("genpo", None, "random"): coupled(steps=2, mixing=0.9),
+    ("bc", None, "evaluate"): ode(steps=2, clip=1.0),
+}
+
+
+@pytest.mark.parametrize(("name", "denoiser", "mode"), BY_HAND)
+def test_actions_by_hand(name, denoiser, mode, x64):
+    settings = {} if denoiser is None else {"denoiser": denoiser, "trained_steps": 4}
+    algorithm = ALGORITHMS[name].recipe(**TINY[name] | settings)
+    keys = jax.random.split(jax.random.key(0))
+    state = jax.jit(algorithm.init, static_argnums=1)(keys[0], SPEC)
+    parts = parts_of(state)
+    field = parts.get("average", parts.get("policy"))(state)
+    # Far enough from where it starts that it moves actions.
+    field = scaled(field, 5.0)
+    state = eqx.tree_at(parts.get("average", parts.get("policy")), state, field)
+    obs, sampler = jnp.linspace(-1.0, 1.0, SPEC.obs_size), BY_HAND[name, denoiser, mode]
+    squash = jnp.tanh if name == "fpo" else lambda action: action
+
+    @jax.jit
+    def both(key):
+        own = jax.random.split(key)[0] if mode == "explore" else key
+        return algorithm.act(state, obs, key, mode)[0], squash(sampler(field, obs, own))
+
+    np.testing.assert_allclose(*both(keys[1]), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["dpmd", "fpmd"])
+def test_the_start_of_mirror_descent_is_half_as_wide(name):
+    """As the codes have it: a field that moves nothing leaves x_1 of deviation 1/2, without noise on the action."""
+    flow = {"schedule": "rectified_flow", "prediction": "velocity", "sampler": "euler"}
+    algorithm = ALGORITHMS[name].recipe(**TINY[name] | {"candidates": 1}, **flow)
+    state = jax.jit(algorithm.init, static_argnums=1)(jax.random.key(0), SPEC)
+    state = eqx.tree_at(lambda s: s.extra["average"], state, scaled(state.extra["average"], 0.0))
+    state = eqx.tree_at(lambda s: s.extra["noise"].log.model, state, jnp.asarray(-20.0))
+    keys = jax.random.split(jax.random.key(1), 4_000)
+    act = jax.vmap(lambda key: algorithm.act(state, jnp.zeros(SPEC.obs_size), key, "explore")[0])
+    actions = np.asarray(jax.jit(act)(keys))
+    # E[clip(x, -1, 1)^2] of N(0, 1/4) is 0.2301, of N(0, 1) it would be 0.5161.
+    np.testing.assert_allclose(np.mean(np.clip(actions, -1, 1) ** 2), 0.2301, rtol=0.05)
 
 
 def test_what_the_flow_of_dp_cppo_is_fitted_to():

@@ -252,7 +252,10 @@ def test_weights_of_qvpo(x64):
         )
         state = algorithm.with_actor(algorithm.init(jax.random.key(0), SPEC), field(0.0))
         _, loss = algorithm.objective(state, lambda obs, action: value)
-        return 2 * 4 * loss(field(0.5), example, jax.random.key(1))[0]
+        value_of, metrics = loss(field(0.5), example, jax.random.key(1))
+        # The mean and the mean square of Q over the samples, where the weight follows them.
+        moments = (metrics["q"], metrics["q_square"]) if weight == "qexpn" else (value, value**2)
+        return 2 * 4 * value_of, jnp.stack(moments)
 
     names = ("qadv", "qrelu", "qcut", "qexpn")
     found = jax.jit(lambda: {weight: jax.vmap(partial(run, weight=weight))(values) for weight in names})()
@@ -264,7 +267,9 @@ def test_weights_of_qvpo(x64):
     }
     for weight in names:
         # The last level of noise leaves the samples a little apart from what the field says.
-        np.testing.assert_allclose(found[weight], expected[weight], rtol=0.1, atol=1e-12)
+        loss, moments = found[weight]
+        np.testing.assert_allclose(loss, expected[weight], rtol=0.1, atol=1e-12)
+        np.testing.assert_allclose(moments, jnp.stack([values, values**2], axis=1), rtol=1e-12)
 
 
 def test_ranking_of_qvpo(x64):

@@ -237,6 +237,8 @@ def test_running_reward_scale(x64, getkey):
         scaled.append(part)
     np.testing.assert_allclose(state.returns, running, rtol=1e-12)
     assert np.abs(np.concatenate(scaled)[:-1]).max() < np.concatenate(scaled)[59, 1] == 10
+    _, losses = RewardScale.start(3).update(jnp.asarray(-rewards), jnp.asarray(done), 0.9)
+    assert losses[59, 1] == -10 == losses.min()
 
 
 @cache

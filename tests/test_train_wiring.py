@@ -161,6 +161,21 @@ def test_no_key_of_a_program_serves_twice(run):
     key_reuse.check(twice, KEY)
 
 
+def test_an_offline_run_that_diverges_says_at_which_update():
+    """Update 4, in the second call, is nan: what the third left is kept, and the count goes on."""
+    column, no = jnp.ones((8, 1)), jnp.zeros(8, bool)
+    data = Transition(column, column / 100, column[:, 0], column, no, no)
+
+    def update(state, batch, key):
+        return jnp.where(state == 3, jnp.nan, state + 1), {"loss": jnp.zeros(())}
+
+    algorithm = drawing("offline", [])._replace(init=lambda key, spec: jnp.zeros(()), update=update)
+    settings = {"batch_size": 4, "updates_per_evaluation": 2, "evaluation_episodes": 2}
+    state = stepped(offline(algorithm, Drawn(), dataset=data, **settings), times=3)
+    assert (float(state.algorithm), int(state.steps), int(state.failed_at)) == (3.0, 6, 4)
+    assert not state.alive
+
+
 # Normalised: (obs - 1) / 2.
 SEEN = Normaliser(jnp.ones(1), 4 * jnp.full(1, 10.0), jnp.full((), 10.0))
 
