@@ -37,9 +37,9 @@ from fault_operators import Fault, check_operators, faults_in, planted
 
 ROOT = Path(__file__).resolve().parent.parent
 
-WIRING = "matching_wiring algorithms_acting algorithms_keys"
-OFF_POLICY = f"defaults {WIRING} actor_critic matching_recipes algorithms_protocol"
-ON_POLICY = "defaults algorithms_acting algorithms_keys on_policy_checks proximal algorithms_protocol"
+WIRING = "algorithms_keys algorithms_acting matching_wiring"
+OFF_POLICY = f"defaults algorithms_keys actor_critic matching_recipes {WIRING} algorithms_protocol"
+ON_POLICY = "defaults algorithms_keys algorithms_acting proximal on_policy_checks algorithms_protocol"
 PROGRAMS = "defaults train_wiring actor_critic proximal data"
 MATCHING = (
     "losses_matching losses_transforms losses_batch losses_proposals losses_compose bad_functions checks"
