@@ -40,7 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WIRING = "algorithms_keys algorithms_acting matching_wiring"
 OFF_POLICY = f"defaults algorithms_keys actor_critic matching_recipes {WIRING} algorithms_protocol"
 ON_POLICY = "defaults algorithms_keys algorithms_acting proximal on_policy_checks algorithms_protocol"
-PROGRAMS = "defaults train_wiring actor_critic proximal data"
+PROGRAMS = "defaults train_wiring train_arguments train_metrics train_tracing actor_critic proximal data"
 MATCHING = (
     "losses_matching losses_transforms losses_batch losses_proposals losses_compose bad_functions checks"
 )
