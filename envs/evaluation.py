@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation
 from dpolicy.envs.protocol import Environment, check_environment
-from dpolicy.envs.stepping import start, take
+from dpolicy.envs.stepping import decided, start, take
 
 AT_ONCE = 1024  # episodes; more are played in turns, so that memory does not grow with their number
 
@@ -39,7 +39,7 @@ def _together(
     def one(carry: Any) -> Any:
         state, obs, (returns, lengths, diverged), alive, count = carry
         act_key, step_key = jax.random.split(jax.random.fold_in(run_key, count))
-        actions = jax.vmap(policy)(obs, jax.random.split(act_key, num))
+        actions = jax.vmap(partial(decided, policy, env))(obs, jax.random.split(act_key, num))
         taken = jax.vmap(partial(take, env))(state, obs, actions, jax.random.split(step_key, num))
         played = Played(
             returns + jnp.where(alive, taken.reward, 0.0),

@@ -5,12 +5,13 @@ behind that is not finite.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.envs._promises import Violation, check_reset, check_state, check_step, raised
 from dpolicy.envs.protocol import Environment, check_action
@@ -91,6 +92,20 @@ def step(
     # They may be numbers of Python, whose operators mean something else.
     obs, reward, terminated = map(jnp.asarray, shown)
     return new, obs, reward, terminated
+
+
+def decided(
+    policy: Callable[[Observation, Key], Action], env: Environment, obs: Observation, key: Key
+) -> Action:
+    """`policy(obs, key)`: what a user's policy does for one observation.
+
+    Raises:
+        ValueError: for anything but an array of floats, one for each number of an action.
+    """
+    action = jnp.asarray(_checks.returned("policy", policy(obs, key), (env.spec.action_size,)))
+    if not jnp.issubdtype(action.dtype, jnp.floating):
+        raise ValueError(f"policy must return an array of floats, got {action.dtype}.")
+    return action
 
 
 def take(env: Environment, state: Any, obs: Observation, action: Action, key: Key) -> Taken:

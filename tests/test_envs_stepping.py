@@ -124,9 +124,26 @@ def test_a_slip_is_one_sentence_wherever_the_environment_goes(env, sentence):
         assert "`dpolicy check-env`" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("policy", "found"),
+    [
+        (lambda obs, key: obs, "must return an array of shape (1,), got shape (2,)."),
+        (lambda obs, key: (obs[:1], {}), "must return an array of shape (1,), got tuple."),
+        (lambda obs, key: [0.0], "must return an array of shape (1,), got list."),
+        (lambda obs, key: None, "must return an array of shape (1,), got NoneType."),
+        (lambda obs, key: jnp.zeros(1, int), "must return an array of floats, got int32."),
+    ],
+)
+def test_what_a_policy_returns_is_an_action_or_refused(policy, found):
+    with pytest.raises(ValueError) as caught:
+        jax.eval_shape(lambda: evaluate_episodes(Walk(), policy, KEY, 2, 3))
+    assert str(caught.value) == f"policy {found}"
+    with pytest.raises(ValueError) as caught:
+        jax.eval_shape(lambda: record(Walk(), policy, KEY, episodes=2))
+    assert str(caught.value) == f"policy {found}"
+
+
 def test_sizes_of_actions_are_not_broadcast():
-    with pytest.raises(ValueError, match=r"action must have the shape \(1,\) of test/walk, got \(2,\)"):
-        jax.eval_shape(lambda: evaluate_episodes(Walk(), lambda obs, key: obs, KEY, 2, 3))
     for wrapped in (ActionChunk(Walk(), 2), ActionRepeat(Walk(), 2)):
         size = wrapped.spec.action_size
         with pytest.raises(ValueError, match=rf"action must have the shape \({size},\) of test/walk action"):

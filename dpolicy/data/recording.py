@@ -13,7 +13,7 @@ from dpolicy import _checks
 from dpolicy._types import Action, Key, Number, Observation, Transition
 from dpolicy.envs import Environment
 from dpolicy.envs.protocol import check_environment, clip_action
-from dpolicy.envs.stepping import start, take
+from dpolicy.envs.stepping import decided, start, take
 
 _AT_ONCE = 128  # episodes; more are played in turns, so that memory does not grow with their number
 
@@ -32,7 +32,7 @@ def _played(
         def one(carry: Any, count: Array) -> tuple[Any, Any]:
             state, obs, playing = carry
             act_key, noise_key, step_key = jax.random.split(jax.random.fold_in(run_key, count), 3)
-            action = policy(obs, act_key)
+            action = decided(policy, env, obs, act_key)
             draw = jax.random.normal(noise_key, action.shape, action.dtype)
             action = clip_action(action + noise.astype(action.dtype) * draw)
             taken = take(env, state, obs, action, step_key)
