@@ -250,10 +250,12 @@ def _built(config: Mapping[str, Any], prog: str, *, step: bool = False) -> tuple
 
     from dpolicy.train.building import build
     from dpolicy.train.configuration import seed_keys
+    from dpolicy.train.loop import check_arguments
     from dpolicy.train.memory import check_memory
 
     with explained(prog, any_origin=True):
         algorithm, env, program = build(config)
+        check_arguments(program, **{name: config[name] for name in ("seeds", "seed", "steps")})
         keys = jax.eval_shape(lambda: seed_keys(config["seed"], config["seeds"]))
         state = jax.eval_shape(jax.vmap(program.init), keys)
         check_memory(state)
@@ -278,7 +280,7 @@ def _train(
     from dpolicy.plots import learning_curve
     from dpolicy.reports import report_files, report_for
     from dpolicy.train.configuration import algorithm_title, env_title, holds_run, pinned
-    from dpolicy.train.loop import AllSeedsFailed, check_arguments, train_config
+    from dpolicy.train.loop import AllSeedsFailed, train_config
     from dpolicy.train.run_files import check_place
 
     with explained(prog):
@@ -287,9 +289,6 @@ def _train(
         reported = report_files(config["env"]) if run["report"] else ()
         holds_run(directory, config, resume=resume, also=reported)
     built = _built(config, prog)
-    numbers = {name: config[name] for name in ("seeds", "seed", "steps")}
-    with explained(prog):
-        check_arguments(built[2], **numbers, checkpoint_every=run["checkpoint_every"])
     if progress:
         seeds = f"{config['seeds']} seed{'s' * (config['seeds'] > 1)}"
         print(f"{algorithm_title(config)} on {env_title(config)}, {seeds}, in {directory}")
