@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import re
+import sys
 
 import equinox as eqx
 import jax
@@ -51,8 +52,9 @@ def test_loop_is_the_vmapped_program():
     np.testing.assert_array_equal(result.history.metrics["evaluate/return"].astype(np.float32), returns)
 
 
-def test_files_and_plain_lines(tmp_path):
+def test_files_and_plain_lines(tmp_path, monkeypatch):
     out = console()
+    monkeypatch.setattr(sys, "orig_argv", ["python", "my run.py", "--steps", "26"])
     result = train_loop(
         Toy(warmup=5), seeds=2, steps=26, directory=tmp_path, config={"widths": (1, 2)}, console=out
     )
@@ -74,9 +76,10 @@ def test_files_and_plain_lines(tmp_path):
     assert config == {"widths": [1, 2], "seeds": 2, "seed": 0, "steps": 26, "checkpoint_every": 1}
     versions = json.loads((tmp_path / "versions.json").read_text())
     assert set(versions) >= {"python", "jax", "equinox", "optax", "dpolicy", "commit", "device"}
-    assert "pytest" in versions["command"]
+    assert versions["command"] == "python 'my run.py' --steps 26"
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [entry["event"] for entry in log] == ["start", "compile", "chunk", "chunk", "chunk", "end"]
+    assert log[0]["versions"] == versions
     printed = text(out).splitlines()
     assert printed[0].startswith("compiled in ")
     assert printed[1].startswith("step 15/35  return ")

@@ -114,7 +114,7 @@ def test_size_counts_bytes():
 def test_the_loop_asks_before_it_compiles(monkeypatch):
     program = toy_program(toy(), make("probe/action"))
     monkeypatch.setattr(memory, "memory_limit", lambda: 10)
-    monkeypatch.setattr(starting, "_compiled", lambda traced: pytest.fail("it was compiled"))
+    monkeypatch.setattr(starting, "compiled", lambda traced: pytest.fail("it was compiled"))
     with pytest.raises(ValueError, match="the state of this run takes"):
         train_loop(program, steps=20, progress=False)
 
