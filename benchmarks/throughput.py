@@ -7,6 +7,11 @@ second is the median over repeats. Memory is what the compiled program asks for 
 the process's peak also holds the libraries and the compiler.
 
     python benchmarks/throughput.py --out benchmarks/results/throughput.md
+
+Whether a change made anything slower shows beside another checkout of this project: both are measured at the same time,
+each on a core of its own, which they then exchange.
+
+    git worktree add ../before COMMIT && python benchmarks/throughput.py --beside ../before
 """
 
 import argparse
@@ -18,6 +23,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +35,7 @@ class Size(NamedTuple):
     action_size: int = 6
 
 
+ROOT = Path(__file__).resolve().parent.parent
 BATCH, TIME, ENVS = 256, 24, 256
 MIB = 2**20
 
@@ -104,13 +112,61 @@ def measure(name: str, seconds: float) -> dict[str, float]:
     return {"import": imported, **measure_algorithm(ALGORITHMS[name].recipe(), seconds)}
 
 
-def in_a_process(name: str, seconds: float) -> dict[str, float]:
-    """The measurement of one recipe in a new interpreter."""
+def in_a_process(
+    name: str, seconds: float, checkout: Path = ROOT, core: int | None = None
+) -> dict[str, float]:
+    """The measurement of one recipe of a checkout in a new interpreter, where asked on one core alone."""
     command = [sys.executable, __file__, "--measure", name, "--seconds", str(seconds)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if core is not None:
+        command = ["taskset", "--cpu-list", str(core), *command]
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if result.returncode:
         raise RuntimeError(f"{name}: {result.stderr}")
     return json.loads(result.stdout.splitlines()[-1])
+
+
+def alone(names: list[str], seconds: float) -> Iterator[str]:
+    """The lines of a table: what each recipe of this checkout costs, as they are measured."""
+    from dpolicy.algorithms import ALGORITHMS
+
+    yield "| recipe | family | import s | compile s | updates/s | ms per update | program MiB | process MiB |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for name in names:
+        found = in_a_process(name, seconds)
+        speed, family = found["updates per second"], ALGORITHMS[name].family.replace("_", " ")
+        yield (
+            f"| {name} | {family} | {found['import']:.1f} | {found['compile']:.1f} | "
+            f"{speed:.3g} | {1000 / speed:.3g} | {found['program MiB']:.0f} | {found['process MiB']:.0f} |"
+        )
+
+
+def side_by_side(names: list[str], seconds: float, before: Path, rounds: int = 2) -> Iterator[str]:
+    """The lines of a table: the recipes of this checkout beside those of another, as they are measured."""
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    yield "| recipe | updates/s before | now | now / before | compile s before | now | now / before |"
+    yield "|---|---|---|---|---|---|---|"
+    ratios = []
+    with ThreadPoolExecutor(2) as pool:
+        for name in names:
+            found: tuple[list[Any], list[Any]] = ([], [])
+            for turn in range(rounds):
+                swapped = cores if turn % 2 == 0 else cores[::-1]
+                places = zip((before, ROOT), swapped, strict=True)
+                running = [pool.submit(in_a_process, name, seconds, *place) for place in places]
+                for kept, future in zip(found, running, strict=True):
+                    kept.append(future.result())
+            speed, compiling = (
+                [statistics.mean(one[what] for one in kept) for kept in found]
+                for what in ("updates per second", "compile")
+            )
+            ratios.append(speed[1] / speed[0])
+            yield (
+                f"| {name} | {speed[0]:.3g} | {speed[1]:.3g} | {ratios[-1]:.2f} | {compiling[0]:.1f} | "
+                f"{compiling[1]:.1f} | {compiling[1] / compiling[0]:.2f} |"
+            )
+    yield ""
+    yield f"Geometric mean of now / before: {statistics.geometric_mean(ratios):.3f}."
 
 
 def main() -> None:
@@ -120,6 +176,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="Markdown file for the table; printed in any case")
     parser.add_argument("--seconds", type=float, default=8.0, help="how long each recipe is timed")
     parser.add_argument("--only", nargs="*", help="recipes; all by default")
+    parser.add_argument("--beside", type=Path, help="another checkout of this project to compare with")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -129,25 +186,23 @@ def main() -> None:
 
     from dpolicy.algorithms import ALGORITHMS
 
-    lines = [
-        f"Command: `python benchmarks/throughput.py --seconds {arguments.seconds:g}`; "
+    names = [name for name in ALGORITHMS if not arguments.only or name in arguments.only]
+    beside = " --beside CHECKOUT" if arguments.beside else ""
+    head = (
+        f"Command: `python benchmarks/throughput.py --seconds {arguments.seconds:g}{beside}`; "
         f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, JAX {jax.__version__}. "
-        f"One update: a batch of {BATCH}, or all epochs over {TIME * ENVS:,} steps on policy.",
-        "",
-        "| recipe | family | import s | compile s | updates/s | ms per update | program MiB | process MiB |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    print("\n".join(lines), flush=True)
-    for name, entry in ALGORITHMS.items():
-        if arguments.only and name not in arguments.only:
-            continue
-        found = in_a_process(name, arguments.seconds)
-        speed = found["updates per second"]
-        lines.append(
-            f"| {name} | {entry.family.replace('_', ' ')} | {found['import']:.1f} | {found['compile']:.1f} | "
-            f"{speed:.3g} | {1000 / speed:.3g} | {found['program MiB']:.0f} | {found['process MiB']:.0f} |"
-        )
-        print(lines[-1], flush=True)
+        f"One update: a batch of {BATCH}, or all epochs over {TIME * ENVS:,} steps on policy."
+    )
+    lines = [head, ""]
+    print(head + "\n")
+    table = (
+        side_by_side(names, arguments.seconds, arguments.beside.resolve())
+        if arguments.beside
+        else alone(names, arguments.seconds)
+    )
+    for line in table:
+        print(line, flush=True)
+        lines.append(line)
     if arguments.out is not None:
         arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

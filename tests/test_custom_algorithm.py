@@ -11,18 +11,19 @@ import numpy as np
 from conftest import FLAGS
 
 README = Path(__file__).parent.parent / "README.md"
+OUTPUT = "custom-algorithm-output"
 
 
-def example() -> str:
-    """The README's custom algorithm, so that what the reader copies is what is tested."""
+def block(marker: str) -> str:
+    """What README shows after a marker, so that what the reader copies is what is tested."""
     text = README.read_text(encoding="utf-8")
-    found = re.search(r"<!-- custom-algorithm -->\n```python\n(.*?)```", text, re.DOTALL)
+    found = re.search(rf"<!-- {marker} -->\n```\w*\n(.*?)```", text, re.DOTALL)
     assert found
     return found.group(1)
 
 
 def test_the_readme_example_is_short_and_sweeps():
-    source = example()
+    source = block("custom-algorithm")
     body = source.split("# the algorithm\n")[1].split("# the sweep\n")[0]
     assert len([line for line in body.splitlines() if line.strip()]) < 15
     # As a reader would run it, in a process of its own, optimised: it runs for longer than it compiles.
@@ -32,9 +33,13 @@ def test_the_readme_example_is_short_and_sweeps():
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=600
     )
     assert done.returncode == 0, done.stderr
-    returns = np.asarray(json.loads(done.stdout.splitlines()[-1]))
+    printed, every = done.stdout.splitlines()
+    returns = np.asarray(json.loads(every))
     assert returns.shape == (4, 8)  # temperatures x seeds
-    assert np.isfinite(returns).all()
-    # Uniformly random actions earn -4.7 and the best possible is 0: the best temperature closes most of that gap.
-    assert returns.mean(axis=1).max() > -1.0
+    # What README says is printed, up to what another processor's rounding makes of a run that learns.
+    shown, got = (np.fromstring(row.strip("[]\n"), sep=" ") for row in (block(OUTPUT), printed))
+    assert shown.shape == (4,)
+    np.testing.assert_allclose(got, shown, atol=0.15)
+    # Uniformly random actions earn -4.7: none of the runs is near that, at any temperature.
+    assert returns.min() > -1.2
     assert len(np.unique(returns)) == returns.size  # every seed and temperature is a run of its own

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dpolicy.envs import MultiGoal, make
-from dpolicy.reports import figures
+from dpolicy.presets import preset, presets_for
+from dpolicy.reports import figures, multigoal_report
 from dpolicy.reports.figures import first_actions, trajectories
 from dpolicy.reports.multigoal import as_json, blocks, measure, rollouts, table
 
@@ -45,7 +46,10 @@ def measured():
     """Two seeds of each policy; their states are not looked at."""
     states = jnp.zeros(2)
     policies = {"east": to_the_east, "either": either_side}
-    return [measure(label, ENV, states, lambda state, p=p: p, episodes=200) for label, p in policies.items()]
+    return [
+        measure(label, ENV, states, lambda state, p=p: p, episodes=200, steps=steps)
+        for (label, p), steps in zip(policies.items(), (45_056, None), strict=True)
+    ]
 
 
 def test_measurements_of_known_policies(measured):
@@ -57,6 +61,18 @@ def test_measurements_of_known_policies(measured):
     np.testing.assert_allclose(either.goals[:, 0, :2], 0.5, atol=0.15)
     np.testing.assert_array_equal(either.goals[:, 0, 2:], 0.0)
     np.testing.assert_allclose(either.returns[:, 0], east.returns[:, 0], rtol=1e-5)
+    # From starts that are uniform over the arena both mostly miss: worse than from the middle, and no two seeds alike.
+    assert (east.everywhere < east.returns[:, 0] - 50).all()
+    assert east.everywhere[0] != east.everywhere[1]
+
+
+def test_without_a_start_the_environment_decides(getkey):
+    env = MultiGoal(start=(3.0, 0.0), start_range=0.5)
+    found = jax.jit(lambda key: rollouts(env, to_the_east, None, key, 50))(getkey())
+    starts = np.asarray(found.paths[:, 0])
+    assert (np.abs(starts - np.array([3.0, 0.0])) <= 0.5).all()
+    assert np.ptp(starts, axis=0).min() > 0.5
+    np.testing.assert_array_equal(found.goals, [1.0, 0.0, 0.0, 0.0])
 
 
 def test_a_seed_that_failed_is_left_out():
@@ -67,8 +83,9 @@ def test_a_seed_that_failed_is_left_out():
 
 
 def test_tables_and_pictures(measured, tmp_path, monkeypatch):
-    reward, modes, goals = blocks(measured, ENV)
-    assert reward.header == ["policy", "(0, 0)", "(2.5, 2.5)", "(-2.5, 2.5)"]
+    reward, goals, modes = blocks(measured, ENV)
+    assert reward.header == ["policy", "steps a seed", "(0, 0)", "(2.5, 2.5)", "(-2.5, 2.5)", "all starts"]
+    assert [row[1] for row in reward.rows] == ["45,056", "-"]
     assert modes.rows[1] == ["either", "2, 2", "1, 1", "1, 1"]
     assert goals.rows[0] == ["east", "100/0/0/0", "100/0/0/0"]
     text = table(measured, ENV)
@@ -77,14 +94,23 @@ def test_tables_and_pictures(measured, tmp_path, monkeypatch):
     numbers = as_json(measured)
     assert numbers[1]["modes"] == [[2, 1, 1], [2, 1, 1]]
     assert np.shape(numbers[0]["returns"]) == (2, 3)
-    titles, save = [], figures._save
-    monkeypatch.setattr(figures, "_save", lambda f, path: titles.append(f.get_suptitle()) or save(f, path))
+    assert numbers[0]["steps"] == 45_056
+    np.testing.assert_array_equal(numbers[1]["all_starts"], measured[1].everywhere)
+    titles, panels, save = [], [], figures._save
+
+    def recorded(figure, path):
+        titles.append(figure.get_suptitle())
+        panels.append([axes.get_title() for axes in figure.axes])
+        return save(figure, path)
+
+    monkeypatch.setattr(figures, "_save", recorded)
     for draw in (trajectories, first_actions):
         path = draw(measured, ENV, tmp_path / f"{draw.__name__}.png")
         assert path.stat().st_size > 10_000
     assert titles[0].startswith(
         "Multi-Goal: 40 episodes from (0, 0) of each of 2 seeds, a colour for each seed"
     )
+    assert panels[0] == ["east\n45,056 steps a seed", "either"]
     assert titles[1].startswith("Multi-Goal: first action from the saddle points, seed 0, 200 samples each")
 
 
@@ -102,3 +128,21 @@ def test_a_wrapped_plane_is_measured_by_the_executed_actions_and_the_newest_fram
     assert start.paths.shape == (2, env.spec.time_limit + 1, 2)
     with pytest.raises(ValueError, match="env must be Multi-Goal, wrapped or not, got probe/action"):
         rollouts(make("probe/action"), chunk, jnp.zeros(2), getkey(), 2)
+
+
+def test_many_policies_stand_in_rows_of_four(measured, tmp_path, monkeypatch):
+    shapes = []
+    monkeypatch.setattr(
+        figures, "_save", lambda figure, path: shapes.append(figure.axes[0].get_gridspec()) or path
+    )
+    figures.trajectories(measured * 3, ENV, tmp_path / "six.png")
+    assert (shapes[0].nrows, shapes[0].ncols) == (2, 4)
+
+
+def test_references_have_presets_and_ways():
+    for name, algorithm, chosen in multigoal_report.REFERENCES:
+        assert chosen in presets_for(algorithm, "multigoal/multigoal")
+        assert name in multigoal_report.WAYS
+    raw, standardised = (preset("ppo", "multigoal/multigoal", name) for name in ("tuned", "standardised"))
+    differ = {name for name in standardised if standardised[name] != raw.get(name)}
+    assert differ == {"normalise_observations", "initialisation"}

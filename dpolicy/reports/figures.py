@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from dpolicy.envs import MultiGoal
 from dpolicy.reports.multigoal import Measured
 
+PANELS = 4  # in a row, so that none is too small to read
+
 
 def _save(figure: Figure, path: Path) -> Path:
     FigureCanvasAgg(figure)
@@ -28,13 +30,19 @@ def _arena(axes: Axes, env: MultiGoal) -> None:
 
 def trajectories(rows: list[Measured], env: MultiGoal, path: Path, *, paths_per_seed: int = 40) -> Path:
     """Paths from the origin over the reward contours, one panel per policy, one colour per seed (Figure 2, left)."""
-    figure = Figure(figsize=(3.6 * len(rows), 3.9), layout="constrained")
-    for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
+    across = min(len(rows), PANELS)
+    down = -(-len(rows) // across)
+    figure = Figure(figsize=(3.4 * across, 3.8 * down + 0.5), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for axes in panels[len(rows) :]:
+        axes.set_axis_off()
+    for axes, row in zip(panels, rows, strict=False):
         _arena(axes, env)
         for seed, paths in enumerate(row.paths):
             for line in paths[:paths_per_seed]:
                 axes.plot(line[:, 0], line[:, 1], color=f"C{seed % 10}", linewidth=0.7, alpha=0.5)
-        axes.set_title(row.label, fontsize=10)
+        trained = "" if row.steps is None else f"\n{row.steps:,} steps a seed"
+        axes.set_title(f"{row.label}{trained}", fontsize=10)
     seeds, episodes = len(rows[0].paths), min(paths_per_seed, rows[0].paths.shape[1])
     figure.suptitle(
         f"Multi-Goal: {episodes} episodes from (0, 0) of each of {seeds} seed{'s' * (seeds > 1)}, a colour for "

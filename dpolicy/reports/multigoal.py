@@ -18,7 +18,7 @@ Policy = Callable[[Observation, Key], Action]
 
 
 class Rollouts(NamedTuple):
-    """Episodes from one start.
+    """Episodes from one start, or from the environment's own.
 
     Attributes:
         returns: Undiscounted return of each episode, `[n]`.
@@ -46,15 +46,17 @@ def plane_of(env: Environment) -> MultiGoal:
 
 
 def rollouts(
-    env: Environment, policy: Policy, start: Float[Array, " 2"], key: Key, episodes: int
+    env: Environment, policy: Policy, start: Float[Array, " 2"] | None, key: Key, episodes: int
 ) -> Rollouts:
-    """Run `episodes` episodes of `policy` from exactly `start` until a goal or the horizon."""
+    """Run `episodes` episodes of `policy` until a goal or the horizon, from `start` or (None) as `env` starts."""
     plane = plane_of(env)
-    env = eqx.tree_at(unwrapped, env, plane.starting_at(start))
+    if start is not None:
+        env = eqx.tree_at(unwrapped, env, plane.starting_at(start))
 
     def episode(key: Key) -> tuple[Any, ...]:
-        # From a single start; the key decides nothing.
-        state, obs = env.reset(key)
+        reset_key, key = jax.random.split(key)
+        state, obs = env.reset(reset_key)
+        first = obs[-2:]
 
         def one(carry: Any, key: Key) -> tuple[Any, Any]:
             state, obs, total, running = carry
@@ -72,7 +74,7 @@ def rollouts(
         )
         distance = jnp.linalg.norm(obs[None, -2:] - plane.goals, axis=-1)
         reached = ~running & (jnp.arange(len(plane.goals)) == jnp.argmin(distance))
-        return total, reached, actions[0], jnp.concatenate([start[None], path])
+        return total, reached, actions[0], jnp.concatenate([first[None], path])
 
     returns, reached, actions, paths = jax.vmap(episode)(jax.random.split(key, episodes))
     return Rollouts(returns, jnp.mean(reached, axis=0), actions, paths)
@@ -83,7 +85,9 @@ class Measured(NamedTuple):
 
     Attributes:
         label: What acted.
+        steps: Environment steps that each seed was trained for; None where that is not known.
         returns: Mean return, `[seeds, saddles]`.
+        everywhere: Mean return from the environment's own starts, on which the policy was trained, `[seeds]`.
         goals: Share of episodes per goal, `[seeds, saddles, goals]`.
         modes: Modes of the first action, by seed and saddle.
         actions: First actions, `[seeds, saddles, n, 2]`.
@@ -91,7 +95,9 @@ class Measured(NamedTuple):
     """
 
     label: str
+    steps: int | None
     returns: np.ndarray
+    everywhere: np.ndarray
     goals: np.ndarray
     modes: list[list[Modes]]
     actions: np.ndarray
@@ -106,9 +112,10 @@ def measure(
     *,
     seed: int = 0,
     episodes: int = 1_000,
+    steps: int | None = None,
     alive: np.ndarray | None = None,
 ) -> Measured:
-    """Measure a vmapped sweep of policies from each saddle point.
+    """Measure a vmapped sweep of policies from each saddle point, and from where it was trained to start.
 
     Args:
         label: Name of the row.
@@ -118,23 +125,27 @@ def measure(
         policy_of: Turns one seed's state into `(obs, key) -> action`.
         seed: Of the rollouts.
         episodes: Rollouts per seed and start.
+        steps: Environment steps of its training, to be shown.
         alive: Which seeds to report; all unless given.
     """
 
     saddles = plane_of(env).saddle_points
 
-    def all_saddles(state: Any, key: Key) -> Rollouts:
+    def everything(state: Any, key: Key) -> tuple[Rollouts, Array]:
         policy = policy_of(state)
-        keys = jax.random.split(key, len(saddles))
-        return jax.vmap(lambda start, key: rollouts(env, policy, start, key, episodes))(saddles, keys)
+        *keys, own = jax.random.split(key, len(saddles) + 1)
+        found = jax.vmap(lambda start, key: rollouts(env, policy, start, key, episodes))(
+            saddles, jnp.stack(keys)
+        )
+        return found, jnp.mean(rollouts(env, policy, None, own, episodes).returns)
 
     seeds = jax.tree.leaves(states)[0].shape[0]
     keys = jax.random.split(jax.random.key(seed), seeds)
-    found = jax.device_get(jax.jit(jax.vmap(all_saddles))(states, keys))
+    found = jax.device_get(jax.jit(jax.vmap(everything))(states, keys))
     kept = np.arange(seeds) if alive is None else np.flatnonzero(alive)
-    returns, goals, actions, paths = (np.asarray(leaf)[kept] for leaf in found)
+    (returns, goals, actions, paths), everywhere = jax.tree.map(lambda leaf: np.asarray(leaf)[kept], found)
     modes = [[find_modes(cloud) for cloud in of_seed] for of_seed in actions]
-    return Measured(label, returns.mean(axis=-1), goals, modes, actions, paths[:, 0])
+    return Measured(label, steps, returns.mean(axis=-1), everywhere, goals, modes, actions, paths[:, 0])
 
 
 class Block(NamedTuple):
@@ -146,21 +157,29 @@ class Block(NamedTuple):
 
 
 def blocks(rows: list[Measured], env: MultiGoal) -> list[Block]:
-    """The measurements as tables: rewards as mean over seeds and 95 % bootstrap interval, modes, goals reached."""
+    """The measurements as tables: rewards (mean over seeds, 95 % bootstrap interval), goals reached, modes."""
     places = [f"({x:g}, {y:g})" for x, y in np.asarray(env.saddle_points)]
     reward, modes, goals = [], [], []
     for row in rows:
-        reward.append([row.label, *(interval_text(row.returns[:, i], digits=3) for i in range(len(places)))])
+        columns = [*row.returns.T, row.everywhere]
+        steps = "-" if row.steps is None else f"{row.steps:,}"
+        reward.append([row.label, steps, *(interval_text(column, digits=3) for column in columns)])
         counts = [", ".join(str(of_seed[i].count) for of_seed in row.modes) for i in range(len(places))]
         modes.append([row.label, *counts])
         goals.append([row.label, *("/".join(f"{100 * x:.0f}" for x in of_seed[0]) for of_seed in row.goals)])
     seeds = [f"seed {seed}" for seed in range(len(rows[0].goals))]
     return [
         Block(
-            "Reward from the saddle points: mean and 95 % interval over seeds", ["policy", *places], reward
+            "Reward of an episode, from each saddle point and from all starts of training: mean, 95 % interval",
+            ["policy", "steps a seed", *places, "all starts"],
+            reward,
         ),
-        Block("Modes of the first action, per seed", ["policy", *places], modes),
         Block("Goals reached from (0, 0), % of episodes: E/W/N/S", ["policy", *seeds], goals),
+        Block(
+            "Modes of the first action, per seed: peaks of a density fitted to it, of which one goal may have several",
+            ["policy", *places],
+            modes,
+        ),
     ]
 
 
@@ -175,11 +194,13 @@ def table(rows: list[Measured], env: MultiGoal) -> str:
 
 
 def as_json(rows: list[Measured]) -> list[dict[str, Any]]:
-    """The measurements as plain numbers, per seed and saddle point."""
+    """The measurements as plain numbers, per seed and saddle point (or all starts)."""
     return [
         {
             "policy": row.label,
+            "steps": row.steps,
             "returns": row.returns.tolist(),
+            "all_starts": row.everywhere.tolist(),
             "goals": row.goals.tolist(),
             "modes": [[m.count for m in of_seed] for of_seed in row.modes],
             "components": [[m.components for m in of_seed] for of_seed in row.modes],

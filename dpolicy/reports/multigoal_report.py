@@ -20,22 +20,37 @@ from dpolicy.train.configuration import read_config
 WAYS = {
     "dp_cppo": (("flow", "DP-CPPO, flow"), ("flow+residual", "DP-CPPO, flow + residual")),
     "ppo": (("evaluate", "PPO, mean"), ("explore", "PPO, sampled")),
+    "ppo-standardised": (
+        ("evaluate", "PPO standardised, mean"),
+        ("explore", "PPO standardised, sampled"),
+    ),
     "sdac": (("explore", "SDAC, sampled"),),
 }
+# What stands beside a run: the name of each reference, its algorithm, and which of its presets.
+REFERENCES = (("ppo", "ppo", "tuned"), ("ppo-standardised", "ppo", "standardised"), ("sdac", "sdac", "tuned"))
 
 
 def _measure(name: str, run: Any, env: Any) -> list[Measured]:
     ways = WAYS.get(name, (("evaluate", f"{name}, evaluate"), ("explore", f"{name}, explore")))
     alive = np.asarray(run.state.alive)
+    call = run.program.steps_per_call
+    steps = -(-run.config["steps"] // call) * call
     return [
-        measure(label, env, run.state, partial(policy_of, run.program.algorithm, mode=mode), alive=alive)
+        measure(
+            label,
+            env,
+            run.state,
+            partial(policy_of, run.program.algorithm, mode=mode),
+            steps=steps,
+            alive=alive,
+        )
         for mode, label in ways
     ]
 
 
-def _reference(name: str, run: Run, directory: Path, progress: bool) -> Run:
+def _reference(name: str, algorithm: str, chosen: str, run: Run, directory: Path, progress: bool) -> Run:
     """Train a reference with its preset, the run's seeds and environment, or take the one trained before."""
-    config = resolve(name, run.config["env"], env_options=run.config.get("env_options"))
+    config = resolve(algorithm, run.config["env"], choose=chosen, env_options=run.config.get("env_options"))
     config |= {"seeds": run.config["seeds"], "seed": run.config["seed"]}
     place = directory / "references" / name
     if place.is_dir() and (place / "config.json").exists():
@@ -54,7 +69,9 @@ def _print(rows: list[Measured], env: Any, console: Console) -> None:
 
 
 def report(run: Run, directory: Path, *, progress: bool = True) -> list[Measured]:
-    """Measure `run` from the saddle points, beside PPO and SDAC trained with their presets on the same seeds.
+    """Measure `run` from the saddle points, beside PPO (in two settings) and SDAC, trained on the same seeds.
+
+    The references take their presets' steps; the table names the steps of each.
 
     Writes `multigoal.md` (the paper's Table 1 as measured here), `multigoal.json`, `trajectories.png` and
     `first_actions.png` into `directory`, and the references' own runs into `directory/references`.
@@ -64,11 +81,11 @@ def report(run: Run, directory: Path, *, progress: bool = True) -> list[Measured
     # What has been trained is measured while the next reference compiles and trains.
     with ThreadPoolExecutor(max_workers=1) as pool:
         measured = [pool.submit(_measure, run.algorithm_name, run, run.env)]
-        for name in ("ppo", "sdac"):
+        for name, algorithm, chosen in REFERENCES:
             if name != run.algorithm_name:
                 if progress:
                     console.print(f"Reference: {name}")
-                trained = _reference(name, run, directory, progress)
+                trained = _reference(name, algorithm, chosen, run, directory, progress)
                 measured.append(pool.submit(_measure, name, trained, run.env))
     rows = [row for future in measured for row in future.result()]
     text = table(rows, plane)
