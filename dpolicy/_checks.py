@@ -160,6 +160,29 @@ def instance(name: str, value: Any, kind: type, allowed: str) -> None:
         raise ValueError(f"{name} must be {allowed}, got {value!r}.")
 
 
+def shaped(name: str, value: Any, shape: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless `value` is an array of `shape`: blocks take one example, a batch goes through vmap."""
+    if not isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        raise ValueError(f"{name} must be an array of shape {shape}, got {value!r}.")
+    if value.shape != shape:
+        batch = value.ndim > len(shape) and value.shape[value.ndim - len(shape) :] == shape
+        hint = ": a batch goes through jax.vmap" if batch else ""
+        raise ValueError(f"{name} must have the shape {shape}, got {value.shape}{hint}.")
+
+
+def vector(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` is an array of one axis, of any length."""
+    shaped(name, value, np.shape(value)[-1:] or (1,))
+
+
+def field_value(name: str, value: Any, x: Any) -> Any:
+    """What the field `name` returned at `x`, if it is floats of the same shape; else raise `ValueError`."""
+    returned(name, value, np.shape(x))
+    if not jax.dtypes.issubdtype(jax.dtypes.result_type(value), np.floating):
+        raise ValueError(f"{name} must return floats, got {jax.dtypes.result_type(value)}.")
+    return value
+
+
 def same_shapes(**arrays: Any) -> None:
     """Raise `ValueError` unless all arrays have one shape: broadcasting would pass a mistake on."""
     shapes = [tuple(np.shape(array)) for array in arrays.values()]

@@ -81,7 +81,7 @@ def _check_takes_observations(name: str, model: Any, spec: Any) -> None:
     action, obs = (jax.ShapeDtypeStruct((size,), float) for size in (spec.action_size, spec.obs_size))
     try:
         eqx.filter_eval_shape(lambda field, *inputs: field(*inputs), model, action, jnp.zeros(()), obs)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(
             f"{name} trains a field of more than the observation (ddiffpg: the embedding of a mode), which an audit "
             "has no batch for."

@@ -5,7 +5,7 @@ import jax
 from jaxtyping import Array, Float
 
 from dpolicy._types import Action, Key, Observation, Scalar
-from dpolicy.networks import MLP
+from dpolicy.networks import MLP, check_parts
 
 
 class QNetwork(eqx.Module):
@@ -41,6 +41,7 @@ class QNetwork(eqx.Module):
         )
 
     def __call__(self, obs: Observation, action: Action) -> Scalar:
+        check_parts(self.mlp, obs=obs, action=action)
         return self.mlp(obs, action)[0]
 
 
@@ -74,6 +75,7 @@ class ValueNetwork(eqx.Module):
         )
 
     def __call__(self, obs: Observation) -> Scalar:
+        check_parts(self.mlp, obs=obs)
         return self.mlp(obs)[0]
 
 
@@ -108,4 +110,5 @@ class CategoricalQ(eqx.Module):
         )
 
     def __call__(self, obs: Observation, action: Action) -> Float[Array, " n"]:
+        check_parts(self.mlp, obs=obs, action=action)
         return jax.nn.log_softmax(self.mlp(obs, action))

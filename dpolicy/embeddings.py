@@ -38,6 +38,7 @@ class Raw(AbstractEmbedding):
     size: int = eqx.field(static=True, default=1, init=False)
 
     def __call__(self, t: Scalar) -> Float[Array, " n"]:
+        _checks.shaped("t", t, ())
         return t[None]
 
 
@@ -51,6 +52,7 @@ class CosSin(AbstractEmbedding):
         self.size = size
 
     def __call__(self, t: Scalar) -> Float[Array, " n"]:
+        _checks.shaped("t", t, ())
         angles = t * 2.0 ** jnp.arange(self.size // 2, dtype=t.dtype)
         return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])
 
@@ -73,6 +75,7 @@ class Sinusoidal(AbstractEmbedding):
         self.size, self.scale, self.shift = size, float(scale), float(shift)
 
     def __call__(self, t: Scalar) -> Float[Array, " n"]:
+        _checks.shaped("t", t, ())
         half = self.size // 2
         frequencies = jnp.exp(-math.log(10000.0) / (half - 1) * jnp.arange(half, dtype=t.dtype))
         angles = (self.scale * t + self.shift) * frequencies
@@ -80,6 +83,7 @@ class Sinusoidal(AbstractEmbedding):
 
 
 def _fourier(t: Scalar, frequencies: Float[Array, " half"]) -> Float[Array, " n"]:
+    _checks.shaped("t", t, ())
     angles = 2 * math.pi * t * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])
 
@@ -154,6 +158,7 @@ class Projected(AbstractEmbedding):
         final_activation: bool = False,
         key: Key,
     ):
+        _checks.instance("inner", inner, AbstractEmbedding, "an embedding, such as Raw()")
         self.inner, self.size = inner, size
         self.mlp = MLP(
             (inner.size,),
@@ -188,7 +193,9 @@ EMBEDDINGS: dict[str, Callable[[Key], AbstractEmbedding]] = {
 
 def make_embedding(embedding: str | Callable[[Key], AbstractEmbedding], *, key: Key) -> AbstractEmbedding:
     """The embedding of that name (one of EMBEDDINGS), or what a factory `key -> embedding` returns."""
-    if callable(embedding):
-        return embedding(key)
+    if callable(embedding) and not isinstance(embedding, AbstractEmbedding):
+        made = embedding(key)
+        _checks.instance("what the embedding's factory returns", made, AbstractEmbedding, "an embedding")
+        return made
     _checks.one_of("embedding", embedding, EMBEDDINGS)
     return EMBEDDINGS[embedding](key)

@@ -9,17 +9,18 @@ so that any two of x, data and one prediction determine the others.
 
 import abc
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._schedule import check_schedule, constant
 from dpolicy._types import Action, Key, Observation, Prediction, Scalar
 from dpolicy.embeddings import AbstractEmbedding, make_embedding
-from dpolicy.networks import MLP
+from dpolicy.networks import MLP, check_parts
 from dpolicy.schedules import AbstractSchedule
 
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
@@ -42,6 +43,14 @@ class AbstractField(eqx.Module):
         return self.schedule.span(self.prediction)
 
 
+def check_time(t: Any, x: Any, name: str) -> None:
+    """Raise `ValueError` unless `t` is one time, or has the axes of `x` (the argument `name`) and broadcasts to it."""
+    shape, found = np.shape(x), np.shape(t)
+    fits = len(found) == len(shape) and all(n in (1, m) for n, m in zip(found, shape, strict=True))
+    if found and not fits:
+        raise ValueError(f"t must be a scalar or broadcast to the shape {shape} of {name}, got {found}.")
+
+
 def as_pair(
     value: Float[Array, "*a"],
     x: Float[Array, "*a"],
@@ -53,9 +62,11 @@ def as_pair(
     """(data, noise) behind a prediction `value` at `x`, `t`; they satisfy x = alpha data + sigma noise.
 
     Singular where alpha = 0 (from noise or score) or sigma = 0 (from data): see `AbstractSchedule.span`.
-    Raises `ValueError` for an unknown `prediction`.
+    Raises `ValueError` for an unknown `prediction`, and for shapes that do not fit together.
     """
     _checks.one_of("prediction", prediction, PREDICTIONS)
+    _checks.same_shapes(value=value, x=x)
+    check_time(t, x, "x")
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     if prediction == "data":
         return value, (x - alpha * value) / sigma
@@ -77,9 +88,11 @@ def express(
 ) -> Float[Array, "*a"]:
     """The (data, noise) pair said as a prediction: noise, -noise/sigma, dalpha data + dsigma noise, or data.
 
-    Raises `ValueError` for an unknown `prediction`.
+    Raises `ValueError` for an unknown `prediction`, and for shapes that do not fit together.
     """
     _checks.one_of("prediction", prediction, PREDICTIONS)
+    _checks.same_shapes(data=data, noise=noise)
+    check_time(t, data, "data")
     if prediction == "data":
         return data
     if prediction == "noise":
@@ -100,18 +113,27 @@ def convert(
 ) -> Float[Array, "*a"]:
     """A prediction of kind `source` at `x`, `t` as one of kind `target`; the same kind comes back untouched.
 
-    Raises `ValueError` for an unknown kind.
+    Raises `ValueError` for an unknown kind, and for shapes that do not fit together.
     """
+    _checks.one_of("source", source, PREDICTIONS)
+    _checks.one_of("target", target, PREDICTIONS)
+    _checks.same_shapes(value=value, x=x)
+    check_time(t, x, "x")
     if source == target:
-        _checks.one_of("source", source, PREDICTIONS)
         return value
     data, noise = as_pair(value, x, t, schedule=schedule, prediction=source)
     return express(data, noise, t, schedule=schedule, prediction=target)
 
 
+def evaluate(field: AbstractField, x: Action, t: Scalar, obs: Observation) -> Action:
+    """field(x, t, obs), refused by `ValueError` where it is not floats of the shape of `x`: they would be broadcast."""
+    return _checks.field_value("the field", field(x, t, obs), x)
+
+
 def predict(field: AbstractField, target: Prediction, x: Action, t: Scalar, obs: Observation) -> Action:
     """The field's prediction said as `target`."""
-    return convert(field(x, t, obs), x, t, schedule=field.schedule, source=field.prediction, target=target)
+    value = evaluate(field, x, t, obs)
+    return convert(value, x, t, schedule=field.schedule, source=field.prediction, target=target)
 
 
 def predict_noise(field: AbstractField, x: Action, t: Scalar, obs: Observation) -> Action:
@@ -149,6 +171,18 @@ def observation_encoder(
         final_activation=True,
         key=key,
     )
+
+
+def encoded(encoder: MLP | None, obs: Observation, mlp: Any) -> Float[Array, " n"]:
+    """What the observation is to the network `mlp` after it, as its last part.
+
+    Raises `ValueError` for an observation of another size, or a batch of them.
+    """
+    if encoder is None:
+        _checks.shaped("obs", obs, mlp.in_sizes[-1:])
+        return obs
+    check_parts(encoder, obs=obs)
+    return encoder(obs)
 
 
 class Field(AbstractField):
@@ -212,12 +246,17 @@ class Field(AbstractField):
         self.output_scale = constant("output_scale", output_scale)
 
     def __call__(self, x: Action, t: Scalar, obs: Observation) -> Action:
-        features = obs if self.encoder is None else self.encoder(obs)
+        _checks.shaped("x", x, (self.action_size,))
+        features = encoded(self.encoder, obs, self.mlp)
         return self.output_scale * self.mlp(x, self.embedding(t), features)
 
 
 class FunctionField(AbstractField):
-    """A field given by a function `fn(x, t, obs)`: analytic fields, guidance, tests."""
+    """A field given by a function `fn(x, t, obs)`: analytic fields, guidance, tests.
+
+    Raises `ValueError` where it is called for an `x` that is not `action_size` numbers, and for an `fn` that returns
+    anything but as many floats.
+    """
 
     fn: Callable[[Action, Scalar, Observation], Action]
     schedule: AbstractSchedule
@@ -240,4 +279,5 @@ class FunctionField(AbstractField):
         self.prediction, self.action_size = prediction, action_size
 
     def __call__(self, x: Action, t: Scalar, obs: Observation) -> Action:
-        return self.fn(x, t, obs)
+        _checks.shaped("x", x, (self.action_size,))
+        return _checks.field_value("fn", self.fn(x, t, obs), x)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Observation, Prediction, Scalar
-from dpolicy.fields import PREDICTIONS, AbstractField, predict
+from dpolicy.fields import PREDICTIONS, AbstractField, check_time, evaluate, predict
 from dpolicy.schedules import AbstractSchedule
 
 Energy: TypeAlias = Callable[[Action, Scalar, Observation], Scalar]
@@ -30,9 +30,12 @@ def shift_score(
         score + shift,   noise - sigma shift,   data + sigma^2/alpha shift,
         velocity - sigma (dsigma - dalpha sigma/alpha) shift
 
-    The last two are singular where alpha = 0. Raises `ValueError` for an unknown `prediction`.
+    The last two are singular where alpha = 0. Raises `ValueError` for an unknown `prediction`, and for shapes that do
+    not fit together.
     """
     _checks.one_of("prediction", prediction, PREDICTIONS)
+    _checks.same_shapes(value=value, shift=shift)
+    check_time(t, value, "value")
     if prediction == "score":
         return value + shift
     sigma = schedule.sigma(t)
@@ -42,6 +45,10 @@ def shift_score(
     if prediction == "data":
         return value + sigma * ratio * shift
     return value - sigma * (schedule.dsigma(t) - schedule.dalpha(t) * ratio) * shift
+
+
+def _at(name: str, scale: Scale, t: Scalar) -> Any:
+    return _checks.returned(name, scale(t)) if callable(scale) else scale
 
 
 class Guided(AbstractField):
@@ -66,9 +73,9 @@ class Guided(AbstractField):
         return low, min(high, self.schedule.span("noise")[1])
 
     def __call__(self, x: Action, t: Scalar, obs: Observation) -> Action:
-        strength = self.scale(t) if callable(self.scale) else self.scale
-        shift = strength * jax.grad(self.energy)(x, t, obs)
-        value = self.field(x, t, obs)
+        energy = lambda x: _checks.returned("energy", self.energy(x, t, obs))
+        shift = _at("scale", self.scale, t) * jax.grad(energy)(x)
+        value = evaluate(self.field, x, t, obs)
         return shift_score(value, shift, t, schedule=self.schedule, prediction=self.prediction)
 
 
@@ -127,8 +134,8 @@ class ClassifierFree(AbstractField):
         return max(low, other_low), min(high, other_high)
 
     def __call__(self, x: Action, t: Scalar, obs: Observation) -> Action:
-        weight = self.weight(t) if callable(self.weight) else self.weight
-        with_obs = self.conditional(x, t, obs)
+        weight = _at("weight", self.weight, t)
+        with_obs = evaluate(self.conditional, x, t, obs)
         other = obs if self.null is None else self.null
         without = predict(self.unconditional, self.prediction, x, t, other)
         return without + weight * (with_obs - without)

@@ -9,7 +9,7 @@ from dpolicy import _checks
 from dpolicy._schedule import check_schedule, constant
 from dpolicy._types import Action, Key, Observation, Prediction, Scalar
 from dpolicy.embeddings import AbstractEmbedding, make_embedding
-from dpolicy.fields import AbstractField, observation_encoder
+from dpolicy.fields import AbstractField, encoded, observation_encoder
 from dpolicy.networks import MLP
 from dpolicy.schedules import AbstractSchedule
 
@@ -77,7 +77,10 @@ class MeanField(AbstractField):
 
     def average(self, x: Action, r: Scalar, t: Scalar, obs: Observation) -> Action:
         """The average velocity over [r, t]."""
-        features = obs if self.encoder is None else self.encoder(obs)
+        _checks.shaped("x", x, (self.action_size,))
+        _checks.shaped("r", r, ())
+        _checks.shaped("t", t, ())
+        features = encoded(self.encoder, obs, self.mlp)
         return self.output_scale * self.mlp(x, self.embedding(t), self.span_embedding(t - r), features)
 
     def __call__(self, x: Action, t: Scalar, obs: Observation) -> Action:

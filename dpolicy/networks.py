@@ -142,8 +142,6 @@ class Linear(eqx.Module):
     bias: Float[Array, " out"]
 
     def __call__(self, *parts: Float[Array, " _"]) -> Float[Array, " out"]:
-        if len(parts) != len(self.weights):
-            raise ValueError(f"This layer takes {len(self.weights)} inputs, got {len(parts)}.")
         total = self.bias
         for weight, part in zip(self.weights, parts, strict=True):
             # Under vmap the batch comes first in this form, and last, to be transposed, in `weight @ part`.
@@ -201,7 +199,8 @@ class MLP(eqx.Module):
         residual: One linear layer, then pairs of layers with a shortcut around them, x + W2 act(W1 act(x)), then the
             linear output (DPPO's fine-tuned networks); `hidden` must be an odd number of equal widths, 3 or more.
 
-    Raises `ValueError` for sizes that are no positive ints, for unknown names, and for widths that leave no shortcut.
+    Raises `ValueError` for sizes that are no positive ints, for unknown names, and for widths that leave no shortcut;
+    where it is called, for parts of another size or a batch of them.
     """
 
     layers: tuple[Linear, ...]
@@ -239,7 +238,13 @@ class MLP(eqx.Module):
         self.final_activation = final_activation
         self.residual = residual
 
+    @property
+    def in_sizes(self) -> tuple[int, ...]:
+        """The size of each part."""
+        return tuple(weight.shape[-1] for weight in self.layers[0].weights)
+
     def __call__(self, *parts: Float[Array, " _"]) -> Float[Array, " out"]:
+        check_parts(self, **{f"parts[{i}]": part for i, part in enumerate(parts)})
         activate = ACTIVATIONS[self.activation]
         if self.residual:
             return self._with_shortcuts(activate, *parts)
@@ -257,6 +262,20 @@ class MLP(eqx.Module):
             x = x + self.layers[i + 1](activate(norms[i](inner)))
         out = self.layers[-1](x)
         return activate(out) if self.final_activation else out
+
+
+def check_parts(mlp: MLP, **parts: Any) -> None:
+    """Raise `ValueError` for `parts` (under their own names) that are not the inputs of the network for one example."""
+    bias = mlp.layers[0].bias
+    if bias.ndim > 1:
+        raise ValueError(
+            f"the network must be one, got parameters stacked to {bias.shape[:-1]}: call it under jax.vmap or "
+            "eqx.filter_vmap."
+        )
+    if len(parts) != len(mlp.in_sizes):
+        raise ValueError(f"This network takes {len(mlp.in_sizes)} inputs, got {len(parts)}.")
+    for (name, part), size in zip(parts.items(), mlp.in_sizes, strict=True):
+        _checks.shaped(name, part, (size,))
 
 
 class Ensemble(eqx.Module, Generic[Module]):

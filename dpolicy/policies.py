@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Number, Observation, Scalar
-from dpolicy.networks import MLP, check_network
+from dpolicy.networks import MLP, check_network, check_parts
 from dpolicy.recipe import tunable
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -20,12 +20,18 @@ LEAST_STD = 1e-3  # of width "softplus"
 
 
 def gaussian_log_prob(x: Action, mean: Action, log_std: Action) -> Scalar:
-    """log N(x; mean, diag exp(2 log_std)), summed over the action dimensions."""
+    """log N(x; mean, diag exp(2 log_std)), summed over the action dimensions.
+
+    Raises `ValueError` for arguments that are not of one shape [a].
+    """
+    _checks.same_shapes(x=x, mean=mean, log_std=log_std)
+    _checks.vector("x", x)
     return jnp.sum(-0.5 * ((x - mean) * jnp.exp(-log_std)) ** 2 - log_std - 0.5 * _LOG_2PI)
 
 
 def gaussian_entropy(log_std: Action) -> Scalar:
-    """sum_j (1/2 + 1/2 log 2 pi + log_std_j), in nats."""
+    """sum_j (1/2 + 1/2 log 2 pi + log_std_j), in nats. Raises `ValueError` for anything but one shape [a]."""
+    _checks.vector("log_std", log_std)
     return jnp.sum(0.5 + 0.5 * _LOG_2PI + log_std)
 
 
@@ -33,14 +39,24 @@ def gaussian_kl(mean_old: Action, log_std_old: Action, mean_new: Action, log_std
     """KL(N(mean_old, std_old^2) || N(mean_new, std_new^2)) of diagonal Gaussians, in nats.
 
     sum_j [log_std_new - log_std_old + (std_old^2 + (mean_old - mean_new)^2) / (2 std_new^2) - 1/2]
+
+    Raises `ValueError` for arguments that are not of one shape [a].
     """
+    _checks.same_shapes(
+        mean_old=mean_old, log_std_old=log_std_old, mean_new=mean_new, log_std_new=log_std_new
+    )
+    _checks.vector("mean_old", mean_old)
     variance = jnp.exp(2 * (log_std_old - log_std_new))
     shift = ((mean_old - mean_new) * jnp.exp(-log_std_new)) ** 2
     return jnp.sum(log_std_new - log_std_old + 0.5 * (variance + shift - 1))
 
 
 def tanh_log_det(u: Action) -> Scalar:
-    """sum_j log(1 - tanh(u_j)^2) = sum_j 2 (log 2 - u_j - softplus(-2 u_j)), finite for every u."""
+    """sum_j log(1 - tanh(u_j)^2) = sum_j 2 (log 2 - u_j - softplus(-2 u_j)), finite for every u.
+
+    Raises `ValueError` for anything but one shape [a].
+    """
+    _checks.vector("u", u)
     return jnp.sum(2 * (math.log(2) - u - jax.nn.softplus(-2 * u)))
 
 
@@ -104,6 +120,7 @@ class TanhGaussian(eqx.Module):
 
     def parameters(self, obs: Observation) -> tuple[Action, Action]:
         """(mean, log_std) of the Gaussian before the squash."""
+        check_parts(self.mlp, obs=obs)
         mean, q = jnp.split(self.mlp(obs), 2)
         if self.width == "softplus":
             return mean, jnp.log(jax.nn.softplus(q) + LEAST_STD)
@@ -125,6 +142,7 @@ class TanhGaussian(eqx.Module):
 
     def log_prob_from_unsquashed(self, obs: Observation, u: Action) -> Scalar:
         """log pi(tanh(u) | s), from the stored u: inverting tanh is never needed."""
+        _checks.shaped("u", u, (self.action_size,))
         mean, log_std = self.parameters(obs)
         return gaussian_log_prob(u, mean, log_std) - tanh_log_det(u)
 
@@ -186,15 +204,16 @@ class Gaussian(_FreeWidth):
 
     def mean(self, obs: Observation) -> Action:
         """The mean action."""
+        check_parts(self.mlp, obs=obs)
         return self.mlp(obs)
 
     def parameters(self, obs: Observation) -> tuple[Action, Action]:
         """(mean, log_std)."""
-        return self.mlp(obs), self.log_std
+        return self.mean(obs), self.log_std
 
     def mode(self, obs: Observation) -> Action:
         """The mean action, that of evaluation."""
-        return self.mlp(obs)
+        return self.mean(obs)
 
     def sample(self, obs: Observation, key: Key) -> tuple[Action, Scalar]:
         """An action, unbounded, and its log-probability."""
@@ -202,6 +221,7 @@ class Gaussian(_FreeWidth):
 
     def log_prob(self, obs: Observation, action: Action) -> Scalar:
         """log pi(a | s)."""
+        _checks.shaped("action", action, self.log_std.shape)
         return gaussian_log_prob(action, self.mean(obs), self.log_std)
 
 
@@ -237,6 +257,7 @@ class ResidualGaussian(_FreeWidth):
 
     def offset(self, obs: Observation, base: Action) -> Action:
         """mu(a0, s)."""
+        check_parts(self.mlp, obs=obs, base=base)
         return self.mlp(obs, base)
 
     def mean(self, obs: Observation, base: Action) -> Action:
@@ -249,6 +270,7 @@ class ResidualGaussian(_FreeWidth):
 
     def log_prob(self, obs: Observation, base: Action, action: Action) -> Scalar:
         """log p(a | a0, s)."""
+        _checks.shaped("action", action, self.log_std.shape)
         return gaussian_log_prob(action, self.mean(obs, base), self.log_std)
 
 

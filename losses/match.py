@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from dpolicy._checks import one_of, positive, returned
 from dpolicy._types import Key, Loss, Metrics, Number, Prediction, Scalar
-from dpolicy.fields import convert, express
+from dpolicy.fields import convert, evaluate, express
 from dpolicy.losses._batch import batch_sum
 from dpolicy.schedules import AbstractSchedule
 
@@ -200,7 +200,7 @@ def matching(
         kind = field.prediction if compare is None else compare
         refuse_infinite_scores(schedule, kind)
         (size, dim), points = match.action.shape, match.x.shape[0]
-        value = jax.vmap(field, in_axes=(0, 0, None))(match.x, match.t, example.obs)
+        value = jax.vmap(partial(evaluate, field), in_axes=(0, 0, None))(match.x, match.t, example.obs)
         if kind != field.prediction:
             to_kind = partial(convert, schedule=schedule, source=field.prediction, target=kind)
             value = jax.vmap(to_kind)(value, match.x, match.t)

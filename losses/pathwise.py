@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dpolicy._checks import critic, function, non_negative, positive
 from dpolicy._types import Action, Critic, Key, Loss, Metrics, Number, Observation, Scalar
-from dpolicy.fields import convert
+from dpolicy.fields import convert, evaluate
 from dpolicy.losses._batch import batch_mean
 from dpolicy.losses.match import start
 from dpolicy.losses.noise import perturb
@@ -77,7 +77,7 @@ def one_step(
     def loss(field: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         match = noise(example, start(example), key)
         x, t = jax.lax.stop_gradient((match.x[0], match.t[0]))
-        value = field(x, t, example.obs)
+        value = evaluate(field, x, t, example.obs)
         action = convert(value, x, t, schedule=schedule, source=field.prediction, target="data")
         action = action if clip is None else jnp.clip(action, -clip, clip)
         return _ascend_value(q, normaliser, example.obs, action)

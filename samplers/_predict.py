@@ -22,7 +22,8 @@ def predict_pair(
     that the pair still adds up to `x`; without, it stays as predicted (FlowRL's DDIM).
     """
     schedule = field.schedule
-    data, noise = fields.as_pair(field(x, t, obs), x, t, schedule=schedule, prediction=field.prediction)
+    value = fields.evaluate(field, x, t, obs)
+    data, noise = fields.as_pair(value, x, t, schedule=schedule, prediction=field.prediction)
     if clip is None:
         return data, noise
     data = jnp.clip(data, -clip, clip)
