@@ -336,6 +336,7 @@ def main() -> None:
     os.environ |= {
         "PYTHONPATH": str(tree),
         # Most programs are what they were without the fault: compiled once, they are read.
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": str(work / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

@@ -15,8 +15,8 @@ if tuple(map(int, jaxlib_version.split(".")[:2])) == (0, 10):
         "--xla_cpu_parallel_codegen_split_count=1",
     ]
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
-# No test reads what another left in the user's folder, or leaves anything there.
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# No test reads what another left in the user's folder, or leaves anything there, unless it is told to.
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 
 import jax
 import jaxtyping
