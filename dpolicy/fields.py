@@ -125,7 +125,7 @@ def convert(
     return express(data, noise, t, schedule=schedule, prediction=target)
 
 
-def evaluate(field: AbstractField, x: Action, t: Scalar, obs: Observation) -> Action:
+def evaluate(field: Any, x: Action, t: Scalar, obs: Observation) -> Action:
     """field(x, t, obs), refused by `ValueError` where it is not floats of the shape of `x`: they would be broadcast."""
     return _checks.field_value("the field", field(x, t, obs), x)
 
