@@ -68,7 +68,9 @@ def by_group(function: Callable[..., Any], models: Any, live: Bool[Array, " g"],
     rank = jnp.minimum(block // each, groups - 1)
     items = (begins[rank] + (block % each) * width)[:, None] + jnp.arange(width)[None]
     valid = (items < begins[rank + 1][:, None]) & (block // each < groups)[:, None]
-    gathered = jax.tree.map(lambda leaf: leaf[jnp.minimum(items, size - 1)], batch)
+    # What fills up a block is an item of the same group, so that no other's can spoil its gradient.
+    taken = jnp.minimum(items, jnp.maximum(begins[rank + 1][:, None] - 1, 0))
+    gathered = jax.tree.map(lambda leaf: leaf[taken], batch)
     chosen = jax.tree.map(lambda leaf: leaf[order[rank]] if eqx.is_array(leaf) else leaf, models)
     values = eqx.filter_vmap(lambda model, rows: jax.vmap(lambda row: function(model, *row))(rows))(
         chosen, gathered

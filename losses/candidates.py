@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from dpolicy._blocks import in_blocks
 from dpolicy._checks import critic, function, integer, non_negative, positive, returned
+from dpolicy._select import weighed
 from dpolicy._types import Action, Critic, Key, Number, Observation, Scalar
 from dpolicy.losses._batch import batch_sum
 from dpolicy.losses.match import Match, Transform, compared
@@ -84,7 +85,9 @@ def mix(*branches: Transform | tuple[Number, Transform]) -> Transform:
         for part in parts:
             require_clean("every branch of mix", part)
         action = jnp.concatenate([part.action for part in parts])
-        weight = jnp.concatenate([share * part.weight for (share, _), part in zip(pairs, parts, strict=True)])
+        weight = jnp.concatenate(
+            [weighed(share, part.weight) for (share, _), part in zip(pairs, parts, strict=True)]
+        )
         mixed = match.over(action, weight, sum(part.candidates for part in parts))
         report = {name: value for part in reversed(parts) for name, value in part.report.items()}
         return dataclasses.replace(mixed, normalised=all(part.normalised for part in parts), report=report)
@@ -105,7 +108,9 @@ def best(q: Critic) -> Transform:
         size = match.action.shape[0]
         if size < 2:
             raise ValueError("best needs at least two candidates: put candidates(policy, n) before it.")
-        index = jnp.argmax(values(q, example, match))
+        value = values(q, example, match)
+        # argmax takes nan for the largest.
+        index = jnp.argmax(jnp.where((match.weight == 0) & jnp.isnan(value), -jnp.inf, value))
         kept = match.over(match.action[index][None], size * match.weight[index][None], 1)
         return dataclasses.replace(kept, report={**match.report, **compared(match)})
 

@@ -38,6 +38,8 @@ def categorical_target(
     """
     fraction("discount", discount)
     atoms = support(low, high, probabilities.shape[0])
+    # All atoms move to one place where the episode ended, whatever law its successor has.
+    probabilities = jnp.where(terminated, 1 / atoms.shape[0], probabilities)
     moved = jnp.clip(reward + discount * jnp.where(terminated, 0, atoms), low, high)
     apart = jnp.abs(moved[None] - atoms[:, None]) * ((atoms.shape[0] - 1) / (high - low))
     return jnp.maximum(1 - apart, 0) @ probabilities

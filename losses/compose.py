@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from dpolicy._checks import function, in_range, integer
 from dpolicy._metrics import reduce_metrics
+from dpolicy._select import heeded, sound, weighed
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 from dpolicy.losses._batch import BATCH_AXIS
 
@@ -16,7 +17,8 @@ def add(**terms: tuple[Number, Loss]) -> Loss:
     """The weighted sum of named losses: add(bc=(1.0, matching(...)), q=(eta, bptt(sampler, q))).
 
     Each term is (coefficient, loss); term `i` draws from `fold_in(key, i)`. The metrics are `loss`, the
-    total, and those of each term under its name: `bc/loss`, `q/value`, ...
+    total, and those of each term under its name: `bc/loss`, `q/value`, ... A term whose coefficient is 0 adds
+    nothing to value and gradient, whatever its own.
     """
     if not terms:
         raise ValueError("add must be given at least one term name=(coefficient, loss), got none.")
@@ -28,8 +30,9 @@ def add(**terms: tuple[Number, Loss]) -> Loss:
     def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         total, metrics = jnp.zeros(()), {}
         for index, (name, (coefficient, term)) in enumerate(terms.items()):
-            value, inner = term(model, example, jax.random.fold_in(key, index))
-            total = total + coefficient * value
+            seen = heeded(coefficient, model)
+            value, inner = term(seen, example, jax.random.fold_in(key, index))
+            total = total + weighed(coefficient, value)
             metrics |= {f"{name}/{inner_name}": x for inner_name, x in inner.items()}
         return total, {"loss": total, **metrics}
 
@@ -89,13 +92,17 @@ def given(view: Callable[[Any], Any], loss: Loss) -> Loss:
 
 
 def weighted(weight: Callable[[Any], Scalar], loss: Loss) -> Loss:
-    """Multiply `loss` by `weight(example)`, e.g. a mask; the metrics stay unweighted except `loss`."""
+    """Multiply `loss` by `weight(example)`, e.g. a mask; the metrics stay unweighted except `loss`.
+
+    An example of weight 0 may hold numbers that are not finite: `loss` reads 0 for them.
+    """
     function("weight", weight, "example -> scalar")
     function("loss", loss, "(model, example, key) -> (scalar, metrics)")
 
     def scaled(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
-        value, metrics = loss(model, example, key)
-        value = weight(example) * value
+        factor = weight(example)
+        value, metrics = loss(model, sound(jnp.asarray(factor) != 0, example), key)
+        value = weighed(factor, value)
         return value, {**metrics, "loss": value}
 
     return scaled

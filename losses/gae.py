@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from dpolicy._checks import fraction, one_of, same_shapes
+from dpolicy._select import weighed
 from dpolicy._types import Number
 
 GAE_DIALECTS = ("exact", "rsl", "brax", "leaky")
@@ -52,29 +53,31 @@ def gae(
         terminated=terminated,
         truncated=truncated,
     )
-    term, trunc = terminated.astype(values.dtype), truncated.astype(values.dtype)
-    done = jnp.maximum(term, trunc)
-    mask = jnp.ones_like(values)
-    bootstrap, carry_on = 1 - term, 1 - done
+    done = terminated | truncated
+    counts = jnp.ones_like(done)
+    bootstrap, carry_on = ~terminated, ~done
     if dialect == "rsl":
-        rewards = rewards + discount * values * trunc
-        bootstrap = 1 - done
+        rewards = jnp.where(truncated, rewards + discount * values, rewards)
+        bootstrap = ~done
     elif dialect == "brax":
-        mask = 1 - trunc
+        counts = ~truncated
     elif dialect == "leaky":
-        carry_on = 1 - term
+        carry_on = ~terminated
         next_values = jnp.concatenate([values[1:], next_values[-1:]])
-    delta = mask * (rewards + discount * bootstrap * next_values - values)
+    # Selected, not multiplied: the successor of a step that ended an episode may be anything.
+    delta = rewards + weighed(discount, jnp.where(bootstrap, next_values, 0)) - values
+    delta = jnp.where(counts, delta, 0)
 
     def step(later: Array, now: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
         delta, carry_on = now
-        total = delta + discount * trace * carry_on * later
+        total = delta + weighed(discount * trace, jnp.where(carry_on, later, 0))
         return total, (total, later)
 
     _, (total, later) = jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, carry_on), reverse=True)
     returns = total + values
     if dialect == "brax":
-        total = mask * (rewards + discount * bootstrap * (next_values + later) - values)
+        following = jnp.where(bootstrap, next_values + later, 0)
+        total = jnp.where(counts, rewards + weighed(discount, following) - values, 0)
     return total, returns
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy._checks import one_of, positive, returned
+from dpolicy._select import sound, weighed
 from dpolicy._types import Key, Loss, Metrics, Number, Prediction, Scalar
 from dpolicy.fields import convert, evaluate, express
 from dpolicy.losses._batch import batch_sum
@@ -136,6 +137,16 @@ def same_schedule(match: Match, field: Any) -> AbstractSchedule:
     return match.schedule
 
 
+def sound_match(match: Match, obs: Array) -> tuple[Match, Array]:
+    """The record and the observation without numbers that are not finite where nothing weighs anything."""
+    counts = match.weight != 0
+    points = jnp.any(counts.reshape(match.x.shape[0], -1), axis=1)
+    action, target = sound(counts, (match.action, match.target))
+    x, t = sound(points, (match.x, match.t))
+    match = dataclasses.replace(match, action=action, target=target, x=x, t=t)
+    return match, sound(jnp.any(counts), obs)
+
+
 def refuse_infinite_scores(schedule: AbstractSchedule, prediction: str) -> None:
     """A score target is -eps / sigma: without a bound of sigma from below its square has no mean."""
     low = schedule.span("score")[0]
@@ -199,8 +210,9 @@ def matching(
         schedule = same_schedule(match, field)
         kind = field.prediction if compare is None else compare
         refuse_infinite_scores(schedule, kind)
+        match, obs = sound_match(match, example.obs)
         (size, dim), points = match.action.shape, match.x.shape[0]
-        value = jax.vmap(partial(evaluate, field), in_axes=(0, 0, None))(match.x, match.t, example.obs)
+        value = jax.vmap(partial(evaluate, field), in_axes=(0, 0, None))(match.x, match.t, obs)
         if kind != field.prediction:
             to_kind = partial(convert, schedule=schedule, source=field.prediction, target=kind)
             value = jax.vmap(to_kind)(value, match.x, match.t)
@@ -208,12 +220,13 @@ def matching(
         as_kind = partial(express, schedule=schedule, prediction=kind)
         target = jax.vmap(as_kind)(match.target.data, match.target.noise, time)
 
-        squared = _error(value[:, None] - target.reshape(points, -1, dim), huber)
+        weight = match.weight.reshape(points, -1)
+        scale = _time_weight(time_weight, schedule, match.t, kind)[:, None]
+        target = sound(weight * scale != 0, target.reshape(points, -1, dim))
+        squared = _error(value[:, None] - target, huber)
         squared = squared if cap is None else jnp.minimum(squared, cap)
         squared = jnp.sum(squared, axis=-1) / {"mean": dim, "sum": 1, "sqrt": dim**0.5}[reduction]
-        weight = match.weight.reshape(points, -1)
-        scale = _time_weight(time_weight, schedule, match.t, kind)
-        result = jnp.sum(weight * squared * scale[:, None])
+        result = jnp.sum(weighed(scale, weighed(weight, squared)))
         return result, {"loss": result, "target": jnp.mean(jnp.abs(target)), **weight_metrics(match)}
 
     return loss

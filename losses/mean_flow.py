@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from dpolicy._checks import fraction, instance
+from dpolicy._select import weighed
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 from dpolicy.fields import express
-from dpolicy.losses.match import Chain, Transform, chain, same_schedule, start, weight_metrics
+from dpolicy.losses.match import Chain, Transform, chain, same_schedule, sound_match, start, weight_metrics
 from dpolicy.mean_field import MeanField
 
 
@@ -41,6 +42,7 @@ def mean_flow_matching(transform: Transform, *, equal_share: Number = 0.0) -> Lo
         chain_key, time_key, equal_key = jax.random.split(key, 3)
         match = jax.lax.stop_gradient(links(example, start(example), chain_key))
         schedule = same_schedule(match, field)
+        match, obs = sound_match(match, example.obs)
         points = match.x.shape[0]
         if match.action.shape[0] != points:
             raise ValueError("mean_flow_matching fits forward noise: no reverse_sample in its chain.")
@@ -54,7 +56,7 @@ def mean_flow_matching(transform: Transform, *, equal_share: Number = 0.0) -> Lo
 
         def error(x, r, t, v):
             def average(x, r, t):
-                return field.average(x, r, t, example.obs)
+                return field.average(x, r, t, obs)
 
             tangents = v, jnp.zeros_like(r), jnp.ones_like(t)
             u, rate = jax.jvp(average, (x, r, t), tangents)
@@ -62,7 +64,7 @@ def mean_flow_matching(transform: Transform, *, equal_share: Number = 0.0) -> Lo
             return jnp.mean((u - target) ** 2), target
 
         squared, target = jax.vmap(error)(match.x, r, match.t, velocity)
-        result = jnp.sum(match.weight * squared)
+        result = jnp.sum(weighed(match.weight, squared))
         return result, {"loss": result, "target": jnp.mean(jnp.abs(target)), **weight_metrics(match)}
 
     return loss

@@ -12,6 +12,7 @@ from jaxtyping import Array
 
 from dpolicy._checks import integer, one_of, positive, returned
 from dpolicy._schedule import check_schedule
+from dpolicy._select import weighed
 from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.losses.match import Match, Target, Transform
 from dpolicy.losses.times import TimeLaw, time_law
@@ -106,7 +107,7 @@ def reverse_sample(
                 f"reverse_sample's schedule must be the one of perturb, {match.schedule}; got {schedule}."
             )
 
-        def weighed(key: Array) -> tuple[Array, Array]:
+        def proposed(key: Array) -> tuple[Array, Array]:
             pair = proposal(example.obs, key)  # pyright: ignore[reportCallIssue]  (where it is a function)
             if not isinstance(pair, tuple) or len(pair) != 2:
                 raise ValueError(f"proposal must return (action, log-density), got {type(pair).__name__}.")
@@ -119,7 +120,7 @@ def reverse_sample(
             share = jnp.full((n,), 1 / n, x.dtype)
             shape = (n, *x.shape)
             if callable(proposal):
-                action, log_density = jax.vmap(weighed)(jax.random.split(key, n))
+                action, log_density = jax.vmap(proposed)(jax.random.split(key, n))
                 noise = (x[None] - alpha * action) / sigma
                 return (
                     action,
@@ -142,7 +143,7 @@ def reverse_sample(
         keys = jax.random.split(key, points)
         action, data, noise, share = jax.vmap(propose)(match.x, match.t, keys)
         action, data, noise = (value.reshape(points * n, dim) for value in (action, data, noise))
-        weight = (match.weight[:, None] * share).reshape(points * n)
+        weight = weighed(match.weight[:, None], share).reshape(points * n)
         report = match.report
         if proposal in ("truncated", "clipped", "uniform"):
             outside = jnp.any(jnp.abs(action) >= bound, axis=1)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dpolicy._checks import critic, function, non_negative, positive
+from dpolicy._select import weighed
 from dpolicy._types import Action, Critic, Key, Loss, Metrics, Number, Observation, Scalar
 from dpolicy.fields import convert, evaluate
 from dpolicy.losses._batch import batch_mean
@@ -100,7 +101,7 @@ def soft_value(
     def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         action, log_prob = sample(model, example.obs, key)
         value = q(example.obs, action)
-        result = temperature * log_prob - value
+        result = weighed(temperature, log_prob) - value
         return result, {"loss": result, "value": value, "entropy": -log_prob}
 
     return loss

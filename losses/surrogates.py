@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy._checks import function, one_of, ordered, positive, same_shapes
+from dpolicy._select import sound, weighed
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 from dpolicy.losses.ratios import straight_through_clamp
 
@@ -133,7 +134,8 @@ def clipped(
     def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         logs = jnp.atleast_1d(log_ratio(model, example, key))
         advantage = jnp.broadcast_to(bounded_advantage(example.extras["advantage"], advantages), logs.shape)
-        advantage = advantage if weights is None else weights * advantage
+        if weights is not None:
+            logs, advantage = sound(jnp.asarray(weights) != 0, logs), weighed(weights, advantage)
         result = -jnp.mean(objective(logs, advantage, eps))
         ratio = jnp.exp(logs)
         metrics = {

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from dpolicy._blocks import in_blocks
 from dpolicy._checks import boolean, critic, fraction, in_range, one_of, positive, returned
+from dpolicy._select import sound, weighed
 from dpolicy._types import Critic, Key, Number
 from dpolicy.losses._batch import batch_mean
 from dpolicy.losses.match import Match, Target, Transform, compared
@@ -135,6 +136,7 @@ def smoothed_score(
         require_candidates("smoothed_score", match)
         value, gradient = _with_gradients(q, example, match.action)
         gradient = jnp.where(match.action == match.target.data, gradient, 0)
+        gradient = sound(match.weight != 0, gradient)
         scale = temperature
         if normalise:
             scale = temperature * (batch_mean(jnp.mean(jnp.abs(gradient))) + _SMALL)
@@ -177,7 +179,7 @@ def _group_mean(value: Float[Array, "k a"], weight: Float[Array, " k"], match: M
         )
     weight = weight.reshape(points, -1, 1)
     total = jnp.sum(weight, axis=1)
-    return jnp.sum(weight * value.reshape(points, -1, dim), axis=1) / jnp.where(total > 0, total, 1)
+    return jnp.sum(weighed(weight, value.reshape(points, -1, dim)), axis=1) / jnp.where(total > 0, total, 1)
 
 
 def _collapse(match: Match, target: Target) -> Match:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy._checks import critic, in_range, one_of, positive
+from dpolicy._select import weighed
 from dpolicy._types import Critic, Key, Number
 from dpolicy.losses.match import Match, Transform
 from dpolicy.losses.weights import boltzmann, require_candidates, values, with_weight
@@ -91,6 +92,6 @@ def tilt(q: Critic, temperature: Number, *, shape: str = "exponential", floor: N
         require_candidates("tilt", match)
         value = values(q, example, match).reshape(match.groups, -1)
         total = jnp.sum(match.weight.reshape(match.groups, -1), axis=1, keepdims=True)
-        return with_weight(match, (total * jax.vmap(weights)(value)).reshape(-1))
+        return with_weight(match, weighed(total, jax.vmap(weights)(value)).reshape(-1))
 
     return transform

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from dpolicy._checks import critic, fraction, function, non_negative, one_of, positive, same_shapes
+from dpolicy._select import weighed
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 
 
@@ -20,7 +21,7 @@ def td_target(
     """reward + discount (1 - terminated) next_value. A time limit does not cut the bootstrap."""
     same_shapes(reward=reward, terminated=terminated, next_value=next_value)
     fraction("discount", discount)
-    return reward + discount * jnp.where(terminated, 0, next_value)
+    return reward + weighed(discount, jnp.where(terminated, 0, next_value))
 
 
 def reduce_ensemble(

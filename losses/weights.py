@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from dpolicy._blocks import in_blocks
 from dpolicy._checks import boolean, critic, function, positive, returned
+from dpolicy._select import weighed
 from dpolicy._types import Critic, Key, Number, Scalar
 from dpolicy.losses._batch import batch_max
 from dpolicy.losses.match import WEIGHT_METRICS, Match, Transform
@@ -40,7 +41,10 @@ def values(q: Critic, example: Any, match: Match, name: str = "q") -> Float[Arra
 
 def softmax_weights(value: Float[Array, " k"], match: Match) -> Float[Array, " k"]:
     """Weights proportional to (incoming weight) x exp(value) in each group, keeping the group's total."""
-    logits = (value + jnp.log(match.weight)).reshape(match.groups, -1)
+    counts = match.weight > 0
+    # A candidate that weighs nothing may have any value, nan as well.
+    logits = jnp.where(counts, value + jnp.log(jnp.where(counts, match.weight, 1)), -jnp.inf)
+    logits = logits.reshape(match.groups, -1)
     total = jnp.sum(match.weight.reshape(match.groups, -1), axis=1, keepdims=True)
     return jnp.where(total > 0, total * jax.nn.softmax(logits, axis=1), 0).reshape(-1)
 
@@ -87,8 +91,9 @@ def boltzmann(
         value = value if clip is None else jnp.clip(value, -clip, clip)
         logits = value / temperature
         if rescale:
-            logits = logits - batch_max(jax.lax.stop_gradient(jnp.max(logits)))
-        return with_weight(match, match.weight * jnp.exp(logits), normalised=False)
+            largest = jnp.max(jnp.where(match.weight == 0, -jnp.inf, logits))
+            logits = logits - batch_max(jax.lax.stop_gradient(largest))
+        return with_weight(match, weighed(match.weight, jnp.exp(logits)), normalised=False)
 
     return transform
 
@@ -110,10 +115,12 @@ def advantage(q: Critic, *, baseline: Callable[[Any], Scalar] | None = None) -> 
         if baseline is None:
             require_candidates("advantage", match)
             total = jnp.sum(weight, axis=1, keepdims=True)
-            centre = jnp.sum(weight * value, axis=1, keepdims=True) / jnp.where(total > 0, total, 1)
+            mass = jnp.sum(weighed(weight, value), axis=1, keepdims=True)
+            centre = mass / jnp.where(total > 0, total, 1)
         else:
             centre = returned("baseline", baseline(example.obs))
-        return with_weight(match, (weight * jnp.maximum(value - centre, 0)).reshape(-1), normalised=False)
+        above = jnp.maximum(value - centre, 0)
+        return with_weight(match, weighed(weight, above).reshape(-1), normalised=False)
 
     return transform
 
@@ -123,7 +130,8 @@ def weigh(weight: Callable[[Any, Any], Scalar]) -> Transform:
     function("weight", weight, "(obs, action) -> scalar")
 
     def transform(example: Any, match: Match, key: Key) -> Match:
-        return with_weight(match, match.weight * values(weight, example, match, "weight"), normalised=False)
+        factor = values(weight, example, match, "weight")
+        return with_weight(match, weighed(match.weight, factor), normalised=False)
 
     return transform
 
