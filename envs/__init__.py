@@ -7,11 +7,13 @@ from dpolicy.envs.check import check as check
 from dpolicy.envs.energies import checkerboard as checkerboard
 from dpolicy.envs.energies import double_well as double_well
 from dpolicy.envs.energies import eight_gaussians as eight_gaussians
+from dpolicy.envs.energies import faces as faces
 from dpolicy.envs.energies import linear as linear
 from dpolicy.envs.energies import mixture as mixture
 from dpolicy.envs.energies import quadratic as quadratic
 from dpolicy.envs.energies import rings as rings
 from dpolicy.envs.energies import two_moons as two_moons
+from dpolicy.envs.energies import unequal_modes as unequal_modes
 from dpolicy.envs.evaluation import evaluate_episodes as evaluate_episodes
 from dpolicy.envs.gymnax_envs import Gymnax as Gymnax
 from dpolicy.envs.multigoal import MultiGoal as MultiGoal

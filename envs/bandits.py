@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 from numpy.polynomial.legendre import leggauss
 
 from dpolicy import _checks
@@ -111,6 +111,15 @@ class Bandit(Environment):
         nodes, values, log_z = self.quadrature(temperature)
         probabilities = jnp.exp(values - log_z)
         return jnp.tensordot(probabilities, jnp.asarray(jax.vmap(function)(nodes), float), axes=1)
+
+    def nearest_mode(self, action: Action) -> Int[Array, ""]:
+        """Index of the nearest of `modes`."""
+        check_action(self.spec, action)
+        return jnp.argmin(jnp.sum((self.modes - action[None]) ** 2, axis=1))
+
+    def mode_shares(self, temperature: Number) -> Float[Array, " m"]:
+        """P(each mode is the nearest) under pi, by quadrature."""
+        return self.expectation(lambda a: jnp.arange(len(self.modes)) == self.nearest_mode(a), temperature)
 
     def sample(self, key: Key, n: int, temperature: Number) -> Float[Array, "{n} d"]:
         """`n` independent draws from pi, up to the width of a cell (1/1024 for d = 1, 1/256 for d = 2).

@@ -19,10 +19,13 @@ TASKS = {
         "double_well": 1,
         "mixture": 1,
         "linear": 1,
+        "faces": 1,
+        "unequal_modes": 1,
     }.items()
 }
 
 _TINY = 1e-12  # under a square root: the gradient at the centre of a ring exists
+_BETWEEN = -0.587757508130319  # of `faces`: 1.2 + 3 a + 1.5 sin 6 a = 0
 
 
 def _circle(radius: float, count: int) -> np.ndarray:
@@ -154,6 +157,39 @@ def linear(*, slope: float = 1.0, action_size: int = 1) -> Bandit:
     return Bandit(energy, action_size=action_size, modes=modes, name="bandit/linear")
 
 
+def faces(*, action_size: int = 1) -> Bandit:
+    """Q(a) = sum_i 1.2 a_i + 1.5 a_i^2 - 0.25 cos 6 a_i: maxima on both faces, and a small one between them.
+
+    A density that does not vanish where the box ends. At temperature 0.5, per coordinate: mean 0.7624,
+    P(a < -0.5) = 0.0198, P(a > 0.9) = 0.3849, and shares of the maxima 0.008, 0.033 and 0.959.
+    """
+    _checks.integer("action_size", action_size, 1, 2)
+
+    def energy(action):
+        return jnp.sum(1.2 * action + 1.5 * action**2 - 0.25 * jnp.cos(6 * action))
+
+    maxima = [-1.0, _BETWEEN, 1.0]
+    modes = np.stack([a.ravel() for a in np.meshgrid(*[maxima] * action_size)], axis=-1)
+    return Bandit(energy, action_size=action_size, modes=modes, name="bandit/faces")
+
+
+def unequal_modes(*, shares: tuple[float, ...] = (0.1, 0.7, 0.2), std: float = 0.05) -> Bandit:
+    """Q(a) = log sum_i shares_i exp(-(a - c_i)^2 / (2 std^2)) with centres c = (-0.6, 0, 0.6).
+
+    At temperature 1 the maxima hold `shares`, over their sum: whether a policy has each maximum in proportion.
+    """
+    _checks.positive("shares", shares, ndim=(1,))
+    if len(shares) != 3:
+        raise ValueError(f"shares must have one number for each of 3 maxima, got {len(shares)}.")
+    _checks.positive("std", std)
+    centres, logs = np.array([-0.6, 0.0, 0.6]), np.log(np.asarray(shares, float))
+
+    def energy(action):
+        return nn.logsumexp(logs - (action[0] - centres) ** 2 / (2 * std**2))
+
+    return Bandit(energy, action_size=1, modes=centres[:, None], name="bandit/unequal_modes")
+
+
 ENERGIES = {
     "eight_gaussians": eight_gaussians,
     "rings": rings,
@@ -163,4 +199,6 @@ ENERGIES = {
     "double_well": double_well,
     "mixture": mixture,
     "linear": linear,
+    "faces": faces,
+    "unequal_modes": unequal_modes,
 }

@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpolicy.envs import FAMILIES, Bandit, Vector, double_well, linear, make, mixture, quadratic
+from dpolicy.envs import (
+    FAMILIES,
+    Bandit,
+    Vector,
+    double_well,
+    faces,
+    linear,
+    make,
+    mixture,
+    quadratic,
+    unequal_modes,
+)
 
 TASKS = list(FAMILIES["bandit"].tasks)
 
@@ -56,7 +67,9 @@ def test_modes_are_maxima(x64, getkey, task):
     assert bool((around.reshape(20, -1) <= values[None] + 1e-4).all())
 
 
-@pytest.mark.parametrize(("task", "count"), [("eight_gaussians", 8), ("checkerboard", 8), ("double_well", 2)])
+@pytest.mark.parametrize(
+    ("task", "count"), [("eight_gaussians", 8), ("checkerboard", 8), ("double_well", 2), ("faces", 3)]
+)
 def test_number_of_modes(task, count):
     assert len(make(f"bandit/{task}").modes) == count
 
@@ -97,6 +110,57 @@ def test_mixture_at_temperature_one_is_the_mixture(x64):
     inside = 1 - (stats.norm.sf(1, 0.5, 0.2) + stats.norm.cdf(-1, -0.5, 0.1)) / 2
     density = (stats.norm.pdf(0.1, -0.5, 0.1) + stats.norm.pdf(0.1, 0.5, 0.2)) / 2
     np.testing.assert_allclose(env.log_density(jnp.array([0.1]), 1.0), np.log(density / inside), rtol=1e-9)
+
+
+def test_faces_have_the_published_shares(x64):
+    """By a rule of their own: the shares of the maxima are masses of intervals that end half-way between them."""
+    env = faces()
+    gradient = jax.grad(env.energy)
+    slopes = [float(gradient(mode)[0]) for mode in env.modes]
+    assert slopes[0] < 0 < slopes[2]  # both outer maxima are where the box ends, not where Q is flat
+    assert abs(slopes[1]) < 1e-12
+    grid = np.linspace(-1, 1, 200_001)
+    density = np.exp((1.2 * grid + 1.5 * grid**2 - 0.25 * np.cos(6 * grid)) / 0.5)
+    cumulative = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    below = lambda a: np.interp(a, grid, cumulative) / cumulative[-1]
+    between = float(env.modes[1, 0])
+    edges = below([-1, (between - 1) / 2, (between + 1) / 2, 1])
+    shares = np.asarray(env.mode_shares(0.5))
+    np.testing.assert_allclose(shares, np.diff(edges), atol=2e-4)
+    np.testing.assert_array_equal(np.round(shares, 3), [0.008, 0.033, 0.959])
+    assert (round(below(-0.5), 4), round(1 - below(0.9), 4)) == (0.0198, 0.3849)
+    for edge in (-0.5, 0.9):
+        mass = env.expectation(lambda a, edge=edge: (a[0] < edge) * 1.0, 0.5)
+        np.testing.assert_allclose(mass, below(edge), atol=1e-3)  # a step inside a cell of the quadrature
+    assert round(float(env.expectation(lambda a: a, 0.5)[0]), 4) == 0.7624
+
+
+def test_faces_of_the_plane_are_a_product(x64):
+    single = np.asarray(faces().mode_shares(0.5))
+    env = faces(action_size=2)
+    first = np.searchsorted(faces().modes[:, 0], env.modes[:, 0])
+    second = np.searchsorted(faces().modes[:, 0], env.modes[:, 1])
+    np.testing.assert_allclose(env.mode_shares(0.5), single[first] * single[second], atol=2e-3)
+
+
+def test_unequal_modes_have_their_shares(x64):
+    np.testing.assert_allclose(unequal_modes().mode_shares(1.0), [0.1, 0.7, 0.2], atol=2e-4)
+    np.testing.assert_allclose(
+        unequal_modes(shares=(3.0, 1.0, 4.0)).mode_shares(1.0), np.array([3, 1, 4]) / 8, atol=2e-4
+    )
+    # Colder, exponents of the shares: Q is -> log share_i at each maximum.
+    cold = np.array([0.1, 0.7, 0.2]) ** 2
+    np.testing.assert_allclose(unequal_modes().mode_shares(0.5), cold / cold.sum(), atol=2e-4)
+
+
+def test_the_nearest_mode():
+    env = double_well(action_size=2)
+    found = [int(env.nearest_mode(mode + 0.2)) for mode in env.modes]
+    assert found == [0, 1, 2, 3]
+    with pytest.raises(
+        ValueError, match=r"action must have the shape \(2,\) of bandit/double_well, got \(1,\)"
+    ):
+        env.nearest_mode(jnp.zeros(1))
 
 
 def test_outside_the_box_nothing_is_likely_and_rewards_are_those_of_the_face(getkey):
@@ -153,3 +217,7 @@ def test_bad_arguments():
         linear().log_partition(0.0)
     with pytest.raises(ValueError, match="same length"):
         mixture(means=(0.0,))
+    with pytest.raises(ValueError, match="shares must have one number for each of 3 maxima, got 2"):
+        unequal_modes(shares=(0.5, 0.5))
+    with pytest.raises(ValueError, match="shares must be"):
+        unequal_modes(shares=(0.5, 0.0, 0.5))

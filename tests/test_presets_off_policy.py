@@ -208,12 +208,7 @@ OWN = {  # on both tasks; on Multi-Goal; on Pendulum
     "idem": (TEN | {"samples": 32}, ONE, {}),
     "dps": (
         TEN | {"samples": 32},
-        {
-            "proposal": "truncated",
-            "initial_temperature": 1.0,
-            "final_temperature": 0.25,
-            "anneal_updates": 1_000,
-        },
+        {"initial_temperature": 1.0, "final_temperature": 0.25, "anneal_updates": 1_000},
         {"initial_temperature": 0.5, "final_temperature": 0.05, "anneal_updates": 7_000},
     ),
     "sdac": (TEN, ONE | {"samples": 16, "temperature": 0.5}, {"samples": 32}),

@@ -21,7 +21,7 @@ def dps(
     final_temperature: Number = 1.0,
     anneal_updates: Number = 250_000,
     samples: int = 500,
-    proposal: str = "gaussian",
+    proposal: str = "truncated",
     max_score: Number | None = None,
     time_weight: str = "tamed",
     soft: bool = False,
@@ -36,6 +36,12 @@ def dps(
     posterior sampling. The temperature is the exploration; a method without an entropy in its critic improves
     such policies only approximately, which `soft` mends.
 
+    The paper's proposals are Gaussian: they ask the critic about actions that nobody has taken, outside the box, and
+    sample exp(Q / lambda) there, which the sampler's clip moves onto the faces. Where Q is largest at a face that is no
+    Boltzmann policy of the box: on the bandit `faces` at lambda = .5, with the exact mean target and 100 sampler steps,
+    P(a < -.5) is .282 where .020 is right, and .005 with truncated proposals, which are the default here. What `idem`
+    says about faces holds for both: .55 and .75 of their samples are above .9, where .385 is right.
+
     The paper's code has not been seen; what it leaves open is iDEM's (samples, Q of the target critics).
 
     Args:
@@ -43,7 +49,7 @@ def dps(
         final_temperature: lambda at the end.
         anneal_updates: Updates of the critics over which it changes linearly (see `annealed`).
         samples: Reverse proposals per state; at least 2.
-        proposal: gaussian, or truncated to the action box.
+        proposal: truncated to the action box, or gaussian (the paper's).
         max_score: Bound on the norm of the estimated score; None for none.
         time_weight: uniform (the paper's, on the noise), or tamed: min(1, alpha^2 / sigma^2) for the noise.
         soft: Whether the critic's target holds the policy's entropy, -lambda log pi, as in MaxEntDP.

@@ -47,12 +47,7 @@ _METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "dps": (
         _FIELD | {"samples": 32},
         {"initial_temperature": 0.5, "final_temperature": 0.05, "anneal_updates": 7_000},
-        {
-            "proposal": "truncated",
-            "initial_temperature": 1.0,
-            "final_temperature": 0.25,
-            "anneal_updates": 1_000,
-        },
+        {"initial_temperature": 1.0, "final_temperature": 0.25, "anneal_updates": 1_000},
     ),
     "sdac": (_FIELD, {"samples": 32}, _ONE | {"samples": 16, "temperature": 0.5}),
     "maxentdp": (_FIELD | {"soft": False}, {"samples": 32}, _ONE | {"samples": 16, "temperature": 0.5}),
