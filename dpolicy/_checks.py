@@ -13,6 +13,8 @@ import jax
 import jax.core
 import numpy as np
 
+_MOST = 2**31 - 1  # JAX counts in 32 bits
+
 
 def _numbers(value: Any) -> np.ndarray | None:
     """The concrete number(s) behind `value`; None for anything else, such as booleans and text."""
@@ -67,6 +69,8 @@ def in_range(
     if not inside(_computed):
         precision = ", rounded to single precision" if inside(lambda exact: exact) else ""
         raise ValueError(f"{name} must be {allowed}{precision}, got {value!r}.")
+    if isinstance(value, (int, np.integer)) and abs(value) > _MOST:
+        raise ValueError(f"{name} must be written as a float beyond {_MOST}, such as 1e12, got {value!r}.")
 
 
 def positive(name: str, value: Any, *, ndim: tuple[int, ...] = (0,)) -> None:
@@ -82,9 +86,6 @@ def non_negative(name: str, value: Any) -> None:
 def fraction(name: str, value: Any) -> None:
     """Raise `ValueError` unless `value` lies in [0, 1]."""
     in_range(name, value, 0.0, 1.0)
-
-
-_MOST = 2**31 - 1  # JAX counts in 32 bits
 
 
 def integer(name: str, value: Any, low: int = 1, high: int | None = None) -> None:
@@ -107,6 +108,13 @@ def count(name: str, value: Any, *, each: int = 1) -> None:
     """
     integer(name, value)
     integer(name, value, 1, max((2**31 - 1) // each, 1))
+
+
+def widths(name: str, value: Any, shape: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless `value` is a positive number, or an array of `shape` of them."""
+    if np.shape(value) not in ((), shape):
+        raise ValueError(f"{name} must be a number or of the shape {shape}, got {np.shape(value)}.")
+    positive(name, value, ndim=(0, len(shape)))
 
 
 def ordered(low_name: str, low: Any, high_name: str, high: Any) -> None:

@@ -76,6 +76,7 @@ def linear_betas(steps: int, *, start: float = 1e-4, end: float = 0.02) -> tuple
     _checks.integer("steps", steps)
     _checks.in_range("start", start, 0.0, 1.0, open_low=True, open_high=True)
     _checks.in_range("end", end, 0.0, 1.0, open_low=True, open_high=True)
+    _checks.ordered("start", start, "end", end)
     return tuple(np.linspace(start, end, steps).tolist())
 
 

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float
 
+from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.networks import MLP, check_parts
 
@@ -29,6 +30,8 @@ class QNetwork(eqx.Module):
         layer_norm: bool = False,
         key: Key,
     ):
+        _checks.integer("obs_size", obs_size, 0)
+        _checks.integer("action_size", action_size)
         self.mlp = MLP(
             (obs_size, action_size),
             1,
@@ -62,6 +65,7 @@ class ValueNetwork(eqx.Module):
         residual: bool = False,
         key: Key,
     ):
+        _checks.integer("obs_size", obs_size, 0)
         self.mlp = MLP(
             (obs_size,),
             1,
@@ -99,6 +103,9 @@ class CategoricalQ(eqx.Module):
         final_scale: float | int = 1.0,
         key: Key,
     ):
+        _checks.integer("obs_size", obs_size, 0)
+        _checks.integer("action_size", action_size)
+        _checks.integer("atoms", atoms, 2)
         self.mlp = MLP(
             (obs_size, action_size),
             atoms,

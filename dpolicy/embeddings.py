@@ -159,6 +159,7 @@ class Projected(AbstractEmbedding):
         key: Key,
     ):
         _checks.instance("inner", inner, AbstractEmbedding, "an embedding, such as Raw()")
+        _checks.integer("size", size)
         self.inner, self.size = inner, size
         self.mlp = MLP(
             (inner.size,),

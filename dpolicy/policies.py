@@ -93,6 +93,7 @@ class TanhGaussian(eqx.Module):
         final_scale: float | int = 1.0,
         key: Key,
     ):
+        _checks.integer("obs_size", obs_size, 0)
         _checks.integer("action_size", action_size)
         _checks.in_range("log_std_min", log_std_min)
         _checks.in_range("log_std_max", log_std_max, float(log_std_min))
@@ -159,6 +160,7 @@ class _FreeWidth(eqx.Module):
     log_std: Float[Array, " a"]
 
     def _start(self, inputs: tuple[int, ...], action_size: int, initial_std: Number, **shape: Any) -> None:
+        _checks.integer("obs_size", inputs[0], 0)
         _checks.integer("action_size", action_size)
         _checks.positive("initial_std", initial_std)
         self.mlp = MLP(inputs, action_size, **shape)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy._checks import fraction, in_range, integer, one_of, ordered, positive
+from dpolicy._checks import fraction, in_range, instance, integer, one_of, ordered, positive, shaped
 from dpolicy._types import Key, Number
 from dpolicy.losses.ratios import LogLikelihood
 from dpolicy.samplers.ancestral import Ancestral
@@ -41,6 +41,7 @@ def chain_log_likelihood(
     Raises `ValueError` for arguments out of range, or a sampler without noise in some step or that clips x.
     Source: Ren et al. 2024 (arXiv 2409.00588, eqs. 4.2-4.4).
     """
+    instance("sampler", sampler, Ancestral, "made by ddpm or ddim")
     trained = sampler.steps if trained is None else trained
     integer("trained", trained, 1, sampler.steps)
     one_of("reduction", reduction, REDUCTIONS)
@@ -61,6 +62,7 @@ def chain_log_likelihood(
 
     def log_likelihood(field: Any, example: Any, key: Key) -> Array:
         points: Float[Array, "n a"] = example.extras["chain"]
+        shaped("extras['chain']", points, (trained + 1, field.action_size))
         rows = jax.tree.map(lambda leaf: leaf[-trained:], sampler.coefficients(field))
 
         def one(x: Array, new: Array, row: Any) -> Array:
@@ -76,11 +78,13 @@ def chain_log_likelihood(
 def clip_schedule(steps: int, low: Number, high: Number, rate: Number = 3.0) -> Float[Array, " {steps}"]:
     """Clip range of each step: low + (high - low) (e^(rate j/(steps-1)) - 1)/(e^rate - 1), j = 0 the noisiest.
 
-    From `low` at the noisiest step to `high` at the last; for one step, `high`.
+    From `low` at the noisiest step to `high` at the last; for one step, `high`. Raises `ValueError` for arguments out
+    of range, and a `low` above `high`.
     """
     integer("steps", steps)
     positive("low", low)
     positive("high", high)
+    ordered("low", low, "high", high)
     positive("rate", rate)
     place = jnp.linspace(0.0, 1.0, steps) if steps > 1 else jnp.ones(1)
     return low + (high - low) * jnp.expm1(rate * place) / jnp.expm1(jnp.asarray(rate, float))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.scipy.special import digamma
 from jaxtyping import Array, Float
 
-from dpolicy._checks import function
+from dpolicy._checks import function, positive
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 from dpolicy.fields import predict_data
 from dpolicy.losses.match import Transform, start
@@ -49,8 +49,11 @@ def knn_entropy(points: Float[Array, "n d"], *, floor: Number = 1e-6) -> Scalar:
     psi(n) - psi(1) + log V_d + (d / n) sum_i log max(r_i, floor), r_i the distance of point i to its nearest
     other point and V_d the volume of the unit ball. Differentiable in the points (FPO++, arXiv 2602.02481).
 
-    **Raises:** `ValueError` for fewer than two points.
+    **Raises:** `ValueError` for fewer than two points, and for a floor that is not above zero.
     """
+    if points.ndim != 2:
+        raise ValueError(f"points must have the shape (n, d), got {points.shape}.")
+    positive("floor", floor)
     size, dim = points.shape
     if size < 2:
         raise ValueError(f"knn_entropy needs at least two points, got {size}.")

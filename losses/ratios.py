@@ -13,7 +13,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy._checks import boolean, function, integer, one_of, ordered, positive
+from dpolicy._checks import (
+    boolean,
+    function,
+    in_range,
+    integer,
+    one_of,
+    ordered,
+    positive,
+    same_shapes,
+    vector,
+)
 from dpolicy._types import Key, Loss, Number
 
 LogLikelihood: TypeAlias = Callable[[Any, Any, Key], Array]
@@ -33,6 +43,9 @@ def straight_through_clamp(
     x: Float[Array, "*batch"], low: Number | None = None, high: Number | None = None
 ) -> Float[Array, "*batch"]:
     """clip(x, low, high) whose gradient is the identity, also outside the range."""
+    for name, bound in (("low", low), ("high", high)):
+        if bound is not None:
+            in_range(name, bound)
     ordered("low", low, "high", high)
     return _straight_through(x, jnp.clip(x, low, high))
 
@@ -52,7 +65,11 @@ def log_ratio_from_losses(
       (Jensen).
 
     At unchanged parameters all are 0 with the same gradient -mean(grad new) (the vector's by its mean).
+
+    Raises `ValueError` unless there are as many old losses as new ones, of the same draws.
     """
+    same_shapes(new=new, old=old)
+    vector("new", new)
     positive("clamp", clamp)
     one_of("mode", mode, ("mean_then_exp", "per_sample", "exp_then_mean"))
     if mode == "mean_then_exp":
@@ -86,7 +103,9 @@ class LogRatio(eqx.Module):
 
     def __call__(self, model: Any, example: Any, key: Key) -> Array:
         old = jax.lax.stop_gradient(example.extras["log_prob"])
-        return self.combine(self.log_likelihood(model, example, key), old)
+        new = self.log_likelihood(model, example, key)
+        same_shapes(**{"the log-likelihood": new, "extras['log_prob']": old})
+        return self.combine(new, old)
 
 
 def log_ratio(log_likelihood: LogLikelihood, *, clip: Number | None = None) -> LogRatio:

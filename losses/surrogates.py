@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy._checks import function, one_of, ordered, positive, same_shapes
+from dpolicy._checks import function, in_range, one_of, ordered, positive, same_shapes, widths
 from dpolicy._select import sound, weighed
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 from dpolicy.losses.ratios import straight_through_clamp
@@ -23,6 +23,7 @@ def ppo_clip(
     rho is held at e^80 from there on, so that it and its gradient are finite in single precision.
     """
     same_shapes(log_ratio=log_ratio, advantage=advantage)
+    widths("eps", eps, log_ratio.shape)
     # The gradient of the branch that is not taken enters as 0 times it, so it must be finite.
     ratio = jnp.exp(straight_through_clamp(log_ratio, high=80.0))
     return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - eps, 1 + eps) * advantage)
@@ -37,6 +38,7 @@ def spo(
     rho is held at e^40 from there on, whose square is finite in single precision.
     """
     same_shapes(log_ratio=log_ratio, advantage=advantage)
+    widths("eps", eps, log_ratio.shape)
     ratio = jnp.exp(straight_through_clamp(log_ratio, high=40.0))
     return ratio * advantage - jnp.abs(advantage) / (2 * eps) * (ratio - 1) ** 2
 
@@ -83,7 +85,14 @@ def adaptive_rate(
 
     rate / factor when kl > 2 target, rate * factor when floor < kl < target / 2, each kept inside [low, high]. An
     estimate that may be negative wants a `floor` below zero (GenPO's code: -1e-4 with k1), or the rate never rises.
+
+    Raises `ValueError` for a factor below 1, a `low` above `high` and other arguments out of range.
     """
+    for name, value in (("rate", rate), ("target", target), ("low", low), ("high", high)):
+        positive(name, value)
+    in_range("kl", kl)
+    in_range("factor", factor, 1.0)
+    in_range("floor", floor)
     ordered("low", low, "high", high)
     rate = jnp.asarray(rate)
     down, up = jnp.maximum(rate / factor, low), jnp.minimum(rate * factor, high)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 
+from dpolicy._checks import ordered, same_shapes
 from dpolicy._types import Key, Scalar
 
 _NARROW = 1e-3  # width below which the density is constant to single precision's resolution of the interval
@@ -59,8 +60,11 @@ def truncated_normal(key: Key, lower: Float[Array, "*s"], upper: Float[Array, "*
     """Standard normal draws restricted to [lower, upper], elementwise; infinite bounds are allowed.
 
     Finite and inside the bounds however far both lie on one side of zero, where an inverse distribution
-    function through `erf` returns infinities past about five standard deviations in single precision.
+    function through `erf` returns infinities past about five standard deviations in single precision. Raises
+    `ValueError` for bounds of two shapes, or a `lower` above its `upper`.
     """
+    same_shapes(lower=lower, upper=upper)
+    ordered("lower", lower, "upper", upper)
     far = jnp.asarray(1e6, lower.dtype)
     lower, upper = jnp.maximum(lower, -far), jnp.minimum(upper, far)
     sign = jnp.where(lower + upper < 0, -1, 1).astype(lower.dtype)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dpolicy._checks import critic, fraction, function, non_negative, one_of, positive, same_shapes
+from dpolicy._checks import critic, fraction, function, in_range, non_negative, one_of, positive, same_shapes
 from dpolicy._select import weighed
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 
@@ -44,7 +44,7 @@ def reduce_ensemble(
 
 def expectile_weight(u: Float[Array, "*batch"], tau: Number) -> Float[Array, "*batch"]:
     """|tau - 1(u < 0)|: with u = Q - V the weight of IDQL's implicit policy (arXiv 2304.10573)."""
-    fraction("tau", tau)
+    in_range("tau", tau, 0.0, 1.0, open_low=True, open_high=True)
     return jnp.where(u < 0, 1 - tau, tau) * jnp.ones_like(u)
 
 
@@ -99,7 +99,7 @@ def bellman(target: Callable[[Any, Key], Scalar]) -> Loss:
 def expectile_regression(q: Callable[[Any, Any], Scalar], tau: Number) -> Loss:
     """Fit V(s) to the tau-expectile of q(s, a) over the data's actions; the model is called `value(obs)`."""
     critic("q", q)
-    fraction("tau", tau)
+    in_range("tau", tau, 0.0, 1.0, open_low=True, open_high=True)
 
     def loss(value: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         prediction = value(example.obs)

@@ -177,10 +177,11 @@ def unadjusted_langevin(
     _checks.integer("steps", steps)
     _checks.fraction("time", time)
     check_bound("bound", bound)
-    sizes = 1 - jnp.arange(steps) / steps if step_sizes is None else jnp.asarray(step_sizes, float)
+    sizes = 1 - jnp.arange(steps) / steps if step_sizes is None else step_sizes
+    _checks.positive("step_sizes", sizes, ndim=(1,))
+    sizes = jnp.asarray(sizes, float)
     if sizes.shape != (steps,):
         raise ValueError(f"step_sizes must hold steps = {steps} numbers, got shape {sizes.shape}.")
-    _checks.positive("step_sizes", sizes, ndim=(1,))
     prior = Prior(initial, initial_scale)
     check_truncate(truncate, steps)
     return Unadjusted(prior, sizes, bound, time, truncate)

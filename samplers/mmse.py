@@ -21,8 +21,12 @@ def log_density_of_errors(errors: Float[Array, " n"], signal: Float[Array, " n+1
     |eps - eps_hat|^2) with omega_i = (s_{i-1} - s_i) / (2 s_i (1 - s_i)), without dividing by s_i -> 0. The grid is
     first order: log-densities of narrow laws come out too small near their peak.
 
+    Raises `ValueError` unless `signal` holds one number more than `errors`.
     Source: MaxEntDP (arXiv 2502.11612).
     """
+    _checks.integer("dim", dim)
+    _checks.vector("errors", errors)
+    _checks.shaped("signal", signal, (errors.shape[0] + 1,))
     left, noise = signal[:-1] - signal[1:], 1 - signal[1:]
     terms = left / (2 * noise) * (dim - errors / noise)
     return jnp.sum(terms) - dim / 2 * math.log(2 * math.pi * math.e)

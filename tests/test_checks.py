@@ -224,7 +224,7 @@ def test_fields_and_schedules(make, message):
         ),
         (lambda: losses.power_times(low=0.9, high=0.1), "low must not exceed high, got 0.9 and 0.1."),
         (lambda: losses.adaptive_rate(0.1, 0.1, 0.1, low=1, high=0.1), "low must not exceed high"),
-        (lambda: losses.expectile(jnp.ones(1), 2.0), "tau must be a finite number in [0, 1], got 2.0."),
+        (lambda: losses.expectile(jnp.ones(1), 2.0), "tau must be a finite number in (0, 1), got 2.0."),
         (
             lambda: losses.clipped_value_loss(jnp.ones(1), jnp.ones(1), jnp.ones(1), -1),
             "eps must be a finite number in (0, inf), got -1.",

@@ -153,14 +153,23 @@ def dppo(
     trained = sampler_steps if trained_steps is None else trained_steps
     _checks.integer("trained_steps", trained, 1, sampler_steps)
     _checks.positive("exploration_std", exploration_std)
+    if likelihood_std is not None:
+        _checks.positive("likelihood_std", likelihood_std)
+    _checks.positive("clip_rate", clip_rate)
+    _checks.fraction("denoising_discount", denoising_discount)
     _checks.boolean("squash", squash)
     if denoiser == "euler" and schedule_steps is not None:
         raise ValueError(f"schedule_steps must be None for the denoiser euler, got {schedule_steps!r}.")
+    if schedule_steps is not None:
+        _checks.integer("schedule_steps", schedule_steps)
     betas = cosine_betas(sampler_steps if schedule_steps is None else schedule_steps)
     schedule = DiscreteVP(betas)
     begin = _found(pretrained)
     if begin is None:
-        schedule.grid(sampler_steps)  # refuses step counts that do not fit
+        if len(betas) % sampler_steps:
+            raise ValueError(
+                f"schedule_steps must be a multiple of the sampler_steps of {sampler_steps}, got {schedule_steps}."
+            )
     else:
         _check_fits(begin.schedule, sampler_steps)
     for name, bound in (("log_prob_low", log_prob_low), ("log_prob_high", log_prob_high)):
@@ -168,6 +177,7 @@ def dppo(
             _checks.in_range(name, bound)
     _checks.ordered("log_prob_low", log_prob_low, "log_prob_high", log_prob_high)
     if clip_low is not None:
+        _checks.positive("clip_low", clip_low)
         _checks.ordered("clip_low", clip_low, "clip", clip)
     clips = clip_schedule(trained, clip if clip_low is None else clip_low, clip, clip_rate)
 

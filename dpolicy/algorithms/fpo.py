@@ -84,6 +84,8 @@ def fpo(
         max_grad_norm: Largest global gradient norm; the reference does not clip.
     """
     _checks.positive("clip", clip)
+    if log_ratio_clip is not None:
+        _checks.positive("log_ratio_clip", log_ratio_clip)
     _checks.one_of("supervise", supervise, ("noise", "velocity"))
     _checks.one_of("times", times, ("grid", "uniform"))
     if action_noise is not None:

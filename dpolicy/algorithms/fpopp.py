@@ -106,6 +106,9 @@ def fpopp(
         sampler_steps: Euler steps of the sampler.
     """
     _checks.positive("clip", clip)
+    if log_ratio_clip is not None:
+        _checks.positive("log_ratio_clip", log_ratio_clip)
+    _checks.positive("time_exponent", time_exponent)
     _checks.one_of("start", start, STARTS)
     _checks.one_of("kl_measure", kl_measure, MEASURES)
     _checks.fraction("ema_decay", ema_decay)

@@ -66,6 +66,7 @@ def genpo(
             place of all `sampler_steps`. None for more than 10 steps.
     """
     _checks.positive("clip", clip)
+    _checks.integer("sampler_steps", sampler_steps)
     _checks.non_negative("compression_coefficient", compression_coefficient)
     _checks.one_of("start", start, STARTS)
     _checks.one_of("kl_estimator", kl_estimator, KL)

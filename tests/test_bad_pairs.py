@@ -1,0 +1,115 @@
+"""Arguments that do not go together, and what a user's functions return: one sentence, nothing is broadcast."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dpolicy import losses, samplers, schedules
+from dpolicy.algorithms import sac
+
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
+KEY = jax.random.key(0)
+ONES, DRAWS = jnp.ones(3), jnp.array([0.3, -0.2, 0.5])
+NAN, INF = float("nan"), float("inf")
+DDPM = samplers.ddpm(steps=3, min_std=0.1, final_noise=True)
+
+
+def constant(model, example, key):
+    return jnp.zeros(()), {}
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: losses.clip_schedule(3, 0.2, 0.1), "low must not exceed high, got 0.2 and 0.1."),
+        (
+            lambda: schedules.linear_betas(3, start=0.02, end=0.01),
+            "start must not exceed end, got 0.02 and 0.01.",
+        ),
+        (lambda: losses.truncated_normal(KEY, ONES, DRAWS), "lower must not exceed upper, got "),
+        (
+            lambda: losses.truncated_normal(KEY, jnp.array([NAN]), ONES[:1]),
+            "lower must not exceed upper, got ",
+        ),
+        (
+            lambda: losses.truncated_normal(KEY, -ONES, ONES[0]),
+            "lower, upper must have the same shape, got (3,), ().",
+        ),
+        (
+            lambda: losses.ppo_clip(DRAWS, ONES, ONES[:2]),
+            "eps must be a number or of the shape (3,), got (2,).",
+        ),
+        (
+            lambda: losses.spo(DRAWS[0], ONES[0], ONES[:2]),
+            "eps must be a number or of the shape (), got (2,).",
+        ),
+        (
+            lambda: losses.aspo(DRAWS, ONES, jnp.array([0.1, 0.0, 0.1])),
+            "eps must be a finite number in (0, inf), got",
+        ),
+        (
+            lambda: losses.ppo_clip(DRAWS, ONES, 10**12),
+            "eps must be written as a float beyond 2147483647, such",
+        ),
+        (lambda: sac(temperature=10**12), "temperature must be written as a float beyond 2147483647, such"),
+        (
+            lambda: losses.log_ratio_from_losses(ONES, ONES[:2]),
+            "new, old must have the same shape, got (3,), (2,).",
+        ),
+        (
+            lambda: losses.log_ratio_from_losses(ONES, ONES[:1], "per_sample"),
+            "new, old must have the same shape, got (3,), (1,).",
+        ),
+        (
+            lambda: losses.ratio_from_losses(jnp.eye(3), jnp.eye(3)),
+            "new must have the shape (3,), got (3, 3): a batch",
+        ),
+        (lambda: losses.ratio_from_losses(ONES[0], ONES[0]), "new must have the shape (1,), got ()."),
+        (lambda: losses.knn_entropy(ONES), "points must have the shape (n, d), got (3,)."),
+        (
+            lambda: losses.add(a=(NAN, constant)),
+            "the coefficient of a must be a finite number in (-inf, inf), got nan.",
+        ),
+        (
+            lambda: losses.add(a=("1", constant)),
+            "the coefficient of a must be a finite number in (-inf, inf), got '1'.",
+        ),
+        (
+            lambda: losses.mix((-1.0, losses.chain())),
+            "a share of mix must be a finite number in [0, inf), got -1.0.",
+        ),
+        (
+            lambda: losses.mix((True, losses.chain())),
+            "a share of mix must be a finite number in [0, inf), got True.",
+        ),
+        (
+            lambda: losses.chain_log_likelihood(DDPM, bounds=(NAN, 1.0)),
+            "bounds[0] must be a finite number in (-inf, inf), got nan.",
+        ),
+        (
+            lambda: losses.chain_log_likelihood(DDPM, bounds=(2.0, 1.0)),
+            "bounds[0] must not exceed bounds[1], got 2.0 and 1.0.",
+        ),
+        (
+            lambda: losses.chain_log_likelihood(samplers.ode()),
+            "sampler must be made by ddpm or ddim, got ODE(",
+        ),
+        (lambda: samplers.log_density_of_errors(ONES, ONES, 2), "signal must have the shape (4,), got (3,)."),
+    ],
+)
+def test_what_does_not_go_together(call, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        call()
+
+
+def test_what_is_inside_passes():
+    for eps in (0.2, 1, ONES):
+        assert losses.ppo_clip(DRAWS, ONES, eps).shape == (3,)
+    assert losses.clip_schedule(2, 0.2, 0.2).shape == (2,)
+    assert schedules.linear_betas(2, start=0.01, end=0.01) == (0.01, 0.01)
+    assert bool(jnp.all(jnp.isfinite(losses.truncated_normal(KEY, jnp.full(3, -INF), jnp.full(3, INF)))))
+    jax.jit(lambda eps, tau: losses.ppo_clip(DRAWS, ONES, eps) + losses.expectile(DRAWS, tau))(-1.0, 2.0)
+    jax.jit(lambda low, high: losses.truncated_normal(KEY, low, high))(ONES, DRAWS)
