@@ -145,4 +145,4 @@ def test_references_have_presets_and_ways():
         assert name in multigoal_report.WAYS
     raw, standardised = (preset("ppo", "multigoal/multigoal", name) for name in ("tuned", "standardised"))
     differ = {name for name in standardised if standardised[name] != raw.get(name)}
-    assert differ == {"normalise_observations", "initialisation"}
+    assert differ == {"normalise_observations", "initialisation", "entropy_coefficient"}
