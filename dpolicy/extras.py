@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dpolicy import _checks
+from dpolicy._spread import spread, varies
 from dpolicy._types import Critic, Key, Metrics, Model, Number, Scalar, Transition
 from dpolicy.ema import ema
 from dpolicy.learner import Learner, adam, descend, learner
@@ -180,8 +181,9 @@ class Statistics(eqx.Module):
     std: Float[Array, "..."]
 
     def __call__(self, value: Scalar) -> Scalar:
-        """(value - mean) / std: first the difference, then the quotient."""
-        return (value - self.mean) / jnp.maximum(self.std, 1e-6)
+        """(value - mean) / std: first the difference, then the quotient; 0 where the deviation is only rounding."""
+        some = varies(self.std, self.mean)
+        return jnp.where(some, (value - self.mean) / jnp.maximum(self.std, 1e-6), 0)
 
 
 def running_statistics(values: Callable[[Updated], Float[Array, " b"]], rate: Number) -> Extra:
@@ -195,8 +197,8 @@ def running_statistics(values: Callable[[Updated], Float[Array, " b"]], rate: Nu
     _checks.fraction("statistics_rate", rate)
 
     def follow(state: Statistics, updated: Updated) -> tuple[Statistics, Metrics]:
-        now = values(updated)
-        fresh = Statistics(jnp.mean(now), jnp.std(now))
+        mean, _, std = spread(values(updated))
+        fresh = Statistics(mean, std)
         new = jax.tree.map(lambda old, now: ((1 - rate) * old + rate * now).astype(old.dtype), state, fresh)
         return new, {"q_mean": new.mean, "q_std": new.std}
 

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from dpolicy import _checks
+from dpolicy._advantages import NORMALISATIONS, Advantages
 from dpolicy._types import Action, Key, Loss, Metrics, Mode, Model, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.critics import ValueNetwork
@@ -21,9 +22,7 @@ from dpolicy.losses import (
     batched,
     clipped_value_loss,
     explained_variance,
-    gae,
     on,
-    standardise,
 )
 from dpolicy.minibatches import in_segments, over_minibatches
 from dpolicy.networks import ACTIVATIONS, check_network, check_residual
@@ -34,9 +33,6 @@ from dpolicy.recipe import tunable
 Propose: TypeAlias = Callable[[Model, Any, Observation, Key, Mode], tuple[Action, dict[str, Any]]]
 # Whatever the method does after the clipped epochs: `(policy, extra, examples, key) -> (extra, metrics)`.
 Afterwards: TypeAlias = Callable[[Model, Any, Transition, Key], tuple[Any, Metrics]]
-
-
-NORMALISATIONS = ("rollout", "minibatch", "none")
 
 
 def _parts(model: Model) -> Model:
@@ -249,6 +245,15 @@ def proximal(
         learning_rate_floor, 1.0, learning_rate_warmup, learning_rate_cycle, learning_rate_floor
     )
 
+    advantages = Advantages(
+        discount,
+        trace,
+        gae_dialect,
+        normalise_advantages,
+        advantage_low_quantile,
+        advantage_high_quantile,
+        advantage_clip,
+    )
     watched = None if target_kl is None and stop_kl is None else kl
 
     def factor(iterations: Int[Array, ""]) -> Float[Array, ""]:
@@ -293,38 +298,9 @@ def proximal(
         action, extras = propose(model.policy, state.extra, obs, key, mode)
         return action, {**extras, "value": model.value(obs)} if mode == "explore" else extras
 
-    def labelled(model: PolicyValue, values: Array, batch: Transition) -> Transition:
-        """The rollout as one axis of examples, [time * environment], with advantages and returns."""
-        next_values = jax.vmap(jax.vmap(model.value))(batch.next_obs)
-        inputs = (batch.reward, values, next_values, batch.terminated, batch.truncated)
-
-        def along_time(*columns: Array) -> tuple[Array, Array]:
-            return gae(*columns, discount=discount, trace=trace, dialect=gae_dialect)
-
-        advantages, returns = jax.vmap(along_time, in_axes=1, out_axes=1)(*inputs)
-        if normalise_advantages == "rollout":
-            advantages = standardise(advantages)
-        extras = {**batch.extras, "advantage": advantages, "return": returns}
-        batch = eqx.tree_at(lambda b: b.extras, batch, extras)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
-
-    def relabelled(model: PolicyValue, minibatch: Transition) -> Transition:
-        """The same of some segments, [segment, time], with the values of now."""
-        batch = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), minibatch)
-        return labelled(model, jax.vmap(jax.vmap(model.value))(batch.obs), batch)
-
-    def shaped(advantage: Float[Array, " b"]) -> Float[Array, " b"]:
-        advantage = standardise(advantage) if normalise_advantages == "minibatch" else advantage
-        low, high = (
-            None if quantile is None else jnp.quantile(advantage, quantile)
-            for quantile in (advantage_low_quantile, advantage_high_quantile)
-        )
-        advantage = jnp.clip(advantage, low, high)
-        return advantage if advantage_clip is None else jnp.clip(advantage, -advantage_clip, advantage_clip)
-
     def update(state: Proximal, batch: Transition, key: Key) -> tuple[Proximal, Metrics]:
         epochs_key, afterwards_key = jax.random.split(key)
-        examples = labelled(state.learner.model, batch.extras["value"], batch)
+        examples = advantages.labelled(state.learner.model.value, batch.extras["value"], batch)
         segments = examples if recompute_segment is None else in_segments(batch, recompute_segment)
         warm = jnp.asarray(True) if critic_warmup == 0 else state.iterations >= critic_warmup
         # The policy's cycle starts when the policy does.
@@ -335,8 +311,8 @@ def proximal(
             current, rate, going = carry
             minibatch, key = inputs
             if recompute_segment is not None:
-                minibatch = relabelled(current.model, minibatch)
-            minibatch = eqx.tree_at(lambda b: b.extras["advantage"], minibatch, replace_fn=shaped)
+                minibatch = advantages.relabelled(current.model.value, minibatch)
+            minibatch = advantages.shaped(minibatch)
 
             def measured(model: PolicyValue) -> tuple[Float[Array, ""], Metrics]:
                 value, metrics = loss(1.0 if critic_warmup == 0 else warm.astype(float))(

@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float
 
 from dpolicy._checks import fraction, one_of, same_shapes
 from dpolicy._select import weighed
+from dpolicy._spread import spread
 from dpolicy._types import Number
 
 GAE_DIALECTS = ("exact", "rsl", "brax", "leaky")
@@ -81,8 +82,13 @@ def gae(
     return total, returns
 
 
-def standardise(x: Float[Array, "*shape"], *, eps: float = 1e-8) -> Float[Array, "*shape"]:
-    """(x - mean) / (std + eps) over all axes, population standard deviation: the usual treatment of
-    advantages.
+def standardise(
+    x: Float[Array, "*shape"], *, eps: float = 1e-8, magnitude: Number = 0.0
+) -> Float[Array, "*shape"]:
+    """(x - mean) / (std + eps) over all axes, population standard deviation: the usual treatment of advantages.
+
+    Numbers that are equal up to rounding give 0: where the deviation is at most 8 machine epsilons of the largest of
+    them, or of `magnitude`, the size of what they are differences of (of returns and values, for advantages).
     """
-    return (x - jnp.mean(x)) / (jnp.std(x) + eps)
+    _, apart, deviation = spread(x, magnitude)
+    return apart / (deviation + eps)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from dpolicy._checks import critic, fraction, function, in_range, non_negative, one_of, positive, same_shapes
 from dpolicy._select import weighed
+from dpolicy._spread import spread
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 
 
@@ -129,10 +130,11 @@ def value_regression(*, eps: Number | None = None) -> Loss:
 
 
 def explained_variance(value: Float[Array, "*batch"], target: Float[Array, "*batch"]) -> Scalar:
-    """1 - Var(target - value) / Var(target); 1 is perfect, 0 no better than a constant. 0 for a constant
-    target.
+    """1 - Var(target - value) / Var(target); 1 is perfect, 0 no better than a constant. 0 for a constant target (up to
+    rounding).
     """
     same_shapes(value=value, target=target)
-    variance = jnp.var(target)
-    safe = jnp.where(variance > 0, variance, 1)
-    return jnp.where(variance > 0, 1 - jnp.var(target - value) / safe, 0)
+    _, _, deviation = spread(target)
+    safe = jnp.where(deviation > 0, deviation, 1)
+    _, _, left = spread(target - value)
+    return jnp.where(deviation > 0, 1 - (left / safe) ** 2, 0)

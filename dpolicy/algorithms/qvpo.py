@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
+from dpolicy._spread import varies
 from dpolicy._types import Critic, Loss, Number, Scalar
 from dpolicy.actor_critic import (
     CRITIC_VALUES,
@@ -56,7 +57,10 @@ def _weights(weight: str, q: Critic, statistics: Statistics | None) -> Transform
 def _spread(updated: Updated) -> Float[Array, "2"]:
     """Two numbers with the mean and the standard deviation that Q has over all samples of the batch."""
     mean, square = updated.metrics["q"], updated.metrics["q_square"]
-    return mean + jnp.sqrt(jnp.maximum(square - mean**2, 0)) * jnp.asarray([-1.0, 1.0])
+    variance = square - mean**2
+    # The difference of two squares is rounded as they are.
+    deviation = jnp.sqrt(jnp.where(varies(variance, square), variance, 0))
+    return mean + deviation * jnp.asarray([-1.0, 1.0])
 
 
 @composed(

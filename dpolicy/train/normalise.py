@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from dpolicy._spread import varies
 from dpolicy._types import Number
 
 
@@ -31,13 +32,15 @@ class Normaliser(eqx.Module):
         """Merge a batch: exact for any split of the data into batches."""
         data = obs.reshape(-1, obs.shape[-1])
         count = jnp.asarray(data.shape[0], self.count.dtype)
-        mean = data.mean(axis=0)
-        second = jnp.sum((data - mean[None]) ** 2, axis=0)
+        # A sum of equal numbers is not n times the number; distances from one of them are exact.
+        apart = data - data[:1]
+        mean = data[0] + apart.mean(axis=0)
+        second = jnp.sum((apart - apart.mean(axis=0)[None]) ** 2, axis=0)
         total = self.count + count
-        shift = mean - self.mean
+        shift, share = mean - self.mean, count / total
         return Normaliser(
-            self.mean + shift * count / total,
-            self.second + second + shift**2 * self.count * count / total,
+            self.mean + shift * share,
+            self.second + second + shift**2 * self.count * share,
             total,
         )
 
@@ -46,7 +49,7 @@ class RewardScale(eqx.Module):
     """Rewards over the running deviation of their discounted return, bounded by 10, not centred (DPPO).
 
     The return looks back: g_t = r_t + discount g_{t-1} within an episode, per environment. Its deviation is that of all
-    g seen, the rewards being scaled included.
+    g seen, the rewards being scaled included; where it is only rounding, rewards stay as they are, within the bound.
     """
 
     returns: Float[Array, "*seeds env"]
@@ -70,4 +73,5 @@ class RewardScale(eqx.Module):
         carry, totals = jax.lax.scan(one, self.returns, (rewards, done))
         statistics = self.statistics.update(totals[..., None])
         std = jnp.sqrt(statistics.second[0] / statistics.count)
-        return RewardScale(carry, statistics), jnp.clip(rewards / (std + 1e-8), -10.0, 10.0)
+        scale = jnp.where(varies(std, statistics.mean[0]), std + 1e-8, 1.0)
+        return RewardScale(carry, statistics), jnp.clip(rewards / scale, -10.0, 10.0)
