@@ -57,7 +57,16 @@ def descend(
     elif learning_rate is not None:
         updates = scaled(updates, -learning_rate)
     model = eqx.apply_updates(learner.model, updates)
-    return Learner(model, opt_state), {**metrics, "grad_norm": optax.global_norm(gradient)}
+    return Learner(model, opt_state), {**metrics, "grad_norm": global_norm(gradient)}
+
+
+def global_norm(tree: PyTree) -> Float[Array, ""]:
+    """The norm of all arrays together, finite where they are: beyond 1e18 in units of the largest number."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in leaves])) if leaves else 0.0
+    unit = jnp.where(jnp.isfinite(largest) & (largest > 1e18), largest, 1)
+    norm = optax.global_norm([leaf / unit for leaf in leaves])
+    return jnp.where(unit > 1, jnp.minimum(norm * unit, jnp.finfo(norm.dtype).max), norm)
 
 
 def scaled(tree: M, factor: Number) -> M:

@@ -19,7 +19,7 @@ from dpolicy._checks import one_of, positive, returned
 from dpolicy._select import sound, weighed
 from dpolicy._types import Key, Loss, Metrics, Number, Prediction, Scalar
 from dpolicy.fields import convert, evaluate, express
-from dpolicy.losses._batch import batch_sum
+from dpolicy.losses._batch import batch_max, batch_sum
 from dpolicy.schedules import AbstractSchedule
 
 
@@ -248,8 +248,11 @@ def weight_metrics(match: Match) -> Metrics:
     metrics = {**compared(match), **match.report}
     if not match.normalised:
         total = jnp.sum(match.weight)
-        square = batch_sum(total**2)
-        metrics["batch_ess"] = batch_sum(total) ** 2 / jnp.where(square > 0, square, 1)
+        # In units of the largest, whose square may be out of range.
+        largest = batch_max(total)
+        share = total / jnp.where(largest > 0, largest, 1)
+        square = batch_sum(share**2)
+        metrics["batch_ess"] = batch_sum(share) ** 2 / jnp.where(square > 0, square, 1)
         metrics["zero_weight"] = (total <= 0).astype(total.dtype)
     return metrics
 

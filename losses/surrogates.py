@@ -52,7 +52,8 @@ def aspo(
     return jnp.where(advantage > 0, ppo_clip(log_ratio, advantage, eps), spo(log_ratio, advantage, eps))
 
 
-_SURROGATES = {"ppo": ppo_clip, "spo": spo, "aspo": aspo}
+# Each with the log-ratio at which the ratio is held.
+_SURROGATES = {"ppo": (ppo_clip, 80.0), "spo": (spo, 40.0), "aspo": (aspo, 80.0)}
 ADVANTAGES = ("signed", "positive", "softplus")
 
 
@@ -131,14 +132,14 @@ def clipped(
     - `advantages`: `signed`, `positive` or `softplus`; see `bounded_advantage`.
     - `weights`: factors on the advantage, one for each ratio of the vector (DPPO's denoising discount).
 
-    **Returns:** a loss whose metrics are `loss`, `ratio`, `ratio_min`, `ratio_max`, `clip_fraction`, `kl`
-    (k3), `kl_k1`.
+    **Returns:** a loss whose metrics are `loss`, `ratio`, `ratio_min`, `ratio_max` (held where the surrogate
+    holds the ratio), `clip_fraction`, `kl` (k3), `kl_k1`.
     """
     function("log_ratio", log_ratio, "(model, example, key) -> scalar or vector")
     positive("eps", eps, ndim=(0, 1))
     one_of("surrogate", surrogate, _SURROGATES)
     one_of("advantages", advantages, ADVANTAGES)
-    objective = _SURROGATES[surrogate]
+    objective, bound = _SURROGATES[surrogate]
 
     def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         logs = jnp.atleast_1d(log_ratio(model, example, key))
@@ -146,7 +147,7 @@ def clipped(
         if weights is not None:
             logs, advantage = sound(jnp.asarray(weights) != 0, logs), weighed(weights, advantage)
         result = -jnp.mean(objective(logs, advantage, eps))
-        ratio = jnp.exp(logs)
+        ratio = jnp.exp(jnp.minimum(logs, bound))
         metrics = {
             "loss": result,
             "ratio": jnp.mean(ratio),

@@ -320,7 +320,10 @@ def test_errors_that_are_no_mistake_of_the_user_stay_visible(monkeypatch):
             "train toy --env probe/action --steps 2147483640 --print-config",
             "dpolicy train toy: steps must be an integer from 1 to 2147483628, got 2147483640.",
         ),
-        ("train toy --env probe/action --env-option x", "dpolicy train toy: --env-option must be NAME=VALUE, .*"),
+        (
+            "train toy --env probe/action --env-option x",
+            "dpolicy train toy: --env-option must be NAME=VALUE, .*",
+        ),
         ("train toy --env probe/action --out None", "dpolicy train toy: --out must be a path, got 'None'."),
         ("train toy --env probe/action --out=", "dpolicy train toy: --out must be a path, got ''."),
         (

@@ -129,11 +129,28 @@ def check_observations(algorithm: Algorithm, normalise_observations: bool) -> No
         )
 
 
+def _watched(metrics: Metrics) -> Metrics:
+    """Losses and norms of gradients; no loss that is a term of another one, where its coefficient may be zero."""
+
+    def is_term(name: str) -> bool:
+        rooms = name.split("/")[:-1]
+        return any("/".join([*rooms[:i], "loss"]) in metrics for i in range(len(rooms)))
+
+    named = {name: name.rpartition("/")[2] for name in metrics}
+    return {
+        name: metrics[name]
+        for name, last in named.items()
+        if last == "grad_norm" or (last == "loss" and not is_term(name))
+    }
+
+
 def guard(old: Any, new: Any, metrics: Metrics, state: TrainState, steps: Array) -> tuple[Any, Array, Array]:
-    """Keep `old` where the update produced a non-finite number: one diverged seed must not spoil the others.
+    """Keep `old` where the state after an update, a loss or the norm of its gradient is not finite.
+
+    One diverged seed must not spoil the others, and no other metric that is out of range a healthy one.
 
     Returns what to go on with, whether the seed is alive, and the step at which it failed (-1).
     """
-    alive = state.alive & all_finite(new) & all_finite(metrics)
+    alive = state.alive & all_finite(new) & all_finite(_watched(metrics))
     failed_at = jnp.where(state.alive & ~alive, steps, state.failed_at)
     return keep_if(alive, old, new), alive, failed_at
