@@ -177,7 +177,7 @@ def test_an_offline_run_that_diverges_says_at_which_update():
 
 
 # Normalised: (obs - 1) / 2.
-SEEN = Normaliser(jnp.ones(1), 4 * jnp.full(1, 10.0), jnp.full((), 10.0))
+SEEN = Normaliser(jnp.ones(1), 4 * jnp.full(1, 10.0), jnp.full((), 10), jnp.zeros(1), jnp.zeros(1))
 
 
 def echo(family="off_policy"):

@@ -3,27 +3,45 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from dpolicy._spread import varies
 from dpolicy._types import Number
+from dpolicy.learner import keep_if
+
+_MOST = 2**31 - 1
+
+
+def _sum(total: Array, rest: Array, amount: Array) -> tuple[Array, Array]:
+    """total + rest + amount, and what rounding has left of it (Knuth 1969, two-sum)."""
+    amount = amount + rest
+    new = total + amount
+    added = new - total
+    return new, (total - (new - added)) + (amount - added)
 
 
 class Normaliser(eqx.Module):
-    """Observation statistics: (x - mean) / max(std, 1e-2), with std the population deviation of all data seen."""
+    """Observation statistics: (x - mean) / max(std, 1e-2), with std the population deviation of all data seen.
+
+    Rows are counted by an integer, and what rounding takes from the two sums is kept beside them: a row more or less in
+    a thousand million counts as it should. After 2^31 - 1 rows the statistics stay as they are.
+    """
 
     mean: Float[Array, "*seeds o"]
     second: Float[Array, "*seeds o"]
-    count: Float[Array, "*seeds"]
+    count: Int[Array, "*seeds"]
+    mean_rest: Float[Array, "*seeds o"]
+    second_rest: Float[Array, "*seeds o"]
 
     @staticmethod
     def start(size: int) -> "Normaliser":
         """No data yet: the identity map."""
-        return Normaliser(jnp.zeros(size), jnp.zeros(size), jnp.zeros(()))
+        zeros = jnp.zeros(size)
+        return Normaliser(zeros, zeros, jnp.zeros((), jnp.int32), zeros, zeros)
 
     def __call__(self, obs: Float[Array, "*batch o"]) -> Float[Array, "*batch o"]:
         """Standardise observations; the identity before the first update."""
-        variance = self.second / jnp.maximum(self.count, 1.0)
+        variance = self.second / jnp.maximum(self.count, 1)
         std = jnp.where(self.count > 0, jnp.maximum(jnp.sqrt(variance), 1e-2), 1.0)
         shape = (1,) * (obs.ndim - 1) + self.mean.shape
         return (obs - self.mean.reshape(shape)) / std.reshape(shape)
@@ -31,18 +49,17 @@ class Normaliser(eqx.Module):
     def update(self, obs: Float[Array, "*batch o"]) -> "Normaliser":
         """Merge a batch: exact for any split of the data into batches."""
         data = obs.reshape(-1, obs.shape[-1])
-        count = jnp.asarray(data.shape[0], self.count.dtype)
+        count = data.shape[0]
+        room = self.count <= _MOST - count
+        total = jnp.where(room, self.count + count, self.count)
         # A sum of equal numbers is not n times the number; distances from one of them are exact.
         apart = data - data[:1]
-        mean = data[0] + apart.mean(axis=0)
+        shift = data[0] + apart.mean(axis=0) - self.mean
+        share = count / total.astype(data.dtype)
         second = jnp.sum((apart - apart.mean(axis=0)[None]) ** 2, axis=0)
-        total = self.count + count
-        shift, share = mean - self.mean, count / total
-        return Normaliser(
-            self.mean + shift * share,
-            self.second + second + shift**2 * self.count * share,
-            total,
-        )
+        mean, mean_rest = _sum(self.mean, self.mean_rest, shift * share)
+        second, second_rest = _sum(self.second, self.second_rest, second + shift**2 * self.count * share)
+        return keep_if(room, self, Normaliser(mean, second, total, mean_rest, second_rest))
 
 
 class RewardScale(eqx.Module):
