@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from dpolicy._checks import critic, fraction, function, in_range, non_negative, one_of, positive, same_shapes
 from dpolicy._select import weighed
-from dpolicy._spread import spread
+from dpolicy._spread import root, spread
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 
 
@@ -32,7 +32,7 @@ def reduce_ensemble(
 
     - `min`, `mean`;
     - `lcb`: mean - pessimism * std with the population standard deviation. For two members `pessimism=1` is
-      the minimum and `pessimism=0` the mean.
+      the minimum and `pessimism=0` the mean. Where all members agree, the deviation has no gradient.
     """
     one_of("how", how, ("min", "mean", "lcb"))
     if how == "min":
@@ -40,7 +40,8 @@ def reduce_ensemble(
     if how == "mean":
         return jnp.mean(values, axis=0)
     non_negative("pessimism", pessimism)
-    return jnp.mean(values, axis=0) - pessimism * jnp.std(values, axis=0)
+    deviation = root(jnp.var(values - values[:1], axis=0))  # of equal members exactly 0
+    return jnp.mean(values, axis=0) - weighed(pessimism, deviation)
 
 
 def expectile_weight(u: Float[Array, "*batch"], tau: Number) -> Float[Array, "*batch"]:

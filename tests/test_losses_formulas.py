@@ -222,6 +222,10 @@ def test_reduce_ensemble():
     np.testing.assert_allclose(reduce_ensemble(values, "lcb"), [1, 4])
     np.testing.assert_allclose(reduce_ensemble(values, "lcb", pessimism=0.0), [2, 4])
     np.testing.assert_allclose(reduce_ensemble(values, "lcb", pessimism=0.5), [1.5, 4])
+    lcb = lambda values: jnp.sum(reduce_ensemble(values, "lcb", pessimism=0.5))
+    # d/dx_i (mean - std / 2) = (1 - (x_i - mean) / (2 std)) / n; where members agree, or there is one, the mean alone.
+    for members, slopes in (([1.0, 4.0], [0.75, 0.25]), ([0.1] * 7, [1 / 7] * 7), ([0.1], [1.0])):
+        np.testing.assert_allclose(jax.grad(lcb)(jnp.asarray(members)), slopes, rtol=1e-6)
     with pytest.raises(ValueError, match="how must be one of min, mean, lcb; got 'median'"):
         reduce_ensemble(values, "median")
 
