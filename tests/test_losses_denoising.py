@@ -194,5 +194,7 @@ def test_bad_arguments():
         chain_log_likelihood(ddpm(steps=4, **NOISY), reduction="max")
     with pytest.raises(ValueError, match="trained_steps must be an integer from 1 to 10, got 11"):
         dppo(trained_steps=11)
-    with pytest.raises(ValueError, match="schedule_steps must be a multiple of the sampler_steps of 7, got 100"):
+    with pytest.raises(
+        ValueError, match="schedule_steps must be a multiple of the sampler_steps of 7, got 100"
+    ):
         dppo(denoiser="ddim", schedule_steps=100, sampler_steps=7)

@@ -1,5 +1,7 @@
 """The Multi-Goal report on policies whose behaviour is known."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -146,3 +148,19 @@ def test_references_have_presets_and_ways():
     raw, standardised = (preset("ppo", "multigoal/multigoal", name) for name in ("tuned", "standardised"))
     differ = {name for name in standardised if standardised[name] != raw.get(name)}
     assert differ == {"normalise_observations", "initialisation", "entropy_coefficient"}
+
+
+def test_a_run_is_measured_with_the_steps_that_it_has_taken(measured, monkeypatch):
+    seen, result = [], measured[0]
+    monkeypatch.setattr(
+        multigoal_report, "measure", lambda *args, **named: seen.append((args, named)) or result
+    )
+    # Asked for 45,000 steps, a run ends with its chunk; one of two seeds has failed.
+    state = SimpleNamespace(steps=np.array([45_056, 45_056]), alive=np.array([True, False]))
+    run = SimpleNamespace(state=state, program=SimpleNamespace(algorithm="sdac"), config={"steps": 45_000})
+    multigoal_report._measure("sdac", run, ENV)
+    (label, env, of, policy), named = seen[0]
+    assert (label, env, of) == ("SDAC, sampled", ENV, state)
+    assert policy.keywords == {"mode": "explore"} and policy.args == ("sdac",)
+    assert named["steps"] == 45_056
+    np.testing.assert_array_equal(named["alive"], [True, False])

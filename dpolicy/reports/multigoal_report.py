@@ -33,8 +33,7 @@ REFERENCES = (("ppo", "ppo", "tuned"), ("ppo-standardised", "ppo", "standardised
 def _measure(name: str, run: Any, env: Any) -> list[Measured]:
     ways = WAYS.get(name, (("evaluate", f"{name}, evaluate"), ("explore", f"{name}, explore")))
     alive = np.asarray(run.state.alive)
-    call = run.program.steps_per_call
-    steps = -(-run.config["steps"] // call) * call
+    steps = int(np.max(run.state.steps))
     return [
         measure(
             label,
