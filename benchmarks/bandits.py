@@ -5,7 +5,8 @@ their samples to exact ones; the floor is that of a second exact sample. QSM has
 every noise level is the score of the density before smoothing): what its own sampler returns for exactly that field;
 the distance to it is given too. Policy gradients (PPO and its kin) seek the maximum, also in a corner of the box: the
 gap between max Q and the mean Q of their evaluation actions. Modes are those of the task within 0.15 of which at least
-2 % of the samples fall. A run that was cut short goes on with what is missing.
+2 % of the samples fall, and the share of a mode is that of the samples to which it is the nearest, in the mean over
+seeds. A run that was cut short goes on with what is missing; with --tasks or --only, the other rows of the table stay.
 
     python benchmarks/bandits.py --out benchmarks/results/bandits.md
 """
@@ -19,8 +20,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from kept import kept
-from laws import qsm_fixed_point, wasserstein
+from kept import kept, merged
+from laws import mode_shares, qsm_fixed_point, shares_text, wasserstein
 
 from dpolicy._types import Transition
 from dpolicy.algorithms import bc, dp_cppo, dppo, fpo, fpopp, genpo, ppo, qsm, sac, sdac
@@ -28,7 +29,13 @@ from dpolicy.envs import Bandit, make
 from dpolicy.train import off_policy, offline, on_policy, policy_of
 from dpolicy.train.intervals import interval_text
 
-TEMPERATURE = {"double_well": 0.25, "eight_gaussians": 1.0, "corner": 1.0}
+TEMPERATURE = {
+    "double_well": 0.25,
+    "eight_gaussians": 1.0,
+    "corner": 1.0,
+    "faces": 0.5,
+    "unequal_modes": 1.0,
+}
 POLICY_GRADIENTS = ("ppo", "fpo", "fpopp", "dppo", "genpo", "dp_cppo")
 NET = (64, 64)
 SAMPLES = 1_000
@@ -142,6 +149,55 @@ def measure(env: Bandit, program: Any, sampling: Any, calls: int, seeds: int) ->
     return {"samples": np.asarray(explore), "value": np.asarray(value), "seconds": np.asarray(seconds)}
 
 
+HEAD = (
+    "| task | temperature | algorithm | W2 to exp(Q/T)/Z | W2 to QSM's fixed point | W2 floor "
+    "| max Q - mean Q (evaluate) | modes found | shares of the modes | exact shares |"
+)
+
+
+def compared(name: str, arguments: argparse.Namespace) -> list[str]:
+    """The rows of one task, printed as they come."""
+    env, temperature, rows = task(name), TEMPERATURE[name], []
+    exact = [np.asarray(env.sample(jax.random.key(i), SAMPLES, temperature)) for i in range(2)]
+    floor = wasserstein(*exact)
+    # The noise that QSM adds while exploring is not its distribution.
+    silent = qsm(temperature=temperature, exploration_noise=0.0, hidden=NET, critic_hidden=NET)
+    noise_free = {"qsm (paper)": silent}
+    own = {"qsm (paper)": qsm_fixed_point(env, temperature, SAMPLES)}
+    best = float(jnp.max(jax.vmap(env.energy)(env.modes)))
+    for algorithm, (program, calls) in programs(env, temperature).items():
+        if arguments.only and algorithm.split()[0] not in arguments.only:
+            continue
+        if name == "corner" and algorithm not in POLICY_GRADIENTS:
+            continue
+        sampling = noise_free.get(algorithm, program.algorithm)
+        found = kept(
+            arguments.runs / f"{name}, {algorithm}" / f"{arguments.seeds}-seeds.npz",
+            partial(measure, env, program, sampling, calls, arguments.seeds),
+            (temperature, calls),
+        )
+        samples = found["samples"]
+        distance = np.asarray([wasserstein(cloud, exact[0]) for cloud in samples])
+        to_own = [wasserstein(cloud, own[algorithm]) for cloud in samples] if algorithm in own else []
+        near = np.linalg.norm(samples[:, :, None] - np.asarray(env.modes), axis=-1) < 0.15
+        modes = (near.mean(axis=1) >= 0.02).sum(axis=-1)
+        cells = [
+            name,
+            f"{temperature}",
+            algorithm,
+            interval_text(distance, digits=3),
+            interval_text(np.asarray(to_own), digits=3) if to_own else "-",
+            f"{floor:.3g}",
+            interval_text(best - found["value"], digits=3),
+            f"{', '.join(map(str, modes))} of {len(env.modes)}",
+            shares_text(mode_shares(env, samples).mean(axis=0)),
+            shares_text(np.asarray(env.mode_shares(temperature))),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+        print(rows[-1], f"({found['seconds']:.0f} s)", flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -149,56 +205,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="Markdown file for the table; printed in any case")
     parser.add_argument("--runs", type=Path, default=Path("runs/bandits"), help="where the samples are kept")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tasks", nargs="*", choices=[[], *TEMPERATURE], help="all by default")
     parser.add_argument("--only", nargs="*", help="algorithms to run; all by default")
     arguments = parser.parse_args()
-    lines = [
-        f"Command: `python benchmarks/bandits.py`, {arguments.seeds} seeds; mean and 95 % bootstrap interval.",
-        "",
-        "| task | temperature | algorithm | W2 to exp(Q/T)/Z | W2 to QSM's fixed point | W2 floor | "
-        "max Q - mean Q (evaluate) | modes found |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    print("\n".join(lines), flush=True)
-    for name, temperature in TEMPERATURE.items():
-        env = task(name)
-        exact = [np.asarray(env.sample(jax.random.key(i), SAMPLES, temperature)) for i in range(2)]
-        floor = wasserstein(*exact)
-        # The noise that QSM adds while exploring is not its distribution.
-        silent = qsm(temperature=temperature, exploration_noise=0.0, hidden=NET, critic_hidden=NET)
-        noise_free = {"qsm (paper)": silent}
-        own = {"qsm (paper)": qsm_fixed_point(env, temperature, SAMPLES)}
-        best = float(jnp.max(jax.vmap(env.energy)(env.modes)))
-        for algorithm, (program, calls) in programs(env, temperature).items():
-            if arguments.only and algorithm.split()[0] not in arguments.only:
-                continue
-            if name == "corner" and algorithm not in POLICY_GRADIENTS:
-                continue
-            sampling = noise_free.get(algorithm, program.algorithm)
-            found = kept(
-                arguments.runs / f"{name}, {algorithm}" / f"{arguments.seeds}-seeds.npz",
-                partial(measure, env, program, sampling, calls, arguments.seeds),
-                (temperature, calls),
-            )
-            samples = found["samples"]
-            distance = np.asarray([wasserstein(cloud, exact[0]) for cloud in samples])
-            to_own = [wasserstein(cloud, own[algorithm]) for cloud in samples] if algorithm in own else []
-            near = np.linalg.norm(samples[:, :, None] - np.asarray(env.modes), axis=-1) < 0.15
-            modes = (near.mean(axis=1) >= 0.02).sum(axis=-1)
-            cells = [
-                name,
-                f"{temperature}",
-                algorithm,
-                interval_text(distance, digits=3),
-                interval_text(np.asarray(to_own), digits=3) if to_own else "-",
-                f"{floor:.3g}",
-                interval_text(best - found["value"], digits=3),
-                f"{', '.join(map(str, modes))} of {len(env.modes)}",
-            ]
-            line = f"| {' | '.join(cells)} |"
-            lines.append(line)
-            print(line, f"({found['seconds']:.0f} s)", flush=True)
+    command = (
+        f"Command: `python benchmarks/bandits.py`, {arguments.seeds} seeds; mean and 95 % bootstrap interval."
+    )
+    print(f"{command}\n\n{HEAD}", flush=True)
+    rows = [row for name in arguments.tasks or TEMPERATURE for row in compared(name, arguments)]
     if arguments.out is not None:
-        arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        text = "\n".join([command, "", *merged(arguments.out, HEAD, rows, 3)]) + "\n"
+        arguments.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

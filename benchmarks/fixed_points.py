@@ -4,8 +4,9 @@ The critics are replaced by the bandit's Q itself: what is measured is the polic
 own proposals, averages and temperatures, in double precision. "Own law" is what the method's documentation says its
 fixed point is, computed on a grid without any network: exp(Q / T) / Z where it samples that, else the iteration of its
 improvement step (`laws.py`). Samples are of the policy as it explores, without additive noise, one candidate, by the
-method's own sampler. KL is of histograms, from the samples to the law; the floor is that of exact samples. A run that
-was cut short goes on with the methods that are missing.
+method's own sampler. KL is of histograms, from the samples to the law; the floor is that of exact samples. The share of
+a mode is that of the samples to which it is the nearest, in the mean over seeds. A run that was cut short goes on with
+the methods that are missing; with --tasks or --only, the other rows of the table in --out stay.
 
     python benchmarks/fixed_points.py --out benchmarks/results/fixed_points
 """
@@ -21,8 +22,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from kept import kept
-from laws import Grid, qsm_fixed_point, wasserstein
+from kept import kept, merged
+from laws import Grid, mode_shares, qsm_fixed_point, shares_text, wasserstein
 from matplotlib.figure import Figure
 
 from dpolicy._types import Transition
@@ -31,7 +32,7 @@ from dpolicy.envs import make
 from dpolicy.learner import adam, learner
 from dpolicy.train.intervals import interval_text
 
-TEMPERATURE = {"double_well": 0.25, "eight_gaussians": 1.0}
+TEMPERATURE = {"double_well": 0.25, "eight_gaussians": 1.0, "faces": 0.5, "unequal_modes": 1.0}
 STATES, POOL, SAMPLES, UPDATES = 64, 4_096, 4_000, 4_000
 NOISE = 0.1  # additive noise of the methods whose own law depends on it
 # The rate falls to nearly nothing, so that the end is a fixed point and not a walk around it.
@@ -63,6 +64,13 @@ def methods(temperature: float) -> dict[str, tuple[str, dict[str, Any], str]]:
         "exploration_noise": NOISE,
         **NET,
     }
+    sampling = {
+        "samples": 64,
+        "initial_temperature": 10 * temperature,
+        "final_temperature": temperature,
+        "anneal_updates": UPDATES // 4,
+        **NET,
+    }
     return {
         "sdac": ("sdac", {"samples": 64, **entropic}, "boltzmann"),
         "maxentdp": ("maxentdp", {"samples": 64, "soft": False, **entropic}, "boltzmann"),
@@ -71,18 +79,8 @@ def methods(temperature: float) -> dict[str, tuple[str, dict[str, Any], str]]:
             {"samples": 64, "normalise_temperature": False, "exploration_noise": 0.0, **entropic},
             "boltzmann",
         ),
-        "dps": (
-            "dps",
-            {
-                "samples": 64,
-                "initial_temperature": 10 * temperature,
-                "final_temperature": temperature,
-                "anneal_updates": UPDATES // 4,
-                "proposal": "truncated",
-                **NET,
-            },
-            "boltzmann",
-        ),
+        "dps": ("dps", {"proposal": "truncated", **sampling}, "boltzmann"),
+        "dps (gaussian)": ("dps", {"proposal": "gaussian", **sampling}, "boltzmann"),
         "qsm (paper)": ("qsm", {"variant": "paper", "exploration_noise": 0.0, **entropic}, "qsm"),
         "qvpo": (
             "qvpo",
@@ -226,6 +224,54 @@ def draw(panels: dict[str, tuple[np.ndarray, np.ndarray]], path: Path, title: st
     figure.savefig(path, dpi=110)
 
 
+HEAD = (
+    "| task | method | own law | KL to exp(Q/T)/Z | KL to own law | floor | W2 to exp(Q/T)/Z | W2 to own law "
+    "| floor | modes found | shares of the modes | exact shares |"
+)
+
+
+def compared(name: str, arguments: argparse.Namespace) -> list[str]:
+    """The rows of one task, printed as they come; with `out`, its picture."""
+    env: Any = make(f"bandit/{name}")
+    temperature = TEMPERATURE[name]
+    law = laws(env, temperature)
+    fresh = Grid(env).draw(Grid(env).boltzmann(temperature), SAMPLES, 1)
+    floors = divergence(fresh, law["boltzmann"]), distance(fresh, law["boltzmann"])
+    panels, rows = {}, []
+    for label, (recipe, settings, own) in methods(temperature).items():
+        if arguments.only and label.split()[0] not in arguments.only:
+            continue
+        begun = time.perf_counter()
+        samples = stationary(recipe, settings, env, arguments.seeds, arguments.runs / f"{name}, {label}")
+        panels[label] = samples[0], law[own]
+
+        def over_seeds(measure: Any, target: np.ndarray, samples: np.ndarray = samples) -> str:
+            return interval_text(np.asarray([measure(cloud, target) for cloud in samples]), digits=3)
+
+        found = ", ".join(str(modes_found(cloud, np.asarray(env.modes))) for cloud in samples)
+        cells = [
+            name,
+            label,
+            "exp(Q/T)/Z" if own == "boltzmann" else own,
+            over_seeds(divergence, law["boltzmann"]),
+            # Atoms have no density.
+            "-" if own == "ascent" else over_seeds(divergence, law[own]),
+            f"{floors[0]:.3g}",
+            over_seeds(distance, law["boltzmann"]),
+            over_seeds(distance, law[own]),
+            f"{floors[1]:.3g}",
+            f"{found} of {len(env.modes)}",
+            shares_text(mode_shares(env, samples).mean(axis=0)),
+            shares_text(np.asarray(env.mode_shares(temperature))),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+        print(rows[-1], f"({time.perf_counter() - begun:.0f} s)", flush=True)
+    if arguments.out is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        draw(panels, arguments.out / f"{name}.png", f"{name}, temperature {temperature}, first seed")
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -241,62 +287,17 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="methods, by their label's first word; all by default")
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    flags = [
-        f" --{name} {' '.join(getattr(arguments, name))}"
-        for name in ("tasks", "only")
-        if getattr(arguments, name)
-    ]
-    lines = [
-        f"Command: `python benchmarks/fixed_points.py{''.join(flags)}`, {arguments.seeds} seeds, "
-        f"{UPDATES} updates of {STATES} states; mean and 95 % bootstrap interval. Q is known: no critic is learned.",
-        "",
-        "| task | method | own law | KL to exp(Q/T)/Z | KL to own law | floor | W2 to exp(Q/T)/Z | W2 to own law "
-        "| floor | modes found |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    print("\n".join(lines), flush=True)
-    for name in arguments.tasks or TEMPERATURE:
-        env: Any = make(f"bandit/{name}")
-        law = laws(env, TEMPERATURE[name])
-        fresh = Grid(env).draw(Grid(env).boltzmann(TEMPERATURE[name]), SAMPLES, 1)
-        floors = divergence(fresh, law["boltzmann"]), distance(fresh, law["boltzmann"])
-        panels = {}
-        for label, (recipe, settings, own) in methods(TEMPERATURE[name]).items():
-            if arguments.only and label.split()[0] not in arguments.only:
-                continue
-            begun = time.perf_counter()
-            directory = arguments.runs / f"{name}, {label}"
-            samples = stationary(recipe, settings, env, arguments.seeds, directory)
-            panels[label] = samples[0], law[own]
-
-            def over_seeds(measure: Any, target: np.ndarray, samples: np.ndarray = samples) -> str:
-                return interval_text(np.asarray([measure(cloud, target) for cloud in samples]), digits=3)
-
-            cells = [
-                name,
-                label,
-                "exp(Q/T)/Z" if own == "boltzmann" else own,
-                over_seeds(divergence, law["boltzmann"]),
-                # Atoms have no density.
-                "-" if own == "ascent" else over_seeds(divergence, law[own]),
-                f"{floors[0]:.3g}",
-                over_seeds(distance, law["boltzmann"]),
-                over_seeds(distance, law[own]),
-                f"{floors[1]:.3g}",
-                ", ".join(str(modes_found(cloud, np.asarray(env.modes))) for cloud in samples)
-                + f" of {len(env.modes)}",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-            print(lines[-1], f"({time.perf_counter() - begun:.0f} s)", flush=True)
-        if arguments.out is not None:
-            arguments.out.mkdir(parents=True, exist_ok=True)
-            draw(
-                panels, arguments.out / f"{name}.png", f"{name}, temperature {TEMPERATURE[name]}, first seed"
-            )
+    command = (
+        f"Command: `python benchmarks/fixed_points.py`, {arguments.seeds} seeds, {UPDATES} updates of {STATES} states; "
+        "mean and 95 % bootstrap interval. Q is known: no critic is learned."
+    )
+    print(f"{command}\n\n{HEAD}", flush=True)
+    rows = [row for name in arguments.tasks or TEMPERATURE for row in compared(name, arguments)]
     if arguments.out is not None:
-        pictures = [f"![{name}]({name}.png)" for name in arguments.tasks or TEMPERATURE]
-        text = "\n".join([*lines, "", *pictures]) + "\n"
-        (arguments.out / "fixed_points.md").write_text(text, encoding="utf-8")
+        path = arguments.out / "fixed_points.md"
+        pictures = [f"![{name}]({name}.png)" for name in TEMPERATURE]
+        text = "\n".join([command, "", *merged(path, HEAD, rows, 2), "", *pictures]) + "\n"
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Results that outlive a run cut short: arrays in files, computed only where a file is missing."""
+"""Results that outlive a run cut short: arrays in files, computed only where a file is missing; rows of tables."""
 
 import os
 from collections.abc import Callable
@@ -32,3 +32,24 @@ def kept(path: Path, compute: Callable[[], dict[str, np.ndarray]], settings: obj
         np.savez(file, made_with=made_with, **arrays)  # pyright: ignore[reportArgumentType]
     os.replace(partial, path)
     return arrays
+
+
+def merged(path: Path, head: str, rows: list[str], cells: int) -> list[str]:
+    """The lines of a Markdown table with that `head`: those of the table in the file `path`, if any, and `rows`.
+
+    One of `rows` replaces the one with the same first `cells` cells, in its place; others follow.
+
+    Raises:
+        ValueError: if the table in the file has another head.
+    """
+
+    def named(lines: list[str]) -> dict[tuple[str, ...], str]:
+        return {tuple(line.split(" | ")[:cells]): line for line in lines}
+
+    stored: list[str] = []
+    if path.exists():
+        table = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+        if not table or table[0] != head:
+            raise ValueError(f"{path} must hold a table with the head {head!r}, got {(table or [''])[0]!r}.")
+        stored = table[1:]
+    return [head, "|" + "---|" * head.count(" | ") + "---|", *(named(stored) | named(rows)).values()]

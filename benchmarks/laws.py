@@ -21,6 +21,19 @@ def wasserstein(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.sqrt(cost[linear_sum_assignment(cost)].mean()))
 
 
+def mode_shares(env: Any, samples: np.ndarray) -> np.ndarray:
+    """Of samples `[..., n, d]`, the share to which each mode is the nearest, `[..., m]`."""
+    near = jax.jit(jax.vmap(env.nearest_mode))(samples.reshape(-1, samples.shape[-1]))
+    near = np.asarray(near).reshape(samples.shape[:-1])
+    return np.mean(near[..., None] == np.arange(len(env.modes)), axis=-2)
+
+
+def shares_text(shares: np.ndarray) -> str:
+    """Shares in a cell of a table; one number where all are the same."""
+    texts = [f"{share:.3f}".removeprefix("0") for share in shares]
+    return " / ".join(texts) if len(set(texts)) > 1 else f"{texts[0]} each"
+
+
 def qsm_fixed_point(env: Any, temperature: float, samples: int) -> np.ndarray:
     """What QSM's sampler returns for the field that its target defines, noise = -sigma grad Q / temperature."""
     schedule = CosineVP()

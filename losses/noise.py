@@ -69,11 +69,18 @@ def reverse_sample(
     With weights softmax(Q(a_i) / temperature) the regression fits the field of exp(Q / temperature) times the
     base measure of the proposal (arXiv 2502.00361). The law of x only decides where the field is accurate.
 
+    Weights over their own sum are biased by O(1/n). It draws the shares of unequal modes together in fields of weighted
+    noises; in those of weighted gradients (`smoothed_score`) it is larger and goes either way. On the bandit
+    `unequal_modes` .100, .700, .200 become .115, .670, .215 and .054, .798, .147 for n = 64, and .103, .694, .203 and
+    .091, .719, .191 for 500 (fields equal to the mean target, 60 steps of Euler). Few sampler steps do more than 64
+    proposals: 20 of DDPM take the exact field to .129, .644, .227.
+
     **Arguments:**
 
     - `n`: proposals per noised point, at least 2: with one, weights carry no information.
     - `proposal`: `truncated`, e ~ N(0, I) given that every action lies in [-bound, bound] (base measure:
-      uniform on the box); `gaussian`, unrestricted (Lebesgue measure); `clipped`, Gaussian e and actions
+      uniform on the box); `gaussian`, unrestricted (Lebesgue measure), which asks Q outside the box and,
+      where Q is largest at a face, is far from its law on the box (see `dps`); `clipped`, Gaussian e and actions
       clipped afterwards while the target keeps e, as one published code does: target and weight then
       disagree, kept to reproduce it; `uniform`, actions uniform on the box with importance weights N(x; alpha
       a, sigma^2 I), the same optimum as `truncated`; or any tractable density g as a function (obs, key) ->

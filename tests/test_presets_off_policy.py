@@ -209,7 +209,12 @@ OWN = {  # on both tasks; on Multi-Goal; on Pendulum
     "dps": (
         TEN | {"samples": 32},
         {"initial_temperature": 1.0, "final_temperature": 0.25, "anneal_updates": 1_000},
-        {"initial_temperature": 0.5, "final_temperature": 0.05, "anneal_updates": 7_000},
+        {
+            "proposal": "gaussian",
+            "initial_temperature": 0.5,
+            "final_temperature": 0.05,
+            "anneal_updates": 7_000,
+        },
     ),
     "sdac": (TEN, ONE | {"samples": 16, "temperature": 0.5}, {"samples": 32}),
     "maxentdp": (TEN | {"soft": False}, ONE | {"samples": 16, "temperature": 0.5}, {"samples": 32}),

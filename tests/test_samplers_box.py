@@ -39,6 +39,7 @@ SAMPLERS = {
     "sde": sde,
     "sde_reverse": lambda **options: sde(diffusion="reverse", **options),
     "ddpm": ddpm,
+    "ddpm_posterior": lambda **options: ddpm(variance="posterior", **options),
     "ddim": ddim,
     "langevin": langevin,
 }
@@ -162,3 +163,17 @@ def test_an_explored_chain_keeps_its_last_draw():
     assert np.all(np.abs(ddpm(**options)(field, OBS, KEY)) <= 1)
     drawn = ddpm(final_noise=True, **options)(field, OBS, KEY)
     assert np.any(np.abs(drawn) > 1)
+
+
+@pytest.mark.parametrize("schedule", [RectifiedFlow(), CosineVP()], ids=["flow", "cosine"])
+def test_the_adaptive_solver_ends_in_the_box(schedule):
+    """Its velocity leads to the clipped prediction, but noise is left at the end of its grid."""
+    field = FunctionField(
+        lambda x, t, obs: jnp.full_like(x, 5.0), schedule=schedule, prediction="data", action_size=64
+    )
+    sampler = ode(solver="tsit5", steps=2, clip=1.0)
+    action = sampler(field, OBS, KEY)
+    assert np.all(np.abs(action) <= 1)
+    assert np.all(np.abs(sampler.chain(field, OBS, KEY)[-1]) <= 1)
+    free = ode(solver="tsit5", steps=2, clip=None)(field, OBS, KEY)
+    assert np.all(np.abs(free) > 1)

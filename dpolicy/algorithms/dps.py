@@ -40,7 +40,7 @@ def dps(
     sample exp(Q / lambda) there, which the sampler's clip moves onto the faces. Where Q is largest at a face that is no
     Boltzmann policy of the box: on the bandit `faces` at lambda = .5, with the exact mean target and 100 sampler steps,
     P(a < -.5) is .282 where .020 is right, and .005 with truncated proposals, which are the default here. What `idem`
-    says about faces holds for both: .55 and .75 of their samples are above .9, where .385 is right.
+    says about faces and shares holds for both: .55 and .75 of their samples are above .9, where .385 is right.
 
     The paper's code has not been seen; what it leaves open is iDEM's (samples, Q of the target critics).
 

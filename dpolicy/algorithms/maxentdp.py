@@ -27,9 +27,10 @@ def maxentdp(
     """Maximum-entropy diffusion policy: Q-weighted noise estimation and a soft backup (arXiv 2502.11612).
 
     The field regresses the weighted mean noise sum_i w_i e_i of reverse proposals, w = softmax(Q(s, a_i) / lambda):
-    draw by draw the gradient of SDAC's loss. The critic's target holds the entropy, -lambda log pi(a'|s'), with
-    log pi estimated from how well the field denoises a'. That costs density_steps * density_draws evaluations of the
-    field per transition, and is biased for narrow policies (`mmse_log_likelihood`).
+    draw by draw the gradient of SDAC's loss, so that what `sdac` says of faces and of shares holds. The critic's
+    target holds the entropy, -lambda log pi(a'|s'), with log pi estimated from how well the field denoises a'. That
+    costs density_steps * density_draws evaluations of the field per transition, and is biased for narrow policies
+    (`mmse_log_likelihood`).
 
     Args:
         temperature: lambda, in units of (scaled) reward; per task in the paper, .01 to .2.

@@ -33,6 +33,11 @@ def sdac(
     regresses their noise with weights softmax(Q(s, a_i) / lambda). No gradient of Q is used. Where x_t comes from
     decides where the field is accurate, not what it is.
 
+    Maxima on the faces of the box are no exception: on the bandit `faces` at lambda = .5, P(a > .9) is .387 for the
+    mean target and many sampler steps, where .385 is right, and .352 with 20 steps of DDPM. Shares of unequal modes
+    are drawn together, by O(1/samples) and by few sampler steps: .100, .700, .200 become .115, .670, .215 with 64
+    proposals and .103, .694, .203 with 500, and with 20 steps of DDPM .144, .615, .241 and .131, .640, .229.
+
     The defaults are FlowRL's (arXiv 2603.27450). The paper's own code (relax) is `temperature=None, samples=64,
     proposal="clipped", source="policy", behaviour="noisy_best", initial_scale=0.5, sampler="ddpm_posterior",
     schedule="discrete_linear", evaluation_candidates=32, critic_hidden=(256, 256, 256), critic_activation="mish",
