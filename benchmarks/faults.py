@@ -99,7 +99,7 @@ TESTS = {
     "dpolicy/train/replay.py": "actor_critic dipo ddiffpg mode_discovery checks",
     "dpolicy/train/off_policy.py": f"{PROGRAMS} dipo ddiffpg train_probes",
     "dpolicy/train/on_policy.py": f"{PROGRAMS} truncation train_probes",
-    "dpolicy/train/offline.py": PROGRAMS,
+    "dpolicy/train/offline.py": f"{PROGRAMS} memory",
     "dpolicy/train/normalise.py": PROGRAMS,
     "dpolicy/train/evaluate.py": PROGRAMS,
     "dpolicy/train/program.py": PROGRAMS,

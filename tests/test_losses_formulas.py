@@ -199,6 +199,7 @@ def test_kl_estimators():
         np.mean(np.exp([0.1, -0.2, 0.4]) - 1 - np.array([0.1, -0.2, 0.4])), abs=1e-6
     )
     assert kl_k3(jnp.zeros(3)) == 0
+    assert kl_k3(jnp.array([300.0])) == pytest.approx(np.exp(80), rel=1e-4)
 
 
 def test_clipped_value_loss():

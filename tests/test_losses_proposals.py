@@ -20,7 +20,7 @@ from dpolicy.losses import (
     start,
     truncated_normal,
 )
-from dpolicy.losses.truncated import truncated_quantile
+from dpolicy.losses.truncated import _open_uniform, truncated_quantile
 from dpolicy.schedules import CosineVP, RectifiedFlow, VarianceExploding
 
 SCHEDULE = CosineVP()
@@ -253,6 +253,12 @@ def test_truncated_normal_in_both_tails(getkey):
     spread = np.asarray(jnp.std(draws, axis=0))[:5] / np.sqrt(20000)
     np.testing.assert_array_less(np.abs(np.asarray(jnp.mean(draws, axis=0))[:5] - mean), 4.5 * spread + 1e-6)
     assert stats.kstest(np.asarray(draws[:, 5]), stats.norm.cdf).pvalue > 1e-3
+
+
+def test_no_quantile_is_asked_for_zero(getkey):
+    """In half precision one uniform draw of a thousand would be zero, whose normal quantile is infinite."""
+    draws = _open_uniform(getkey(), (20_000,), jnp.dtype(jnp.float16))
+    assert 0 < draws.min() < 0.01 and 0.99 < draws.max() < 1
 
 
 def test_clear_errors(getkey):

@@ -89,6 +89,13 @@ def test_ascent_into_two_basins(x64, getkey):
     np.testing.assert_allclose(move(200), [-0.5] * 4 + [0] + [0.5] * 4, atol=1e-3)
 
 
+def test_ascent_in_single_precision_stays_there(x64):
+    """Where the default is double; its count of steps is one of the numbers."""
+    climbed = gradient_ascent(jnp.sum, jnp.zeros(2, jnp.float32), steps=2, rate=0.1)
+    assert climbed.dtype == jnp.float32
+    np.testing.assert_allclose(climbed, 0.2, rtol=1e-4)
+
+
 def test_ascent_of_no_steps_is_cloning(getkey):
     key, field = (
         getkey(),

@@ -82,14 +82,16 @@ def test_no_draw_of_an_on_policy_program_comes_twice(resets):
 
 def test_no_draw_of_an_off_policy_program_comes_twice():
     seen = []
-    settings = {"num_envs": 4, "warmup": 8, "updates_per_step": 2, "evaluation_interval": 12}
+    settings = {"num_envs": 4, "warmup": 24, "updates_per_step": 2, "evaluation_interval": 12}
     algorithm = drawing("off_policy", seen)
     run = off_policy(algorithm, Drawn(), batch_size=6, replay_size=64, evaluation_episodes=3, **settings)
     state = stepped(run)
     stored = jax.tree.map(
         lambda leaf: leaf[: int(state.experience.replay.size)], state.experience.replay.data
     )
-    assert len(stored.reward) == 8 + 2 * 12
+    assert len(stored.reward) == 24 + 2 * 12
+    warmup = stored.action[:24]  # uniform over the box; the algorithm itself acts in [0, 1)
+    assert -1 <= warmup.min() < -0.7 and 0.7 < warmup.max() <= 1
     distinct(state.algorithm, stored.action, stored.next_obs, stored.obs[stored.obs < 2])
     assert len(seen) == 2 * 2 * 3
     distinct([updated[3] for updated in seen])
@@ -245,10 +247,15 @@ def test_recordings_of_a_run_see_standardised_observations():
 
 @pytest.mark.parametrize("family", ["on_policy", "off_policy", "offline"])
 def test_evaluations_of_a_program_see_standardised_observations(family):
-    """Mean reward of actions (obs - mean) / std / 10, by the statistics of the state that is left."""
+    """Mean reward of actions (obs - mean) / std / 10, by the statistics of the state that is left.
+
+    Every mode plays the same episodes: exploring, the policy does the opposite in each.
+    """
     column, no = jnp.linspace(3.0, 5.0, 20)[:, None], jnp.zeros(20, bool)
     data = Transition(column, column / 100, column[:, 0], column, no, no)
     settings = {"normalise_observations": True, "evaluation_episodes": 1_000}
+    if family != "offline":
+        settings["evaluation_modes"] = ("explore", "evaluate")
     loop = {"num_envs": 4, "batch_size": 4, "replay_size": 32, "warmup": 4, "evaluation_interval": 8}
     run = {
         "on_policy": lambda: on_policy(
@@ -265,6 +272,7 @@ def test_evaluations_of_a_program_see_standardised_observations(family):
     expected = (0.5 - statistics.mean) / std / 10
     assert abs(float(metrics["evaluate/return"]) - expected) < 4 * np.sqrt(1 / 12 / 1_000) / std / 10
     assert abs(0.05 - expected) > 0.05  # what raw observations would give
+    assert family == "offline" or metrics["evaluate/explore/return"] == -metrics["evaluate/return"]
 
 
 def test_the_seed_on_the_command_line_is_that_of_the_evaluation(monkeypatch, capsys):
