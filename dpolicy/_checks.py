@@ -191,6 +191,22 @@ def field_value(name: str, value: Any, x: Any) -> Any:
     return value
 
 
+def one_key(value: Any, name: str = "key", *, typed: bool = False) -> Any:
+    """`value` if it is one random key, of `jax.random.key` or (unless it must be `typed`) the older `PRNGKey`.
+
+    Raises `ValueError` for anything else, such as a seed or an array of keys.
+    """
+    is_array = isinstance(value, (jax.Array, np.ndarray))
+    is_typed = is_array and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+    is_raw = is_array and value.dtype == np.uint32 and value.shape[-1:] in ((2,), (4,)) and not typed
+    if not (is_typed or is_raw):
+        raise ValueError(f"{name} must be a key such as jax.random.key(0), got {value!r}.")
+    shape = value.shape if is_typed else value.shape[:-1]
+    if shape:
+        raise ValueError(f"{name} must be one key, got keys of shape {shape}: a batch goes through jax.vmap.")
+    return value
+
+
 def same_shapes(**arrays: Any) -> None:
     """Raise `ValueError` unless all arrays have one shape: broadcasting would pass a mistake on."""
     shapes = [tuple(np.shape(array)) for array in arrays.values()]

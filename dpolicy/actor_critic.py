@@ -223,7 +223,7 @@ def actor_critic(
     followers = {} if extras is None else dict(extras)
 
     def init(key: Key, spec: Any) -> ActorCritic:
-        actor_key, critic_key = jax.random.split(key)
+        actor_key, critic_key = jax.random.split(_checks.one_key(key))
         # Far from the two that were split off: fold_in(key, i) may be one of them for a small i.
         critic = ensemble(
             lambda key: QNetwork(
@@ -256,7 +256,7 @@ def actor_critic(
     def act(state: ActorCritic, obs: Observation, key: Key, mode: Mode) -> tuple[Action, dict[str, Any]]:
         _checks.one_of("mode", mode, ("explore", "evaluate"))
         policy = resolve(explore if mode == "explore" else evaluate, state)
-        action, _ = policy(state.actor.model, critic_function(state.critic.model), obs, key)
+        action, _ = policy(state.actor.model, critic_function(state.critic.model), obs, _checks.one_key(key))
         return action, {}
 
     def td(state: ActorCritic, example: Transition, key: Key) -> tuple[Float[Array, ""], Action]:
@@ -285,7 +285,7 @@ def actor_critic(
         return tuned, {"temperature": jnp.exp(tuned.model)}
 
     def update(state: ActorCritic, batch: Transition, key: Key) -> tuple[ActorCritic, Metrics]:
-        td_key, actor_key = jax.random.split(key)
+        td_key, actor_key = jax.random.split(_checks.one_key(key))
         size = batch.reward.shape[0]
         backed_up = jax.vmap(partial(td, state), axis_name=BATCH_AXIS)
         targets, next_action = backed_up(batch, jax.random.split(td_key, size))

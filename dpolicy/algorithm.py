@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from jaxtyping import Array, Int
 
+from dpolicy import _checks
 from dpolicy._types import Critic, Key, Loss, Metrics, Mode, Model, Transition
 
 Family: TypeAlias = Literal["on_policy", "off_policy", "offline"]
@@ -89,3 +90,9 @@ class Algorithm(NamedTuple):
     raw_observations: bool = False
     explore_at: Callable[[Any, Any, Key, Any], tuple[Any, dict[str, Any]]] | None = None
     with_actor: Callable[[Any, Model], Any] | None = None
+
+
+def check_algorithm(algorithm: Any, name: str = "algorithm") -> None:
+    """Raise `ValueError` unless the argument `name` is an `Algorithm`; a recipe that was not called is told so."""
+    called = f", as {algorithm.__name__}() is: call the recipe" if hasattr(algorithm, "__name__") else ""
+    _checks.instance(name, algorithm, Algorithm, f"an Algorithm{called}")

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Critic, Key, Loss, Model, Observation
-from dpolicy.algorithm import Algorithm
+from dpolicy.algorithm import Algorithm, check_algorithm
 from dpolicy.fields import AbstractField
 from dpolicy.losses import batched
 
@@ -48,8 +48,11 @@ def network(algorithms: Mapping[str, Algorithm], spec: Any, key: Key) -> Model:
         ValueError: for an algorithm whose loss cannot be audited, or that trains another network than the first.
     """
 
+    _checks.one_key(key)
+
     def own(name: str) -> Callable[[Key], Model]:
         algorithm = algorithms[name]
+        check_algorithm(algorithm, f"the algorithm {name}")
         if algorithm.objective is None:
             raise ValueError(
                 f"{name} is {algorithm.family.replace('_', '-')}: its loss needs a rollout's advantages and "
@@ -112,7 +115,9 @@ def objectives(
         Per-example losses, for `gradient_alignment(losses, model, ...)`.
     """
     losses = {}
+    _checks.one_key(key)
     for name, algorithm in algorithms.items():
+        check_algorithm(algorithm, f"the algorithm {name}")
         _checks.function(f"the objective of {name}", algorithm.objective, "(state, q) -> (actor, loss)")
         state = algorithm.init(key, spec)
         if algorithm.with_actor is not None:
@@ -131,7 +136,7 @@ def gradients(
         return ravel_pytree(gradient)[0]
 
     one = lambda key: jnp.stack([of(loss, key) for loss in losses.values()])
-    return jax.lax.map(one, jax.random.split(key, draws))
+    return jax.lax.map(one, jax.random.split(_checks.one_key(key), draws))
 
 
 def gradient_alignment(

@@ -137,7 +137,7 @@ def mode_discovery(
     def start(key: Key) -> Modes:
         return Modes(
             live=jnp.arange(groups) == 0,
-            embedding=jax.random.normal(key, (groups, mode_size)),
+            embedding=jax.random.normal(_checks.one_key(key), (groups, mode_size)),
             episodes=Episodes.none(remembered_episodes),
             label=jnp.zeros(remembered_episodes, jnp.int32),
         )

@@ -101,7 +101,7 @@ class RandomFourier(AbstractEmbedding):
         _even("size", size)
         _checks.positive("std", std)
         self.size = size
-        self.frequencies = std * jax.random.normal(key, (size // 2,))
+        self.frequencies = std * jax.random.normal(_checks.one_key(key), (size // 2,))
 
     def __call__(self, t: Scalar) -> Float[Array, " n"]:
         return _fourier(t, jax.lax.stop_gradient(self.frequencies))
@@ -117,7 +117,7 @@ class LearnableFourier(AbstractEmbedding):
         _even("size", size)
         _checks.positive("std", std)
         self.size = size
-        self.frequencies = std * jax.random.normal(key, (size // 2,))
+        self.frequencies = std * jax.random.normal(_checks.one_key(key), (size // 2,))
 
     def __call__(self, t: Scalar) -> Float[Array, " n"]:
         return _fourier(t, self.frequencies)
@@ -194,6 +194,7 @@ EMBEDDINGS: dict[str, Callable[[Key], AbstractEmbedding]] = {
 
 def make_embedding(embedding: str | Callable[[Key], AbstractEmbedding], *, key: Key) -> AbstractEmbedding:
     """The embedding of that name (one of EMBEDDINGS), or what a factory `key -> embedding` returns."""
+    _checks.one_key(key)
     if callable(embedding) and not isinstance(embedding, AbstractEmbedding):
         made = embedding(key)
         _checks.instance("what the embedding's factory returns", made, AbstractEmbedding, "an embedding")

@@ -226,7 +226,7 @@ class Field(AbstractField):
         _checks.integer("action_size", action_size)
         _checks.one_of("prediction", prediction, PREDICTIONS)
         _checks.sizes("obs_hidden", obs_hidden)
-        embedding_key, encoder_key, mlp_key = jax.random.split(key, 3)
+        embedding_key, encoder_key, mlp_key = jax.random.split(_checks.one_key(key), 3)
         self.embedding = make_embedding(embedding, key=embedding_key)
         self.encoder = observation_encoder(
             obs_size, obs_hidden, activation=activation, initialisation=initialisation, key=encoder_key

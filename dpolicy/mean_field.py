@@ -52,7 +52,7 @@ class MeanField(AbstractField):
         _checks.integer("obs_size", obs_size, 0)
         _checks.integer("action_size", action_size)
         _checks.sizes("obs_hidden", obs_hidden)
-        embedding_key, span_key, mlp_key, encoder_key = jax.random.split(key, 4)
+        embedding_key, span_key, mlp_key, encoder_key = jax.random.split(_checks.one_key(key), 4)
         self.embedding = make_embedding(embedding, key=embedding_key)
         self.span_embedding = make_embedding(embedding, key=span_key)
         self.encoder = observation_encoder(

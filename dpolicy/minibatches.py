@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpolicy import _checks
 from dpolicy._metrics import reduce_metrics
 from dpolicy._types import Key, Metrics, Transition
 
@@ -40,6 +41,7 @@ def over_minibatches(
     Raises:
         ValueError: if `count`, called `name`, does not divide the number of examples, which are called `of`.
     """
+    _checks.one_key(key)
     size = jax.tree.leaves(examples)[0].shape[0]
     if size % count:
         raise ValueError(f"{name} must divide the {size} {of} of an iteration, got {count}.")

@@ -231,6 +231,7 @@ class MLP(eqx.Module):
         _checks.boolean("layer_norm", layer_norm)
         _checks.boolean("final_activation", final_activation)
         check_residual(residual, hidden=hidden)
+        _checks.one_key(key)
         scales = [1.0] * len(hidden) + [final_scale]
         self.layers = _initial_layers(tuple(in_sizes), [*hidden, out_size], scales, initialisation, key)
         self.norms = tuple(LayerNorm(width) for width in hidden) if layer_norm else ()
@@ -302,4 +303,4 @@ def ensemble(make: Callable[[Key], Module], size: int, *, key: Key) -> Ensemble[
     Raises `ValueError` if `size` is not a positive int.
     """
     _checks.integer("size", size)
-    return Ensemble(eqx.filter_vmap(make)(jax.random.split(key, size)), size)
+    return Ensemble(eqx.filter_vmap(make)(jax.random.split(_checks.one_key(key), size)), size)

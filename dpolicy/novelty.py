@@ -111,7 +111,7 @@ def novelty_reward(
             _checks.integer("an entry of position", entry, 0, spec.obs_size - 1)
         size = jax.eval_shape(encode, jnp.zeros(spec.obs_size)).shape[0]
         make = lambda key: MLP((size,), novelty_features, hidden=novelty_hidden, activation="elu", key=key)
-        predictor_key, target_key = jax.random.split(key)
+        predictor_key, target_key = jax.random.split(_checks.one_key(key))
         return Distillation(learner(make(predictor_key), optimiser), make(target_key))
 
     def error(predictor: MLP, target: MLP, obs: Observation) -> Float[Array, " m"]:

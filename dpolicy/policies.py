@@ -61,7 +61,7 @@ def tanh_log_det(u: Action) -> Scalar:
 
 
 def _drawn(mean: Action, log_std: Action, key: Key) -> Action:
-    return mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)
+    return mean + jnp.exp(log_std) * jax.random.normal(_checks.one_key(key), mean.shape, mean.dtype)
 
 
 class TanhGaussian(eqx.Module):

@@ -275,7 +275,7 @@ def proximal(
         )
 
     def init(key: Key, spec: Any) -> Proximal:
-        policy_key, value_key, extra_key = jax.random.split(key, 3)
+        policy_key, value_key, extra_key = jax.random.split(_checks.one_key(key), 3)
         value = ValueNetwork(
             spec.obs_size,
             hidden=value_hidden,
@@ -295,11 +295,11 @@ def proximal(
     def act(state: Proximal, obs: Observation, key: Key, mode: Mode) -> tuple[Action, dict[str, Any]]:
         _checks.one_of("mode", mode, modes)
         model = state.learner.model
-        action, extras = propose(model.policy, state.extra, obs, key, mode)
+        action, extras = propose(model.policy, state.extra, obs, _checks.one_key(key), mode)
         return action, {**extras, "value": model.value(obs)} if mode == "explore" else extras
 
     def update(state: Proximal, batch: Transition, key: Key) -> tuple[Proximal, Metrics]:
-        epochs_key, afterwards_key = jax.random.split(key)
+        epochs_key, afterwards_key = jax.random.split(_checks.one_key(key))
         examples = advantages.labelled(state.learner.model.value, batch.extras["value"], batch)
         segments = examples if recompute_segment is None else in_segments(batch, recompute_segment)
         warm = jnp.asarray(True) if critic_warmup == 0 else state.iterations >= critic_warmup

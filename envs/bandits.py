@@ -131,13 +131,14 @@ class Bandit(Environment):
         cells = self.panels * _NODES
         centres = self._grid((np.arange(cells) + 0.5) * 2.0 / cells - 1.0)
         probabilities = jax.nn.softmax(jax.vmap(self.energy)(centres) / temperature)
-        cell_key, place_key = jax.random.split(key)
+        cell_key, place_key = jax.random.split(_checks.one_key(key))
         index = jax.random.choice(cell_key, len(centres), (n,), p=probabilities)
         shift = jax.random.uniform(place_key, (n, self.spec.action_size), minval=-1.0, maxval=1.0) / cells
         return centres[index] + shift
 
     def reset(self, key: Key) -> tuple[Observation, Observation]:
         """The start of an episode: `(state, obs)`, both a constant zero."""
+        _checks.one_key(key)
         return jnp.zeros(1), jnp.zeros(1)
 
     def step(

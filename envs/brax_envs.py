@@ -71,6 +71,7 @@ class Brax(Environment):
 
     def reset(self, key: Key) -> tuple[Any, Observation]:
         """The start of an episode: `(state, obs)`."""
+        _checks.one_key(key)
         with foreign():
             state = strong(self.env.reset(key))
         return state, jnp.asarray(state.obs, float)

@@ -59,6 +59,7 @@ def play_episodes(
     _checks.function("policy", policy, "(obs, key) -> action")
     _checks.count("num", num)
     _checks.count("max_steps", max_steps)
+    _checks.one_key(key)
     turns = -(-num // AT_ONCE)
     if turns == 1:
         return _together(env, policy, key, num, max_steps)

@@ -81,6 +81,7 @@ class Gymnax(Environment):
 
     def reset(self, key: Key) -> tuple[Any, Observation]:
         """The start of an episode: `(state, obs)`."""
+        _checks.one_key(key)
         with foreign():
             obs, state = self.env.reset_env(key, self.params)
         return strong(state), jnp.asarray(obs, float).ravel()
@@ -88,6 +89,7 @@ class Gymnax(Environment):
     def step(self, state: Any, action: Action, key: Key) -> tuple[Any, Observation, Scalar, Bool[Array, ""]]:
         """One transition: `(state, obs, reward, terminated)`."""
         check_action(self.spec, action)
+        _checks.one_key(key)
         action = to_bounds(action, self.low, self.high)
         with foreign():
             obs, new, reward, terminated, _ = self.env.step_env(key, state, action, self.params)

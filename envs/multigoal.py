@@ -162,6 +162,7 @@ class MultiGoal(Environment):
 
     def reset(self, key: Key) -> tuple[Float[Array, "2"], Float[Array, "2"]]:
         """The start of an episode: `(state, obs)`."""
+        _checks.one_key(key)
         if self.start_range is None:
             spread = self.start_std * jax.random.normal(key, (2,))
         else:

@@ -163,6 +163,7 @@ class Playground(Environment):
 
     def reset(self, key: Key) -> tuple[Any, Observation]:
         """The start of an episode: `(state, obs)`."""
+        _checks.one_key(key, typed=True)
         with foreign():
             # Its tasks were written for keys without a type of their own.
             state = strong(without_shared(self.env.reset(jax.random.key_data(key))))

@@ -116,7 +116,7 @@ class Probe(Environment):
 
     def reset(self, key: Key) -> tuple[Observation, Observation]:
         """The start of an episode: `(state, obs)`."""
-        obs = _RULES[self.task].start(key)
+        obs = _RULES[self.task].start(_checks.one_key(key))
         return obs, obs
 
     def step(

@@ -132,7 +132,7 @@ class Vector(eqx.Module):
 
     def init(self, key: Key) -> VectorState:
         """Start all environments."""
-        pool_key, start_key, clock_key = jax.random.split(key, 3)
+        pool_key, start_key, clock_key = jax.random.split(_checks.one_key(key), 3)
         pool = None if self.resets == "fresh" else self._draw(pool_key, self.pool_size)
         env, obs = self._starts(pool, start_key)
         zeros = jnp.zeros(self.num, jnp.int32)
@@ -155,7 +155,7 @@ class Vector(eqx.Module):
                     f"{name} must be an array of shape {(self.num, size)} for {self.num} copies of {spec.name}, got "
                     f"{getattr(found, 'shape', None) or type(found).__name__}."
                 )
-        step_key, reset_key = jax.random.split(key)
+        step_key, reset_key = jax.random.split(_checks.one_key(key))
         taken = jax.vmap(partial(take, self.env))(
             state.env, state.obs, actions, jax.random.split(step_key, self.num)
         )
@@ -189,4 +189,4 @@ class Vector(eqx.Module):
         """Redraw the pool of starts; does nothing where resets are fresh."""
         if self.resets == "fresh":
             return state
-        return eqx.tree_at(lambda s: s.pool, state, self._draw(key, self.pool_size))
+        return eqx.tree_at(lambda s: s.pool, state, self._draw(_checks.one_key(key), self.pool_size))

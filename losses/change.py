@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy._checks import function
+from dpolicy._checks import function, one_key, same_shapes
 from dpolicy._types import Key, Scalar
 from dpolicy.fields import predict_noise
 from dpolicy.losses.match import Transform, start
@@ -22,7 +22,8 @@ def noise_predictions(transform: Transform) -> Callable[[Any, Any, Key], Float[A
     function("transform", transform, "(example, match, key) -> match")
 
     def predictions(field: Any, example: Any, key: Key) -> Float[Array, "k a"]:
-        match = jax.lax.stop_gradient(transform(example, start(example), example.extras["key"]))
+        stored = one_key(example.extras["key"], "extras['key']")
+        match = jax.lax.stop_gradient(transform(example, start(example), stored))
         return jax.vmap(predict_noise, in_axes=(None, 0, 0, None))(field, match.x, match.t, example.obs)
 
     return predictions
@@ -37,6 +38,8 @@ def prediction_change(transform: Transform) -> Callable[[Any, Any, Key], Scalar]
 
     def change(field: Any, example: Any, key: Key) -> Scalar:
         old = jax.lax.stop_gradient(example.extras["predictions"])
-        return jnp.mean((predictions(field, example, key) - old) ** 2)
+        new = predictions(field, example, key)
+        same_shapes(**{"the predictions": new, "extras['predictions']": old})
+        return jnp.mean((new - old) ** 2)
 
     return change

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpolicy._checks import function, in_range, integer
+from dpolicy._checks import function, in_range, integer, one_key
 from dpolicy._metrics import reduce_metrics
 from dpolicy._select import heeded, sound, weighed
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
@@ -28,6 +28,7 @@ def add(**terms: tuple[Number, Loss]) -> Loss:
         in_range(f"the coefficient of {name}", term[0])
 
     def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        one_key(key)
         total, metrics = jnp.zeros(()), {}
         for index, (name, (coefficient, term)) in enumerate(terms.items()):
             seen = heeded(coefficient, model)
@@ -45,7 +46,9 @@ def averaged(loss: Loss, draws: int) -> Loss:
     integer("draws", draws)
 
     def mean(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
-        value, metrics = jax.vmap(loss, in_axes=(None, None, 0))(model, example, jax.random.split(key, draws))
+        value, metrics = jax.vmap(loss, in_axes=(None, None, 0))(
+            model, example, jax.random.split(one_key(key), draws)
+        )
         return jnp.mean(value), reduce_metrics(metrics, axis=0)
 
     return mean
@@ -62,7 +65,7 @@ def batched(loss: Loss) -> Callable[[Any, Any, Key], tuple[Scalar, Metrics]]:
 
     def mean(model: Any, batch: Any, key: Key) -> tuple[Scalar, Metrics]:
         size = jax.tree.leaves(batch)[0].shape[0]
-        keys = jax.random.split(key, size)
+        keys = jax.random.split(one_key(key), size)
         value, metrics = jax.vmap(loss, in_axes=(None, 0, 0), axis_name=BATCH_AXIS)(model, batch, keys)
         return jnp.mean(value), reduce_metrics(metrics, axis=0)
 

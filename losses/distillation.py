@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpolicy._checks import function
+from dpolicy._checks import function, one_key
 from dpolicy._types import Action, Key, Loss, Metrics, Observation, Scalar
 
 
@@ -27,7 +27,7 @@ def distil(
     function("teacher", teacher, "(obs, start) -> action")
 
     def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
-        start = jax.random.normal(key, example.action.shape, example.action.dtype)
+        start = jax.random.normal(one_key(key), example.action.shape, example.action.dtype)
         goal = jax.lax.stop_gradient(teacher(example.obs, start))
         value = jnp.mean((student(model, example.obs, start) - goal) ** 2)
         return value, {"loss": value}

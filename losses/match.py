@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy._checks import one_of, positive, returned
+from dpolicy._checks import one_key, one_of, positive, returned
 from dpolicy._select import sound, weighed
 from dpolicy._types import Key, Loss, Metrics, Number, Prediction, Scalar
 from dpolicy.fields import convert, evaluate, express
@@ -91,6 +91,7 @@ class Chain(eqx.Module):
     transforms: tuple[Transform, ...]
 
     def __call__(self, example: Any, match: Match, key: Key) -> Match:
+        one_key(key)
         for index, transform in enumerate(self.transforms):
             match = transform(example, match, jax.random.fold_in(key, index))
         return match

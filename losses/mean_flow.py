@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpolicy._checks import fraction, instance
+from dpolicy._checks import fraction, instance, one_key
 from dpolicy._select import weighed
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 from dpolicy.fields import express
@@ -39,7 +39,7 @@ def mean_flow_matching(transform: Transform, *, equal_share: Number = 0.0) -> Lo
 
     def loss(field: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         instance("the model of mean_flow_matching", field, MeanField, "a MeanField")
-        chain_key, time_key, equal_key = jax.random.split(key, 3)
+        chain_key, time_key, equal_key = jax.random.split(one_key(key), 3)
         match = jax.lax.stop_gradient(links(example, start(example), chain_key))
         schedule = same_schedule(match, field)
         match, obs = sound_match(match, example.obs)

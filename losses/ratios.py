@@ -18,6 +18,7 @@ from dpolicy._checks import (
     function,
     in_range,
     integer,
+    one_key,
     one_of,
     ordered,
     positive,
@@ -157,7 +158,7 @@ def flow_matching_log_likelihood(
         positive("loss_clip", loss_clip)
 
     def log_likelihood(model: Any, example: Any, key: Key) -> Array:
-        keys = jax.random.split(example.extras["key"], draws)
+        keys = jax.random.split(one_key(example.extras["key"], "extras['key']"), draws)
         values = jax.vmap(lambda key: loss(model, example, key)[0])(keys)
         values = values if loss_clip is None else jnp.minimum(values, loss_clip)
         return -values if per_draw else -jnp.mean(values)

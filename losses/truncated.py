@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 
-from dpolicy._checks import ordered, same_shapes
+from dpolicy._checks import one_key, ordered, same_shapes
 from dpolicy._types import Key, Scalar
 
 _NARROW = 1e-3  # width below which the density is constant to single precision's resolution of the interval
@@ -65,6 +65,7 @@ def truncated_normal(key: Key, lower: Float[Array, "*s"], upper: Float[Array, "*
     """
     same_shapes(lower=lower, upper=upper)
     ordered("lower", lower, "upper", upper)
+    one_key(key)
     far = jnp.asarray(1e6, lower.dtype)
     lower, upper = jnp.maximum(lower, -far), jnp.minimum(upper, far)
     sign = jnp.where(lower + upper < 0, -1, 1).astype(lower.dtype)

@@ -76,7 +76,7 @@ class AbstractChain(eqx.Module):
 
     def start(self, field: AbstractField, key: Key, start: Action | None = None) -> Action:
         """x_1."""
-        return self.prior(field, jax.random.split(key)[0], start)
+        return self.prior(field, jax.random.split(_checks.one_key(key))[0], start)
 
     def __call__(
         self, field: AbstractField, obs: Observation, key: Key, *, start: Action | None = None

@@ -22,9 +22,15 @@ INITIALS = ("normal", "zero")
 
 def check_action(name: str, action: Action, field: AbstractField) -> None:
     """Raise `ValueError` unless `action` has the size of the field's actions."""
+    check_field(field)
     shape = (field.action_size,)
     if action.shape != shape:
         raise ValueError(f"{name} must have the field's action shape {shape}, got {action.shape}.")
+
+
+def check_field(field: Any) -> None:
+    """Raise `ValueError` unless `field` is one, which knows its schedule, prediction and size."""
+    _checks.instance("field", field, AbstractField, "a field, such as Field(...) or FunctionField(...)")
 
 
 def check_bound(name: str, value: Any) -> None:
@@ -79,6 +85,7 @@ class Grid(eqx.Module):
         The first stays below one at which the prediction could not be converted (noise or score with alpha = 0; see
         `AbstractSchedule.span`). The last may have sigma = 0: fixed-step samplers do not evaluate the field there.
         """
+        check_field(field)
         times = field.schedule.grid(self.steps)[::-1] if self.times is None else self.times
         return jnp.minimum(times, field.span[1])
 
@@ -109,6 +116,7 @@ class Prior(eqx.Module):
 
     def __call__(self, field: AbstractField, key: Key, start: Action | None = None) -> Action:
         """A draw of x_1, or `start` if that is given."""
+        check_field(field)
         shape = (field.action_size,)
         if start is not None:
             check_action("start", start, field)

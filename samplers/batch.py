@@ -4,11 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float
 
+from dpolicy import _checks
 from dpolicy._types import Key
 from dpolicy.fields import AbstractField
-from dpolicy.samplers._grid import bounded
+from dpolicy.samplers._grid import bounded, check_field
 from dpolicy.samplers.ode import ODE
 from dpolicy.samplers.sde import SDE, Increment
 
@@ -32,14 +34,19 @@ def solve(
     - `obs`, `key`: the batch, and one key for all of it.
     - `start`: x_1 of every example.
 
-    Raises `ValueError` for any other sampler.
+    Raises `ValueError` for any other sampler, and for shapes that do not fit.
     """
     if not isinstance(sampler, ODE | SDE):
         name = type(sampler).__name__
         raise ValueError(f"sampler must come from ode or sde to be one differential equation, got {name}.")
     from dpolicy.samplers._diffrax import solve_ode, solve_sde
 
-    keys = jax.random.split(key, obs.shape[0])
+    check_field(field)
+    if np.ndim(obs) != 2:
+        raise ValueError(f"obs must be a batch of shape (b, o), got {np.shape(obs)}.")
+    if start is not None:
+        _checks.shaped("start", start, (obs.shape[0], field.action_size))
+    keys = jax.random.split(_checks.one_key(key), obs.shape[0])
     x = jax.vmap(lambda key, start: sampler.start(field, key, start))(keys, start)
     if isinstance(sampler, SDE):
         axes = Increment(*[None] * 6, 1)  # pyright: ignore[reportArgumentType]

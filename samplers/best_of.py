@@ -34,7 +34,7 @@ def select(
     _checks.positive("temperature", temperature)
     if key is None:
         raise ValueError("key must be given to draw at a temperature, got None.")
-    return actions[jax.random.categorical(key, values / temperature)]
+    return actions[jax.random.categorical(_checks.one_key(key), values / temperature)]
 
 
 class BestOf(eqx.Module):
@@ -47,12 +47,12 @@ class BestOf(eqx.Module):
 
     def __call__(self, field: AbstractField, obs: Observation, key: Key) -> Action:
         """The selected action."""
-        sample_key, select_key = jax.random.split(key)
+        sample_key, select_key = jax.random.split(_checks.one_key(key))
         keys = jax.random.split(sample_key, self.n)
 
         def draw(key: Key) -> tuple[Action, Scalar]:
             action = self.sampler(field, obs, key)
-            return action, self.q(obs, action)
+            return action, _checks.returned("q", self.q(obs, action))
 
         actions, values = in_blocks(draw, keys)
         return select(actions, values, select_key, temperature=self.temperature)

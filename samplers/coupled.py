@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.fields import AbstractField, predict_velocity
-from dpolicy.samplers._grid import Grid, Number, Numbers
+from dpolicy.samplers._grid import Grid, Number, Numbers, check_field
 
 Pair: TypeAlias = Float[Array, "2 a"]
 
@@ -21,6 +21,11 @@ Pair: TypeAlias = Float[Array, "2 a"]
 _LARGEST_LOSS = 1e-4
 # mixing^(2 steps), what is left of the gap between the halves: GenPO's default (0.9, 5 steps).
 _TIED = 0.35
+
+
+def _check_pair(name: str, pair: Any, field: Any) -> None:
+    check_field(field)
+    _checks.shaped(name, pair, (2, field.action_size))
 
 
 class Coupled(eqx.Module):
@@ -47,7 +52,8 @@ class Coupled(eqx.Module):
 
     def start(self, field: AbstractField, key: Key) -> Pair:
         """z ~ N(0, prior_std^2 I)."""
-        return field.schedule.prior_std * jax.random.normal(key, (2, field.action_size))
+        check_field(field)
+        return field.schedule.prior_std * jax.random.normal(_checks.one_key(key), (2, field.action_size))
 
     def forward(self, field: AbstractField, z: Pair, obs: Observation) -> Pair:
         """(x, y) = f(z): for each step from t by h,
@@ -55,6 +61,7 @@ class Coupled(eqx.Module):
         x <- x - h v(y, t),  y <- y - h v(x, t),  then  x <- p x + (1 - p) y,  y <- p y + (1 - p) x.
         """
         p = self.mixing
+        _check_pair("z", z, field)
 
         def body(pair: Pair, row: Any) -> tuple[Pair, None]:
             (x, y), (t, h) = pair, row
@@ -69,6 +76,7 @@ class Coupled(eqx.Module):
     def inverse(self, field: AbstractField, pair: Pair, obs: Observation) -> Pair:
         """z = f^-1(x, y), exact but for rounding."""
         p = self.mixing
+        _check_pair("pair", pair, field)
 
         def body(pair: Pair, row: Any) -> tuple[Pair, None]:
             (x, y), (t, h) = pair, row
@@ -100,6 +108,7 @@ class Coupled(eqx.Module):
     ) -> Action:
         """One action, the mean of the halves; `start` is z itself."""
         z = self.start(field, key) if start is None else start
+        _check_pair("start", z, field)
         return action_of(self.forward(field, z, obs))
 
 

@@ -68,15 +68,18 @@ def log_likelihood(
     _checks.one_of("solver", solver, SOLVERS)
     _checks.integer("probes", probes)
     check_tolerances(rtol, atol, max_steps)
-    check_reaches_the_action("log_likelihood", field)
     check_action("action", action, field)
+    check_reaches_the_action("log_likelihood", field)
     grid = jnp.maximum(Grid(steps, times)(field), field.span[0])[::-1]
     if method == "exact":
         directions, count = jnp.eye(action.shape[0], dtype=action.dtype), 1
     elif key is None:
         raise ValueError("key must be given for method 'hutchinson', got None.")
     else:
-        directions, count = jax.random.rademacher(key, (probes, action.shape[0]), action.dtype), probes
+        directions, count = (
+            jax.random.rademacher(_checks.one_key(key), (probes, action.shape[0]), action.dtype),
+            probes,
+        )
 
     def rates(t: Scalar, state: tuple[Action, Scalar]) -> tuple[Action, Scalar]:
         """d/dt of x and of the accumulated divergence."""

@@ -33,7 +33,7 @@ class MeanFlow(eqx.Module):
             t, r = row
             return x - (t - r) * field.average(x, r, t, obs)
 
-        x = self.prior(field, jax.random.split(key)[0], start)
+        x = self.prior(field, jax.random.split(_checks.one_key(key))[0], start)
         return walk(step, x, (times[:-1], times[1:]))
 
     def __call__(self, field: Any, obs: Observation, key: Key, *, start: Action | None = None) -> Action:

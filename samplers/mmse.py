@@ -77,5 +77,7 @@ def mmse_log_likelihood(
         return jnp.mean(jax.vmap(one)(jax.random.normal(key, (draws, *action.shape), action.dtype)))
 
     # One time after another: all of them at once would hold `steps` times the activations.
-    errors = jax.lax.map(error, (times[1:], alpha[1:], sigma[1:], jax.random.split(key, steps)))
+    errors = jax.lax.map(
+        error, (times[1:], alpha[1:], sigma[1:], jax.random.split(_checks.one_key(key), steps))
+    )
     return log_density_of_errors(errors, alpha**2 / (alpha**2 + sigma**2), action.shape[0])

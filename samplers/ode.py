@@ -65,7 +65,7 @@ class ODE(eqx.Module):
 
     def start(self, field: AbstractField, key: Key, start: Action | None = None) -> Action:
         """x_1. Every sampler here splits its key in the same way, so the same key gives the same x_1."""
-        return self.prior(field, jax.random.split(key)[0], start)
+        return self.prior(field, jax.random.split(_checks.one_key(key))[0], start)
 
     def rows(self, field: AbstractField) -> Steps:
         """The steps to take, stacked."""

@@ -169,7 +169,7 @@ def ddiffpg(
     modes_of_acting = ("explore", "evaluate", *(f"mode_{g}" for g in range(1, groups)))
 
     def init(key: Key, spec: Any) -> ModalState:
-        actor_key, critic_key, mode_key, novelty_key = jax.random.split(key, 4)
+        actor_key, critic_key, mode_key, novelty_key = jax.random.split(_checks.one_key(key), 4)
         modes = discovery.start(mode_key)
         sizes = _Sizes(spec.obs_size + modes.embedding.shape[1], spec.action_size)
         network = {"atoms": atoms, "hidden": critic_hidden, "activation": critic_activation}
@@ -197,7 +197,7 @@ def ddiffpg(
     def explore_at(
         state: ModalState, obs: Observation, key: Key, place: Any
     ) -> tuple[Action, dict[str, Any]]:
-        act_key, share_key = jax.random.split(key)
+        act_key, share_key = jax.random.split(_checks.one_key(key))
         share = jnp.where(state.updates < exploration_updates, 1 / jnp.sum(state.modes.live), 0)
         z = jnp.where(jax.random.uniform(share_key) < share, state.modes.embedding[0], 0)
         std = exploration_low + place * (exploration_high - exploration_low)
@@ -205,6 +205,7 @@ def ddiffpg(
 
     def act(state: ModalState, obs: Observation, key: Key, mode: Mode) -> tuple[Action, dict[str, Any]]:
         _checks.one_of("mode", mode, modes_of_acting)
+        _checks.one_key(key)
         if mode == "explore":
             key, place_key = jax.random.split(key)
             return explore_at(state, obs, key, jax.random.uniform(place_key))
@@ -263,7 +264,7 @@ def ddiffpg(
         return state, {"improved": extras["improved"][:, heirs.source], "seen": jnp.ones_like(extras["seen"])}
 
     def update(state: ModalState, batch: Transition, key: Key) -> tuple[ModalState, Metrics]:
-        next_key, actor_key = jax.random.split(key)
+        next_key, actor_key = jax.random.split(_checks.one_key(key))
         live, (group, z) = state.modes.live, condition(state.modes, batch)
         row = jnp.arange(group.shape[0])
         intrinsic = jax.vmap(partial(novelty.reward, state.novelty))(batch)

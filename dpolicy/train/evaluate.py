@@ -12,7 +12,7 @@ from jaxtyping import Array
 from dpolicy import _checks
 from dpolicy._metrics import reduce_metrics
 from dpolicy._types import Action, Key, Metrics, Mode, Observation
-from dpolicy.algorithm import Algorithm
+from dpolicy.algorithm import Algorithm, check_algorithm
 from dpolicy.envs import Environment, Step
 from dpolicy.envs.evaluation import play_episodes
 from dpolicy.learner import all_finite
@@ -22,7 +22,14 @@ from dpolicy.train.program import TrainState
 def policy_of(
     algorithm: Algorithm, state: TrainState, mode: Mode = "evaluate"
 ) -> Callable[[Observation, Key], Action]:
-    """The trained policy as a function `(obs, key) -> action` of raw observations, in the given acting mode."""
+    """The trained policy as a function `(obs, key) -> action` of raw observations, in the given acting mode.
+
+    Raises:
+        ValueError: for what is no algorithm, or no state of a program, and for an unknown mode.
+    """
+    check_algorithm(algorithm)
+    _checks.instance("state", state, TrainState, "a TrainState, as a program's init gives it")
+    _checks.one_of("mode", mode, algorithm.modes)
 
     def policy(obs: Observation, key: Key) -> Action:
         seen = obs if state.normaliser is None else state.normaliser(obs)

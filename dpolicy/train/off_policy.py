@@ -134,7 +134,7 @@ def off_policy(
         return eqx.tree_at(where, state, (*keep_if(state.alive, old, (seen, extras)), key))
 
     def init(key: Key) -> TrainState:
-        algorithm_key, env_key, warmup_key, key = jax.random.split(key, 4)
+        algorithm_key, env_key, warmup_key, key = jax.random.split(_checks.one_key(key), 4)
         no = jnp.asarray(False)
         zeros = jnp.zeros(spec.obs_size)
         blank = Transition(zeros, jnp.zeros(spec.action_size), jnp.zeros(()), zeros, no, no)

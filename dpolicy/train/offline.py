@@ -80,7 +80,7 @@ def offline(
         given = eqx.tree_at(lambda d: (d.obs, d.next_obs), given, see)
 
     def init(key: Key) -> TrainState:
-        algorithm_key, key = jax.random.split(key)
+        algorithm_key, key = jax.random.split(_checks.one_key(key))
         return TrainState(
             algorithm=algorithm.init(algorithm_key, env.spec),
             normaliser=normaliser if normalise_observations else None,

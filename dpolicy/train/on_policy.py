@@ -68,7 +68,7 @@ def on_policy(
     _checks.integer("num_envs * rollout * iterations_per_evaluation", chunk)
 
     def init(key: Key) -> TrainState:
-        algorithm_key, env_key, key = jax.random.split(key, 3)
+        algorithm_key, env_key, key = jax.random.split(_checks.one_key(key), 3)
         return TrainState(
             algorithm=algorithm.init(algorithm_key, env.spec),
             normaliser=Normaliser.start(env.spec.obs_size) if normalise_observations else None,

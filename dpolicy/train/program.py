@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int
 
 from dpolicy import _checks
 from dpolicy._types import Key, Metrics, Mode
-from dpolicy.algorithm import Algorithm, Family
+from dpolicy.algorithm import Algorithm, Family, check_algorithm
 from dpolicy.envs import Environment
 from dpolicy.learner import all_finite, keep_if
 from dpolicy.train.normalise import Normaliser, RewardScale
@@ -56,8 +56,7 @@ def checked_parts(algorithm: Any, env: Any, family: Family) -> Algorithm:
         ValueError: for what is no algorithm of a program's family or no environment, such as a recipe that was not
             called.
     """
-    called = f", as {algorithm.__name__}() is: call the recipe" if callable(algorithm) else ""
-    _checks.instance("algorithm", algorithm, Algorithm, f"an Algorithm{called}")
+    check_algorithm(algorithm)
     _checks.one_of("algorithm.family", algorithm.family, (family,))
     called = f", as {env.__name__}() is" if isinstance(env, type) else ""
     _checks.instance("env", env, Environment, f"an Environment{called}")

@@ -62,7 +62,7 @@ class Replay(eqx.Module, Generic[T]):
 
     def draw(self, key: Key, batch_size: int) -> Int[Array, " batch"]:
         """Rows of `batch_size` items, uniform with replacement over those stored; 0 while nothing is."""
-        return jax.random.randint(key, (batch_size,), 0, jnp.maximum(self.size, 1))
+        return jax.random.randint(_checks.one_key(key), (batch_size,), 0, jnp.maximum(self.size, 1))
 
     def __getitem__(self, rows: Int[Array, " batch"]) -> T:
         """The items in these rows."""
