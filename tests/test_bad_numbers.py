@@ -130,6 +130,7 @@ TABLE = {
         of(losses.gae, ONES, ONES, ONES, MASK, MASK, discount=0.9, trace=0.9),
         {"discount": FRACTION, "trace": FRACTION},
     ),
+    "standardise": (of(losses.standardise, DRAWS), {"eps": POSITIVE, "magnitude": NON_NEGATIVE}),
     "matching": (
         of(losses.matching, losses.perturb(SCHEDULE)),
         {"cap": optional(POSITIVE), "huber": optional(POSITIVE)},
@@ -340,7 +341,6 @@ ELSEWHERE = {
         ("mix", "branches"),
         ("chain_log_likelihood", "bounds"),
     },  # by their own names: test_bad_pairs.py
-    ("standardise", "eps"),
 }
 
 
