@@ -162,6 +162,23 @@ def returned(name: str, value: Any, shape: tuple[int, ...] = ()) -> Any:
     return value
 
 
+def paired(name: str, value: Any, allowed: str) -> tuple[Any, Any]:
+    """What the function `name` returned, if it is a pair, which `allowed` says in words; else raise `ValueError`."""
+    if not isinstance(value, tuple) or len(value) != 2:
+        found = f"a tuple of {len(value)}" if isinstance(value, tuple) else f"a {type(value).__name__}"
+        raise ValueError(f"{name} must return {allowed}, got {found}.")
+    return value
+
+
+def loss_value(name: str, value: Any) -> tuple[Any, dict[str, Any]]:
+    """What the loss `name` returned, if it is (scalar, metrics); else raise `ValueError`."""
+    allowed = "(scalar, metrics), with a dict of metrics"
+    result, metrics = paired(name, value, allowed)
+    if not isinstance(metrics, dict):
+        raise ValueError(f"{name} must return {allowed}, got {metrics!r} as the metrics.")
+    return returned(name, result), metrics
+
+
 def instance(name: str, value: Any, kind: type, allowed: str) -> None:
     """Raise `ValueError` unless `value` is a `kind`, which `allowed` says in words."""
     if not isinstance(value, kind):

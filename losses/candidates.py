@@ -160,12 +160,12 @@ def gradient_ascent(
 
     def step(carry, index):
         action, first, second = carry
-        gradient = jax.grad(value)(action)
+        gradient = jax.grad(lambda action: returned("value", value(action)))(action)
         if max_grad_norm is not None:
             norm = jnp.sqrt(batch_sum(jnp.sum(gradient**2)))
             gradient = gradient * (max_grad_norm / jnp.maximum(norm, max_grad_norm))
         if limit is not None:
-            gradient = limit(gradient)
+            gradient = returned("limit", limit(gradient), action.shape)
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
         corrected = first / (1 - 0.9 ** (index + 1)), second / (1 - 0.999 ** (index + 1))

@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from dpolicy._checks import function, in_range, integer, one_key
+from dpolicy._checks import function, in_range, integer, loss_value, one_key, returned
 from dpolicy._metrics import reduce_metrics
 from dpolicy._select import heeded, sound, weighed
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
@@ -32,7 +33,7 @@ def add(**terms: tuple[Number, Loss]) -> Loss:
         total, metrics = jnp.zeros(()), {}
         for index, (name, (coefficient, term)) in enumerate(terms.items()):
             seen = heeded(coefficient, model)
-            value, inner = term(seen, example, jax.random.fold_in(key, index))
+            value, inner = loss_value(name, term(seen, example, jax.random.fold_in(key, index)))
             total = total + weighed(coefficient, value)
             metrics |= {f"{name}/{inner_name}": x for inner_name, x in inner.items()}
         return total, {"loss": total, **metrics}
@@ -45,13 +46,25 @@ def averaged(loss: Loss, draws: int) -> Loss:
     function("loss", loss, "(model, example, key) -> (scalar, metrics)")
     integer("draws", draws)
 
+    def one(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        return loss_value("loss", loss(model, example, key))
+
     def mean(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
-        value, metrics = jax.vmap(loss, in_axes=(None, None, 0))(
+        value, metrics = jax.vmap(one, in_axes=(None, None, 0))(
             model, example, jax.random.split(one_key(key), draws)
         )
         return jnp.mean(value), reduce_metrics(metrics, axis=0)
 
     return mean
+
+
+def _size(batch: Any) -> int:
+    """The length of the leading axis that all leaves share, or raise `ValueError`."""
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(batch)]
+    if not shapes or any(shape[:1] != shapes[0][:1] for shape in shapes) or not shapes[0]:
+        listing = ", ".join(str(shape) for shape in shapes) or "none"
+        raise ValueError(f"batch must hold arrays that share their leading axis, got shapes {listing}.")
+    return shapes[0][0]
 
 
 def batched(loss: Loss) -> Callable[[Any, Any, Key], tuple[Scalar, Metrics]]:
@@ -63,10 +76,13 @@ def batched(loss: Loss) -> Callable[[Any, Any, Key], tuple[Scalar, Metrics]]:
     """
     function("loss", loss, "(model, example, key) -> (scalar, metrics)")
 
+    def one(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        return loss_value("loss", loss(model, example, key))
+
     def mean(model: Any, batch: Any, key: Key) -> tuple[Scalar, Metrics]:
-        size = jax.tree.leaves(batch)[0].shape[0]
+        size = _size(batch)
         keys = jax.random.split(one_key(key), size)
-        value, metrics = jax.vmap(loss, in_axes=(None, 0, 0), axis_name=BATCH_AXIS)(model, batch, keys)
+        value, metrics = jax.vmap(one, in_axes=(None, 0, 0), axis_name=BATCH_AXIS)(model, batch, keys)
         return jnp.mean(value), reduce_metrics(metrics, axis=0)
 
     return mean
@@ -103,8 +119,8 @@ def weighted(weight: Callable[[Any], Scalar], loss: Loss) -> Loss:
     function("loss", loss, "(model, example, key) -> (scalar, metrics)")
 
     def scaled(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
-        factor = weight(example)
-        value, metrics = loss(model, sound(jnp.asarray(factor) != 0, example), key)
+        factor = returned("weight", weight(example))
+        value, metrics = loss_value("loss", loss(model, sound(jnp.asarray(factor) != 0, example), key))
         value = weighed(factor, value)
         return value, {**metrics, "loss": value}
 

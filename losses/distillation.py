@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpolicy._checks import function, one_key
+from dpolicy._checks import function, one_key, same_shapes
 from dpolicy._types import Action, Key, Loss, Metrics, Observation, Scalar
 
 
@@ -29,7 +29,9 @@ def distil(
     def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         start = jax.random.normal(one_key(key), example.action.shape, example.action.dtype)
         goal = jax.lax.stop_gradient(teacher(example.obs, start))
-        value = jnp.mean((student(model, example.obs, start) - goal) ** 2)
+        action = student(model, example.obs, start)
+        same_shapes(student=action, teacher=goal)
+        value = jnp.mean((action - goal) ** 2)
         return value, {"loss": value}
 
     return loss

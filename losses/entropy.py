@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.scipy.special import digamma
 from jaxtyping import Array, Float
 
-from dpolicy._checks import function, positive
+from dpolicy._checks import function, positive, returned
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 from dpolicy.fields import predict_data
 from dpolicy.losses.match import Transform, start
@@ -98,8 +98,8 @@ def dual(multiplier_of: Callable[[Any], Scalar], slack: Callable[[Any], Scalar])
     function("slack", slack, "example -> scalar")
 
     def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
-        multiplier = multiplier_of(model)
-        value = multiplier * jax.lax.stop_gradient(slack(example))
+        multiplier = returned("multiplier_of", multiplier_of(model))
+        value = multiplier * jax.lax.stop_gradient(returned("slack", slack(example)))
         return value, {"loss": value, "multiplier": multiplier}
 
     return loss

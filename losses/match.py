@@ -129,6 +129,10 @@ def _error(difference: Array, huber: Number | None) -> Array:
 
 
 def same_schedule(match: Match, field: Any) -> AbstractSchedule:
+    if not (hasattr(field, "schedule") and hasattr(field, "prediction")):
+        raise ValueError(
+            f"the model of a matching loss must be a field (of a part of a model: on(...)), got {field!r}."
+        )
     if match.schedule is None:
         raise ValueError(
             "matching needs a chain that adds noise, such as chain(..., perturb(schedule)); got one without."

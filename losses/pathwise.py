@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpolicy._checks import critic, function, non_negative, positive
+from dpolicy._checks import critic, function, non_negative, paired, positive, returned
 from dpolicy._select import weighed
 from dpolicy._types import Action, Critic, Key, Loss, Metrics, Number, Observation, Scalar
 from dpolicy.fields import convert, evaluate
@@ -26,10 +26,10 @@ def _check_critics(q: Any, normaliser: Any) -> None:
 def _ascend_value(
     q: Critic, normaliser: Critic | None, obs: Observation, action: Action
 ) -> tuple[Scalar, Metrics]:
-    value = q(obs, action)
+    value = returned("q", q(obs, action))
     result = -value
     if normaliser is not None:
-        size = batch_mean(jnp.abs(normaliser(obs, jax.lax.stop_gradient(action))))
+        size = batch_mean(jnp.abs(returned("normaliser", normaliser(obs, jax.lax.stop_gradient(action)))))
         result = result / jnp.maximum(jax.lax.stop_gradient(size), 1e-6)
     return result, {"loss": result, "value": value}
 
@@ -99,8 +99,9 @@ def soft_value(
     non_negative("temperature", temperature)
 
     def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
-        action, log_prob = sample(model, example.obs, key)
-        value = q(example.obs, action)
+        action, log_prob = paired("sample", sample(model, example.obs, key), "(action, log_prob)")
+        returned("sample, as log_prob,", log_prob)
+        value = returned("q", q(example.obs, action))
         result = weighed(temperature, log_prob) - value
         return result, {"loss": result, "value": value, "entropy": -log_prob}
 

@@ -7,7 +7,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dpolicy._checks import critic, fraction, function, in_range, non_negative, one_of, positive, same_shapes
+from dpolicy._checks import (
+    critic,
+    fraction,
+    function,
+    in_range,
+    non_negative,
+    one_of,
+    positive,
+    returned,
+    same_shapes,
+)
 from dpolicy._select import weighed
 from dpolicy._spread import root, spread
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
@@ -90,7 +100,7 @@ def bellman(target: Callable[[Any, Key], Scalar]) -> Loss:
     function("target", target, "(example, key) -> scalar")
 
     def loss(critic: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
-        goal = jax.lax.stop_gradient(target(example, key))
+        goal = jax.lax.stop_gradient(returned("target", target(example, key)))
         value = critic(example.obs, example.action)
         result = jnp.mean((value - goal) ** 2)
         return result, {"loss": result, "value": jnp.mean(value), "target": goal}
@@ -104,8 +114,9 @@ def expectile_regression(q: Callable[[Any, Any], Scalar], tau: Number) -> Loss:
     in_range("tau", tau, 0.0, 1.0, open_low=True, open_high=True)
 
     def loss(value: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
-        prediction = value(example.obs)
-        result = expectile(jax.lax.stop_gradient(q(example.obs, example.action)) - prediction, tau)
+        prediction = returned("the model", value(example.obs))
+        goal = jax.lax.stop_gradient(returned("q", q(example.obs, example.action)))
+        result = expectile(goal - prediction, tau)
         return result, {"loss": result, "value": prediction}
 
     return loss
@@ -120,8 +131,9 @@ def value_regression(*, eps: Number | None = None) -> Loss:
         positive("eps", eps)
 
     def loss(value: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
-        prediction, target = value(example.obs), example.extras["return"]
+        prediction, target = returned("the model", value(example.obs)), example.extras["return"]
         if eps is None:
+            same_shapes(**{"the value": prediction, "extras['return']": target})
             result = (prediction - target) ** 2
         else:
             result = clipped_value_loss(prediction, example.extras["value"], target, eps)

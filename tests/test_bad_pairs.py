@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dpolicy import losses, samplers, schedules
+from dpolicy import fields, losses, samplers, schedules
+from dpolicy._types import Transition
 from dpolicy.algorithms import sac
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
@@ -113,3 +114,147 @@ def test_what_is_inside_passes():
     assert bool(jnp.all(jnp.isfinite(losses.truncated_normal(KEY, jnp.full(3, -INF), jnp.full(3, INF)))))
     jax.jit(lambda eps, tau: losses.ppo_clip(DRAWS, ONES, eps) + losses.expectile(DRAWS, tau))(-1.0, 2.0)
     jax.jit(lambda low, high: losses.truncated_normal(KEY, low, high))(ONES, DRAWS)
+
+
+FIELD = fields.FunctionField(
+    lambda x, t, obs: x, schedule=schedules.CosineVP(), prediction="noise", action_size=2
+)
+TWO = jnp.ones(2)
+NO = jnp.zeros((), bool)
+NOISE = losses.perturb(FIELD.schedule)
+
+
+def value(obs, action):
+    return jnp.sum(action)
+
+
+def vector(obs, *action):
+    return TWO
+
+
+def of(loss, model=None, **extras):
+    """A loss of one transition."""
+    return loss(model, Transition(ONES, TWO, jnp.zeros(()), ONES, NO, NO, extras), KEY)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            lambda: of(losses.bptt(lambda model, obs, key: TWO, vector)),
+            "q must return a scalar, got shape (2,).",
+        ),
+        (
+            lambda: of(losses.bptt(lambda model, obs, key: TWO, value, normaliser=vector)),
+            "normaliser must return a scalar, got shape (2,).",
+        ),
+        (
+            lambda: of(losses.one_step(FIELD.schedule, vector), FIELD),
+            "q must return a scalar, got shape (2,).",
+        ),
+        (
+            lambda: of(losses.soft_value(lambda model, obs, key: TWO, value, 0.1)),
+            "sample must return (action, log_prob), got a ",
+        ),
+        (
+            lambda: of(losses.soft_value(lambda model, obs, key: (TWO, TWO), value, 0.1)),
+            "sample, as log_prob, must return a scalar, got shape (2,).",
+        ),
+        (
+            lambda: of(losses.soft_value(lambda model, obs, key: (TWO, ONES[0]), vector, 0.1)),
+            "q must return a scalar, got shape (2,).",
+        ),
+        (
+            lambda: of(losses.bellman(lambda example, key: TWO), value),
+            "target must return a scalar, got shape (2,).",
+        ),
+        (
+            lambda: of(losses.expectile_regression(vector, 0.7), lambda obs: ONES[0]),
+            "q must return a scalar, got shape (2,).",
+        ),
+        (
+            lambda: of(losses.expectile_regression(value, 0.7), vector),
+            "the model must return a scalar, got shape (2,).",
+        ),
+        (
+            lambda: of(losses.value_regression(), vector, **{"return": ONES[0]}),
+            "the model must return a scalar, got shape (2,).",
+        ),
+        (
+            lambda: of(losses.value_regression(), lambda obs: ONES[0], **{"return": TWO}),
+            "the value, extras['return'] must have the same shape, got (), (2,).",
+        ),
+        (
+            lambda: of(losses.dual(lambda model: TWO, lambda example: ONES[0])),
+            "multiplier_of must return a scalar, got shape (2,).",
+        ),
+        (
+            lambda: of(losses.dual(lambda model: ONES[0], lambda example: TWO)),
+            "slack must return a scalar, got shape (2,).",
+        ),
+        (
+            lambda: of(losses.distil(lambda model, obs, z: z[:1], lambda obs, z: z)),
+            "student, teacher must have the same shape, got (1,), (2,).",
+        ),
+        (
+            lambda: of(losses.weighted(lambda example: TWO, constant)),
+            "weight must return a scalar, got shape (2,).",
+        ),
+        (
+            lambda: of(losses.weighted(lambda example: 1.0, lambda *_: ONES[0])),
+            "loss must return (scalar, metrics), with a dict of metrics, got a ",
+        ),
+        (lambda: of(losses.add(a=(1.0, lambda *_: (TWO, {})))), "a must return a scalar, got shape (2,)."),
+        (
+            lambda: of(losses.add(a=(1.0, lambda *_: (ONES[0], None)))),
+            "a must return (scalar, metrics), with a dict of metrics, got None as the metrics.",
+        ),
+        (
+            lambda: of(losses.averaged(lambda *_: (ONES[0], {}, 0), 2)),
+            "loss must return (scalar, metrics), with a dict of metrics, got a tuple of 3.",
+        ),
+        (
+            lambda: losses.batched(lambda *_: (TWO, {}))(None, ONES, KEY),
+            "loss must return a scalar, got shape (2,).",
+        ),
+        (
+            lambda: losses.batched(constant)(None, (ONES, TWO), KEY),
+            "batch must hold arrays that share their leading axis, got shapes (3,), (2,).",
+        ),
+        (
+            lambda: losses.batched(constant)(None, (), KEY),
+            "batch must hold arrays that share their leading axis, got",
+        ),
+        (
+            lambda: losses.batched(constant)(None, ONES[0], KEY),
+            "batch must hold arrays that share their leading axis",
+        ),
+        (
+            lambda: of(losses.matching(NOISE), value),
+            "the model of a matching loss must be a field (of a part of a",
+        ),
+        (
+            lambda: of(losses.log_ratio(lambda *_: ONES), log_prob=TWO),
+            "the log-likelihood, extras['log_prob'] must have the same shape, got (3,), (2,).",
+        ),
+        (
+            lambda: of(losses.chain_log_likelihood(DDPM), FIELD, chain=jnp.ones((3, 2))),
+            "extras['chain'] must have the shape (4, 2), got (3, 2).",
+        ),
+        (
+            lambda: of(losses.prediction_change(NOISE), FIELD, key=KEY, predictions=jnp.ones((3, 2))),
+            "the predictions, extras['predictions'] must have the same shape, got (1, 2), (3, 2).",
+        ),
+        (
+            lambda: losses.gradient_ascent(lambda a: a, TWO, steps=1, rate=0.1),
+            "value must return a scalar, got shape (2,).",
+        ),
+        (
+            lambda: losses.gradient_ascent(jnp.sum, TWO, steps=1, rate=0.1, limit=jnp.sum),
+            "limit must return an array of shape (2,), got shape ().",
+        ),
+    ],
+)
+def test_what_functions_return(call, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        call()
