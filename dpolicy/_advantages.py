@@ -25,20 +25,32 @@ class Advantages(NamedTuple):
     high_quantile: Number | None
     clip: Number | None
 
+    def read(self, batch: Transition) -> Transition:
+        """The rollout without what this dialect does not read."""
+        if self.dialect == "leaky":
+            return batch
+        return eqx.tree_at(
+            lambda b: b.extras, batch, {k: v for k, v in batch.extras.items() if k != "following"}
+        )
+
     def labelled(
         self, value: Callable[[Observation], Scalar], values: Float[Array, "t n"], batch: Transition
     ) -> Transition:
-        """The rollout as one axis of examples, [time * environment], with advantages and returns."""
-        next_values = jax.vmap(jax.vmap(value))(batch.next_obs)
+        """The rollout as one axis of examples, [time * environment], with advantages and returns.
+
+        `leaky` reads what was acted on next, extras["following"], also at the end of the rollout.
+        """
+        extras = dict(batch.extras)
+        following = extras.pop("following", batch.next_obs)
+        successors = following if self.dialect == "leaky" else batch.next_obs
+        next_values = jax.vmap(jax.vmap(value))(successors)
         inputs = (batch.reward, values, next_values, batch.terminated, batch.truncated)
 
         def along_time(*columns: Array) -> tuple[Array, Array]:
             return gae(*columns, discount=self.discount, trace=self.trace, dialect=self.dialect)
 
         advantages, returns = jax.vmap(along_time, in_axes=1, out_axes=1)(*inputs)
-        batch = eqx.tree_at(
-            lambda b: b.extras, batch, {**batch.extras, "advantage": advantages, "return": returns}
-        )
+        batch = eqx.tree_at(lambda b: b.extras, batch, {**extras, "advantage": advantages, "return": returns})
         batch = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
         return _standardised(batch) if self.normalise == "rollout" else batch
 

@@ -25,7 +25,8 @@ class Transition(eqx.Module):
     Policies act in [-1, 1]; `action` is what the environment received. `next_obs` is the true successor of `obs`
     (on the last step of an episode the terminal observation, never the one after the reset). `terminated` cuts the
     bootstrap; `truncated` (a time limit) ends the episode without cutting it and is never set together with it.
-    `extras` holds what the algorithm's `act` returned beside the action, e.g. `log_prob`.
+    `extras` holds what the algorithm's `act` returned beside the action, e.g. `log_prob`, and in a rollout "following":
+    the observation that was acted on next, after a reset where there was one.
     """
 
     obs: Float[Array, "*batch o"]

@@ -40,6 +40,10 @@ def _parts(model: Model) -> Model:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[0].name, model)
 
 
+# Stream of a minibatch's key that no example has (theirs are 0, 1, 2, ...).
+_KL = 2**30
+
+
 class PolicyValue(eqx.Module):
     """The parameters one proximal optimiser trains."""
 
@@ -300,6 +304,7 @@ def proximal(
 
     def update(state: Proximal, batch: Transition, key: Key) -> tuple[Proximal, Metrics]:
         epochs_key, afterwards_key = jax.random.split(_checks.one_key(key))
+        batch = advantages.read(batch)
         examples = advantages.labelled(state.learner.model.value, batch.extras["value"], batch)
         segments = examples if recompute_segment is None else in_segments(batch, recompute_segment)
         warm = jnp.asarray(True) if critic_warmup == 0 else state.iterations >= critic_warmup
@@ -325,7 +330,7 @@ def proximal(
                         )
                     metrics = {**metrics, "kl": metrics[f"policy/{watched}"]}
                 elif watched is not None:
-                    keys = jax.random.split(jax.random.fold_in(key, 1), minibatch.reward.shape[0])
+                    keys = jax.random.split(jax.random.fold_in(key, _KL), minibatch.reward.shape[0])
                     several = jax.vmap(watched, in_axes=(None, 0, 0))(model.policy, minibatch, keys)
                     metrics = {**metrics, "kl": jnp.mean(several)}
                 return value, metrics

@@ -110,7 +110,9 @@ class Bandit(Environment):
         _checks.function("function", function, "action -> array")
         nodes, values, log_z = self.quadrature(temperature)
         probabilities = jnp.exp(values - log_z)
-        return jnp.tensordot(probabilities, jnp.asarray(jax.vmap(function)(nodes), float), axes=1)
+        return jnp.tensordot(
+            probabilities, jnp.asarray(jax.vmap(function)(nodes), float), axes=1, precision="highest"
+        )
 
     def nearest_mode(self, action: Action) -> Int[Array, ""]:
         """Index of the nearest of `modes`."""

@@ -42,7 +42,8 @@ def categorical_target(
     probabilities = jnp.where(terminated, 1 / atoms.shape[0], probabilities)
     moved = jnp.clip(reward + discount * jnp.where(terminated, 0, atoms), low, high)
     apart = jnp.abs(moved[None] - atoms[:, None]) * ((atoms.shape[0] - 1) / (high - low))
-    return jnp.maximum(1 - apart, 0) @ probabilities
+    # A probability is moved, not estimated: in full where products would be of fewer digits.
+    return jnp.matmul(jnp.maximum(1 - apart, 0), probabilities, precision="highest")
 
 
 def categorical_loss(log_probabilities: Float[Array, " n"], target: Float[Array, " n"]) -> Scalar:

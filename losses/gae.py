@@ -34,7 +34,7 @@ def gae(
 
     - `rewards`, `values`, `next_values`, `terminated`, `truncated`: [T, ...]. `next_values` at a truncated
       step must be the value of the terminal observation, not of the observation after the reset (`leaky` reads
-      the last one alone).
+      the last one alone, which is then to be of the observation after the reset).
     - `discount`, `trace`: gamma and lambda, in [0, 1].
     - `dialect`: `exact` as above. `rsl`: a truncated step earns gamma V(s_t) in place of its lost successor
       and ends the episode. `brax`: truncated steps are masked out of everything, value targets are vs_t = V +

@@ -2,7 +2,8 @@
 
 A log-likelihood is `(model, example, key) -> scalar or vector`. At rollout its value goes into
 `example.extras["log_prob"]`; at the update the log-ratio is the new value minus the stored one. Both go
-through the same function, so the ratio is exactly 1 while the parameters are unchanged.
+through the same function, so the ratio is 1 while the parameters are unchanged: exactly, or up to rounding (1e-6)
+where an inverse is computed, as in GenPO.
 """
 
 from collections.abc import Callable

@@ -134,6 +134,9 @@ def clipped(
 
     **Returns:** a loss whose metrics are `loss`, `ratio`, `ratio_min`, `ratio_max` (held where the surrogate
     holds the ratio), `clip_fraction`, `kl` (k3), `kl_k1`.
+
+    **Raises:** `ValueError` for an unknown option; when called, for a vector of `eps` or `weights` of another
+    length than that of the ratios.
     """
     function("log_ratio", log_ratio, "(model, example, key) -> scalar or vector")
     positive("eps", eps, ndim=(0, 1))
@@ -145,6 +148,7 @@ def clipped(
         logs = jnp.atleast_1d(log_ratio(model, example, key))
         advantage = jnp.broadcast_to(bounded_advantage(example.extras["advantage"], advantages), logs.shape)
         if weights is not None:
+            same_shapes(ratios=logs, weights=weights)
             logs, advantage = sound(jnp.asarray(weights) != 0, logs), weighed(weights, advantage)
         result = -jnp.mean(objective(logs, advantage, eps))
         ratio = jnp.exp(jnp.minimum(logs, bound))

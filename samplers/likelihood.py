@@ -86,7 +86,9 @@ def log_likelihood(
 
         def along(direction):
             value, tangent = jax.jvp(lambda x: predict_velocity(field, x, t, obs), (state[0],), (direction,))
-            return value, direction @ tangent
+            return value, jnp.sum(
+                direction * tangent
+            )  # not a product of matrices, which may have fewer digits
 
         velocity, traces = jax.vmap(along, out_axes=(None, 0))(directions)
         return velocity, jnp.sum(traces) / count

@@ -119,6 +119,16 @@ def test_clip_of_each_step():
     assert metrics["clip_fraction"] == 0.5
 
 
+def test_one_ratio_is_not_broadcast_over_several_steps(unchecked_types):
+    example = stored(jnp.zeros((1, 1)), advantage=jnp.asarray(1.0))
+    one = lambda model, example, key: model
+    several = jnp.array([0.01, 0.5])
+    with pytest.raises(ValueError, match=r"eps must be a number or of the shape \(1,\), got \(2,\)"):
+        clipped(one, eps=several)(jnp.asarray(0.1), example, KEY)
+    with pytest.raises(ValueError, match=r"ratios, weights must have the same shape, got \(1,\), \(2,\)"):
+        clipped(one, eps=0.1, weights=several)(jnp.asarray(0.1), example, KEY)
+
+
 def test_early_steps_belong_to_the_frozen_field():
     """The last steps start where the frozen field's chain is, and nothing of the trained one enters before."""
     sampler, frozen, trained = ddpm(steps=STEPS, **NOISY), network(KEY), network(jax.random.key(2))

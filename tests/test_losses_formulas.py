@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from dpolicy.losses import (
     adaptive_rate,
     aspo,
+    categorical_target,
     clipped_value_loss,
     expectile,
     expectile_weight,
@@ -259,3 +260,14 @@ def test_statistics():
     assert explained_variance(x, x) == 1
     assert explained_variance(jnp.full(3, 5.0), x) == pytest.approx(0)
     assert explained_variance(x, jnp.ones(3)) == 0
+
+
+def test_laws_are_moved_in_full_precision():
+    """Products of matrices may have fewer digits on an accelerator: 10 bits would move a law by 5e-4."""
+    move = lambda law: categorical_target(law, jnp.asarray(0.5), jnp.asarray(False), 0.9, low=0.0, high=2.0)
+    (product,) = [
+        equation
+        for equation in jax.make_jaxpr(move)(jnp.full(3, 1 / 3)).jaxpr.eqns
+        if equation.primitive.name == "dot_general"
+    ]
+    assert set(product.params["precision"]) == {jax.lax.Precision.HIGHEST}

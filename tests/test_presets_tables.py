@@ -84,6 +84,9 @@ def test_dp_cppo_on_isaaclab(row):
     check("dp_cppo", f"isaaclab/{task}", "dp-cppo", shared | flow | own)
     of = {"kl": float(kl_ppo), "rate": float(rate_ppo), "entropy": float(entropy_ppo), "activation": of_ppo}
     check("ppo", f"isaaclab/{task}", "dp-cppo", shared | of | {"policy": "gaussian"})
+    # PPO has no flow that another table tells of.
+    sources = {name: preset(name, f"isaaclab/{task}", "dp-cppo")["source"] for name in ("dp_cppo", "ppo")}
+    assert sources["dp_cppo"] == f"{sources['ppo']} (flow: table 5)"
 
 
 # DP-CPPO, table 14, with the exceptions it lists.

@@ -225,7 +225,8 @@ def ddiffpg(
         return dataclasses.replace(example, obs=obs, next_obs=next_obs, action=action)
 
     def lower_mean(critic: Model, obs: Observation, action: Action) -> Float[Array, ""]:
-        return jnp.min(jnp.exp(critic(obs, action)) @ support(value_low, value_high, atoms))
+        atom = support(value_low, value_high, atoms)
+        return jnp.min(jnp.matmul(jnp.exp(critic(obs, action)), atom, precision="highest"))
 
     def climb(
         q: Callable[..., Float[Array, " b"]], start: Float[Array, "b a"], group: Int[Array, " b"]

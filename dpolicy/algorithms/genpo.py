@@ -90,7 +90,7 @@ def genpo(
         pair = sampler.forward(field, z, obs)
         if mode != "explore":
             return action_of(pair), {}
-        # By the inverse, like the update's, so that the first ratio is exactly 1.
+        # By the inverse, like the update's, so that the first ratio is 1 up to rounding (1e-6).
         example = acted(obs, action_of(pair), {"pair": pair})
         return example.action, {"pair": pair, "log_prob": likelihood(field, example, key)}
 

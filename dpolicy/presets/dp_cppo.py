@@ -108,10 +108,11 @@ def _cppo_isaaclab() -> Table:
                 "value_hidden": widths,
                 "activation": activation[column],
             }
+            flow = ""
             if algorithm == "dp_cppo":
                 values |= {**_CPPO_FLOW, "score_coefficient": score, "flow_hidden": widths}
-                source += " (flow: table 5)"
-            table[algorithm].append((f"isaaclab/{task}", Preset(values, source, "dp-cppo")))
+                flow = " (flow: table 5)"
+            table[algorithm].append((f"isaaclab/{task}", Preset(values, source + flow, "dp-cppo")))
     return table
 
 

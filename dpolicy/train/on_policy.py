@@ -32,7 +32,7 @@ def on_policy(
     """Alternate rollouts of the current policy with its update.
 
     Observation statistics are frozen while a rollout is collected and learned from, and take in its observations
-    after the update, so the first likelihood ratio of every update is exactly 1.
+    after the update, so the first likelihood ratio of every update is 1.
 
     Args:
         algorithm: An on-policy algorithm.
@@ -108,6 +108,9 @@ def on_policy(
     def iteration(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         key, refresh_key, rollout_key, update_key = jax.random.split(state.key, 4)
         experience, batch, raw, steps = collect(state, rollout_key)
+        see = state.normaliser or (lambda obs: obs)
+        following = jnp.concatenate([batch.obs[1:], see(experience.obs)[None]])
+        batch = eqx.tree_at(lambda b: b.extras, batch, {**batch.extras, "following": following})
         rewards = state.rewards
         if rewards is not None and reward_discount is not None:
             rewards, scaled = rewards.update(batch.reward, batch.done, reward_discount)
