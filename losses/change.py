@@ -12,18 +12,23 @@ from dpolicy._types import Key, Scalar
 from dpolicy.fields import predict_noise
 from dpolicy.losses.match import Transform, start
 
+# Stream of the stored key that no draw of the ratio has (theirs are 0, 1, 2, ...).
+_POINTS = 2**30
+
 
 def noise_predictions(transform: Transform) -> Callable[[Any, Any, Key], Float[Array, "k a"]]:
     """`(field, example, key) -> the noises the field predicts` at the noised points that `transform` makes.
 
-    The points come from example.extras["key"], the key stored with the transition, so they are the same in every pass;
+    The points come from a stream of example.extras["key"], the key stored with the transition, that the ratio does not
+    draw from, so they are the same in every pass;
     stored at rollout as extras["predictions"], the predictions are what `prediction_change` compares with.
     """
     function("transform", transform, "(example, match, key) -> match")
 
     def predictions(field: Any, example: Any, key: Key) -> Float[Array, "k a"]:
         stored = one_key(example.extras["key"], "extras['key']")
-        match = jax.lax.stop_gradient(transform(example, start(example), stored))
+        points_key = jax.random.fold_in(stored, _POINTS)
+        match = jax.lax.stop_gradient(transform(example, start(example), points_key))
         return jax.vmap(predict_noise, in_axes=(None, 0, 0, None))(field, match.x, match.t, example.obs)
 
     return predictions

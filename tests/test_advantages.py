@@ -12,7 +12,10 @@ from dpolicy._types import Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment, MultiGoal
 from dpolicy.envs.protocol import Spec
+from dpolicy.fields import FunctionField
+from dpolicy.losses import flow_matching_log_likelihood, matching, noise_predictions, perturb
 from dpolicy.proximal import proximal
+from dpolicy.schedules import RectifiedFlow
 from dpolicy.train import on_policy
 
 KEY = jax.random.key(0)
@@ -139,3 +142,32 @@ def test_the_divergence_draws_from_keys_that_no_example_has():
     jax.effects_barrier()
     assert len(seen["kl"]) == len(seen["loss"]) == 16
     assert not seen["kl"] & seen["loss"]
+
+
+def test_points_of_a_prediction_are_not_those_of_the_ratio():
+    """Both come from the stored key: the measured change draws from a stream that no draw of the ratio has."""
+    seen = {"change": [], "ratio": []}
+
+    def noted(name):
+        def transform(example, match, key):
+            jax.debug.callback(lambda data: seen[name].append(tuple(data.tolist())), jax.random.key_data(key))
+            return perturb(RectifiedFlow())(example, match, key)
+
+        return transform
+
+    field = FunctionField(lambda x, t, obs: x, schedule=RectifiedFlow(), prediction="velocity", action_size=1)
+    example = stored_under(KEY)
+    likelihood = flow_matching_log_likelihood(matching(noted("ratio")), 8)
+    likelihood(field, example, KEY)
+    noise_predictions(noted("change"))(field, example, KEY)
+    jax.effects_barrier()
+    parents = {tuple(jax.random.key_data(key).tolist()) for key in jax.random.split(KEY, 8)}
+    (change,) = seen["change"]
+    assert len(set(seen["ratio"])) == 8
+    assert change not in parents | set(seen["ratio"]) | {tuple(jax.random.key_data(KEY).tolist())}
+
+
+def stored_under(key):
+    return dataclasses.replace(
+        jax.tree.map(lambda leaf: leaf[0, 0], ROLLOUT), extras={"key": key, "log_prob": jnp.zeros(())}
+    )

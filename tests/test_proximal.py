@@ -204,7 +204,7 @@ def test_change_of_the_prediction_as_the_measure_of_a_step(x64, getkey):
 
     def change(example):
         x0, pairs = example.extras["unsquashed"], perturb(RectifiedFlow(), draws=2, times=power_times(1.0))
-        match = pairs(example, start(example), example.extras["key"])
+        match = pairs(example, start(example), jax.random.fold_in(example.extras["key"], 2**30))
         total = 0.0
         for eps, t in zip(match.target.noise, match.t, strict=True):
             x = (1 - t) * x0 + t * eps
