@@ -224,8 +224,32 @@ def one_key(value: Any, name: str = "key", *, typed: bool = False) -> Any:
     return value
 
 
+def array(name: str, value: Any) -> None:
+    """Raise `ValueError` unless `value` is an array or a number: JAX takes no lists."""
+    if not isinstance(value, (jax.Array, np.ndarray, np.generic, int, float)):
+        raise ValueError(f"{name} must be an array, got {value!r}.")
+
+
+def scalars(**values: Any) -> None:
+    """Raise `ValueError` unless every value is a number or an array of no axis."""
+    for name, value in values.items():
+        array(name, value)
+        if np.shape(value):
+            raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}.")
+
+
+def masks(**arrays: Any) -> None:
+    """Raise `ValueError` unless every array is boolean."""
+    for name, value in arrays.items():
+        array(name, value)
+        if jax.dtypes.result_type(value) != np.dtype(bool):
+            raise ValueError(f"{name} must be True or False, got {jax.dtypes.result_type(value)}.")
+
+
 def same_shapes(**arrays: Any) -> None:
     """Raise `ValueError` unless all arrays have one shape: broadcasting would pass a mistake on."""
+    for name, value in arrays.items():
+        array(name, value)
     shapes = [tuple(np.shape(array)) for array in arrays.values()]
     if any(shape != shapes[0] for shape in shapes):
         listing = ", ".join(str(shape) for shape in shapes)

@@ -65,6 +65,7 @@ def as_pair(
     Raises `ValueError` for an unknown `prediction`, and for shapes that do not fit together.
     """
     _checks.one_of("prediction", prediction, PREDICTIONS)
+    check_schedule(schedule)
     _checks.same_shapes(value=value, x=x)
     check_time(t, x, "x")
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
@@ -91,6 +92,7 @@ def express(
     Raises `ValueError` for an unknown `prediction`, and for shapes that do not fit together.
     """
     _checks.one_of("prediction", prediction, PREDICTIONS)
+    check_schedule(schedule)
     _checks.same_shapes(data=data, noise=noise)
     check_time(t, data, "data")
     if prediction == "data":
@@ -117,6 +119,7 @@ def convert(
     """
     _checks.one_of("source", source, PREDICTIONS)
     _checks.one_of("target", target, PREDICTIONS)
+    check_schedule(schedule)
     _checks.same_shapes(value=value, x=x)
     check_time(t, x, "x")
     if source == target:
@@ -127,6 +130,8 @@ def convert(
 
 def evaluate(field: Any, x: Action, t: Scalar, obs: Observation) -> Action:
     """field(x, t, obs), refused by `ValueError` where it is not floats of the shape of `x`: they would be broadcast."""
+    if not (callable(field) and hasattr(field, "schedule") and hasattr(field, "prediction")):
+        raise ValueError(f"field must be a field, such as Field(...) or FunctionField(...), got {field!r}.")
     return _checks.field_value("the field", field(x, t, obs), x)
 
 

@@ -24,6 +24,7 @@ class Learner(eqx.Module, Generic[M]):
 
 def learner(model: M, optimiser: optax.GradientTransformation) -> Learner[M]:
     """Start training `model`: every inexact array in it is a parameter."""
+    _checks.instance("optimiser", optimiser, optax.GradientTransformation, "a transformation of optax's")
     # A weakly typed parameter would become strongly typed at its first step, and a jitted step compile twice.
     model = jax.tree.map(lambda leaf: leaf.astype(leaf.dtype) if eqx.is_inexact_array(leaf) else leaf, model)
     return Learner(model, optimiser.init(eqx.filter(model, eqx.is_inexact_array)))
@@ -49,6 +50,8 @@ def descend(
     Returns:
         The learner after the step, and the loss' metrics with `grad_norm`, the global norm before any clipping.
     """
+    _checks.instance("learner", learner, Learner, "a Learner, as learner(model, optimiser) gives it")
+    _checks.function("loss", loss, "model -> (scalar, metrics)")
     (_, metrics), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(learner.model)
     parameters = eqx.filter(learner.model, eqx.is_inexact_array)
     updates, opt_state = optimiser.update(gradient, learner.opt_state, parameters)

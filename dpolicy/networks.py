@@ -223,6 +223,8 @@ class MLP(eqx.Module):
         residual: bool = False,
         key: Key,
     ):
+        if not isinstance(in_sizes, (tuple, list)):
+            raise ValueError(f"in_sizes must be a tuple of integers, one for each input, got {in_sizes!r}.")
         for size in in_sizes:
             _checks.integer("in_sizes", size, 0)
         check_network(activation, initialisation, hidden=hidden)
@@ -302,5 +304,6 @@ def ensemble(make: Callable[[Key], Module], size: int, *, key: Key) -> Ensemble[
 
     Raises `ValueError` if `size` is not a positive int.
     """
+    _checks.function("make", make, "key -> module")
     _checks.integer("size", size)
     return Ensemble(eqx.filter_vmap(make)(jax.random.split(_checks.one_key(key), size)), size)

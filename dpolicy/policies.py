@@ -298,6 +298,7 @@ def gaussian_policy(
     Raises:
         ValueError: for a starting deviation that is not above zero.
     """
+    _checks.function("kind", kind, "(obs_size, action_size, ...) -> policy")
     check_network(activation, initialisation, hidden=hidden)
     _checks.positive("initial_std", initial_std)
     return lambda key, spec: kind(

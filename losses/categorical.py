@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dpolicy._checks import fraction, in_range, integer, positive, same_shapes
+from dpolicy._checks import fraction, in_range, integer, masks, positive, same_shapes, scalars, vector
 from dpolicy._types import Number, Scalar
 
 
@@ -37,6 +37,9 @@ def categorical_target(
     not cut the bootstrap. Source: C51 (Bellemare et al. 2017, arXiv 1707.06887, eq. 7).
     """
     fraction("discount", discount)
+    vector("probabilities", probabilities)
+    scalars(reward=reward, terminated=terminated)
+    masks(terminated=terminated)
     atoms = support(low, high, probabilities.shape[0])
     # All atoms move to one place where the episode ended, whatever law its successor has.
     probabilities = jnp.where(terminated, 1 / atoms.shape[0], probabilities)
@@ -54,5 +57,6 @@ def categorical_loss(log_probabilities: Float[Array, " n"], target: Float[Array,
     Source: DDiffPG (arXiv 2406.00681), code.
     """
     same_shapes(log_probabilities=log_probabilities, target=target)
+    vector("log_probabilities", log_probabilities)
     others = jnp.log(-jnp.expm1(jnp.minimum(log_probabilities, -1e-6)))
     return -jnp.mean(target * log_probabilities + (1 - target) * others)

@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import digamma
 from jaxtyping import Array, Float
 
-from dpolicy._checks import function, positive, returned
+from dpolicy._checks import array, function, positive, returned
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 from dpolicy.fields import predict_data
 from dpolicy.losses.match import Transform, start
@@ -51,8 +52,9 @@ def knn_entropy(points: Float[Array, "n d"], *, floor: Number = 1e-6) -> Scalar:
 
     **Raises:** `ValueError` for fewer than two points, and for a floor that is not above zero.
     """
-    if points.ndim != 2:
-        raise ValueError(f"points must have the shape (n, d), got {points.shape}.")
+    array("points", points)
+    if np.ndim(points) != 2:
+        raise ValueError(f"points must have the shape (n, d), got {np.shape(points)}.")
     positive("floor", floor)
     size, dim = points.shape
     if size < 2:
@@ -76,6 +78,7 @@ def predicted_entropy(transform: Transform) -> Loss:
 
     - `transform`: makes the points, two or more, such as `perturb(schedule, draws=16)`.
     """
+    function("transform", transform, "(example, match, key) -> match")
 
     def loss(field: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         match = jax.lax.stop_gradient(transform(example, start(example), key))

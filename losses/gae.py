@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dpolicy._checks import fraction, non_negative, one_of, positive, same_shapes
+from dpolicy._checks import array, fraction, masks, non_negative, one_of, positive, same_shapes
 from dpolicy._select import weighed
 from dpolicy._spread import spread
 from dpolicy._types import Number
@@ -54,6 +54,7 @@ def gae(
         terminated=terminated,
         truncated=truncated,
     )
+    masks(terminated=terminated, truncated=truncated)
     done = terminated | truncated
     counts = jnp.ones_like(done)
     bootstrap, carry_on = ~terminated, ~done
@@ -90,6 +91,7 @@ def standardise(
     Numbers that are equal up to rounding give 0: where the deviation is at most 8 machine epsilons of the largest of
     them, or of `magnitude`, the size of what they are differences of (of returns and values, for advantages).
     """
+    array("x", x)
     positive("eps", eps)
     non_negative("magnitude", magnitude)
     _, apart, deviation = spread(x, magnitude)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from dpolicy._checks import one_of
+from dpolicy._checks import instance, one_of
 from dpolicy._types import Key, Loss, Metrics, Scalar
 from dpolicy.losses.ratios import LogLikelihood
 from dpolicy.samplers.coupled import Coupled
@@ -20,6 +20,7 @@ def exact_log_likelihood(sampler: Coupled) -> LogLikelihood:
     The log-ratio of two fields is (|z_old|^2 - |z_new|^2) / 2 with z the inverse of the pair: the determinant is a
     constant and cancels.
     """
+    instance("sampler", sampler, Coupled, "made by coupled")
 
     def log_likelihood(field: Any, example: Any, key: Key) -> Array:
         return sampler.log_prob(field, example.extras["pair"], example.obs)
@@ -36,6 +37,7 @@ def compression(sampler: Coupled, *, gap: str = "norm") -> Loss:
 
     - `gap`: `norm`, sqrt(|x - y|^2 + 1e-8) (the reference code), or `squared` (the paper's text).
     """
+    instance("sampler", sampler, Coupled, "made by coupled")
     one_of("gap", gap, GAPS)
 
     def loss(field: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:

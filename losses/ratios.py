@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy._checks import (
+    array,
     boolean,
     function,
     in_range,
@@ -45,6 +46,7 @@ def straight_through_clamp(
     x: Float[Array, "*batch"], low: Number | None = None, high: Number | None = None
 ) -> Float[Array, "*batch"]:
     """clip(x, low, high) whose gradient is the identity, also outside the range."""
+    array("x", x)
     for name, bound in (("low", low), ("high", high)):
         if bound is not None:
             in_range(name, bound)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy._checks import function, in_range, one_of, ordered, positive, same_shapes, widths
+from dpolicy._checks import array, function, in_range, one_of, ordered, positive, same_shapes, widths
 from dpolicy._select import sound, weighed
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 from dpolicy.losses.ratios import straight_through_clamp
@@ -61,6 +61,7 @@ def kl_k1(log_ratio: Float[Array, "*batch"]) -> Scalar:
     """mean(log p_old - log p_new) over samples of the old policy: unbiased for KL(old || new), may be
     negative.
     """
+    array("log_ratio", log_ratio)
     return -jnp.mean(log_ratio)
 
 
@@ -69,6 +70,7 @@ def kl_k3(log_ratio: Float[Array, "*batch"]) -> Scalar:
 
     exp(d) is held at e^80 from there on.
     """
+    array("log_ratio", log_ratio)
     return jnp.mean(jnp.expm1(jnp.minimum(log_ratio, 80.0)) - log_ratio)
 
 
@@ -107,6 +109,7 @@ def bounded_advantage(advantage: Float[Array, "*batch"], how: str = "signed") ->
     bound, unlike a density, so FPO's objective has no optimum where A < 0; the last two never raise it.
     """
     one_of("advantages", how, ADVANTAGES)
+    array("advantage", advantage)
     return {"signed": lambda a: a, "positive": jax.nn.relu, "softplus": jax.nn.softplus}[how](advantage)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy._checks import critic, in_range, one_of, positive
+from dpolicy._checks import critic, in_range, one_of, positive, vector
 from dpolicy._select import weighed
 from dpolicy._types import Critic, Key, Number
 from dpolicy.losses.match import Match, Transform
@@ -34,6 +34,7 @@ def linear_weights(value: Float[Array, " n"], temperature: Number, floor: Number
     """
     positive("temperature", temperature)
     in_range("floor", floor, high=1.0, open_high=True)
+    vector("value", value)
     size = value.shape[0]
     value = value - jnp.max(value)
     # A candidate lies above the floor if with nu at its own threshold the weights would sum to less than 1.
@@ -51,6 +52,7 @@ def square_weights(value: Float[Array, " n"], temperature: Number) -> Float[Arra
     Raises `ValueError` for a temperature that is not above zero.
     """
     positive("temperature", temperature)
+    vector("value", value)
     value = (value - jnp.max(value)) / temperature
     active = jnp.sum(_above(value) ** 2, axis=0) < 1
     count = jnp.sum(active, dtype=value.dtype)

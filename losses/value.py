@@ -5,13 +5,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from dpolicy._checks import (
+    array,
     critic,
     fraction,
     function,
     in_range,
+    masks,
     non_negative,
     one_of,
     positive,
@@ -31,6 +34,7 @@ def td_target(
 ) -> Float[Array, "*batch"]:
     """reward + discount (1 - terminated) next_value. A time limit does not cut the bootstrap."""
     same_shapes(reward=reward, terminated=terminated, next_value=next_value)
+    masks(terminated=terminated)
     fraction("discount", discount)
     return reward + weighed(discount, jnp.where(terminated, 0, next_value))
 
@@ -45,6 +49,9 @@ def reduce_ensemble(
       the minimum and `pessimism=0` the mean. Where all members agree, the deviation has no gradient.
     """
     one_of("how", how, ("min", "mean", "lcb"))
+    array("values", values)
+    if not np.ndim(values):
+        raise ValueError("values must have the members on its first axis, got a scalar.")
     if how == "min":
         return jnp.min(values, axis=0)
     if how == "mean":
@@ -56,6 +63,7 @@ def reduce_ensemble(
 
 def expectile_weight(u: Float[Array, "*batch"], tau: Number) -> Float[Array, "*batch"]:
     """|tau - 1(u < 0)|: with u = Q - V the weight of IDQL's implicit policy (arXiv 2304.10573)."""
+    array("u", u)
     in_range("tau", tau, 0.0, 1.0, open_low=True, open_high=True)
     return jnp.where(u < 0, 1 - tau, tau) * jnp.ones_like(u)
 

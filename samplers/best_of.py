@@ -5,6 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
@@ -27,6 +28,10 @@ def select(
 
     Raises `ValueError` for a temperature without a key, or one that is not above zero.
     """
+    _checks.array("actions", actions)
+    _checks.array("values", values)
+    if np.ndim(actions) != 2:
+        raise ValueError(f"actions must have the shape (n, a), got {np.shape(actions)}.")
     if values.shape != actions.shape[:1]:
         raise ValueError(f"values must hold one number per action, {actions.shape[:1]}, got {values.shape}.")
     if temperature is None:
