@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dpolicy import fields, losses, samplers, schedules
+from dpolicy import fields, losses, networks, samplers, schedules
 from dpolicy._types import Transition
 from dpolicy.algorithms import sac
+from dpolicy.learner import adam, descend, learner
+from dpolicy.policies import gaussian_policy
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 
@@ -97,6 +99,84 @@ def constant(model, example, key):
         (
             lambda: losses.chain_log_likelihood(samplers.ode()),
             "sampler must be made by ddpm or ddim, got ODE(",
+        ),
+        (lambda: losses.td_target([1.0], [False], [1.0], 0.9), "reward must be an array, got [1.0]."),
+        (lambda: losses.td_target(ONES, ONES, ONES, 0.9), "terminated must be True or False, got float32."),
+        (
+            lambda: losses.gae(ONES, ONES, ONES, ONES > 0, ONES, discount=0.9, trace=0.9),
+            "truncated must be True or False, got float32.",
+        ),
+        (lambda: losses.reduce_ensemble([1.0, 2.0]), "values must be an array, got [1.0, 2.0]."),
+        (
+            lambda: losses.reduce_ensemble(ONES[0]),
+            "values must have the members on its first axis, got a scalar.",
+        ),
+        (lambda: losses.expectile([1.0], 0.5), "u must be an array, got [1.0]."),
+        (lambda: losses.standardise([1.0, 2.0]), "x must be an array, got [1.0, 2.0]."),
+        (lambda: losses.kl_k1("1"), "log_ratio must be an array, got '1'."),
+        (lambda: losses.kl_k3(None), "log_ratio must be an array, got None."),
+        (lambda: losses.bounded_advantage([1.0]), "advantage must be an array, got [1.0]."),
+        (lambda: losses.straight_through_clamp([1.0], 0.0), "x must be an array, got [1.0]."),
+        (lambda: losses.ppo_clip([0.1], ONES[:1], 0.2), "log_ratio must be an array, got [0.1]."),
+        (lambda: losses.truncated_normal(KEY, [-1.0], [1.0]), "lower must be an array, got [-1.0]."),
+        (
+            lambda: losses.linear_weights(jnp.eye(3), 0.1),
+            "value must have the shape (3,), got (3, 3): a batch",
+        ),
+        (lambda: losses.square_weights(ONES[0], 0.1), "value must have the shape (1,), got ()."),
+        (
+            lambda: losses.categorical_target(jnp.eye(3), ONES[0], ONES[0] > 0, 0.9, low=-1.0, high=1.0),
+            "probabilities must have the shape (3,), got (3, 3): a batch goes through jax.vmap.",
+        ),
+        (
+            lambda: losses.categorical_target(ONES / 3, ONES, ONES[0] > 0, 0.9, low=-1.0, high=1.0),
+            "reward must be a scalar, got shape (3,).",
+        ),
+        (
+            lambda: losses.categorical_target(ONES / 3, ONES[0], 0.0, 0.9, low=-1.0, high=1.0),
+            "terminated must be True or False, got float32.",
+        ),
+        (
+            lambda: losses.categorical_loss(jnp.eye(3), jnp.eye(3)),
+            "log_probabilities must have the shape (3,), got (3, 3)",
+        ),
+        (
+            lambda: losses.predicted_entropy(None),
+            "transform must be a function (example, match, key) -> match, got None.",
+        ),
+        (lambda: losses.exact_log_likelihood(DDPM), "sampler must be made by coupled, got Ancestral("),
+        (lambda: losses.compression(None), "sampler must be made by coupled, got None."),
+        (lambda: samplers.select(ONES, ONES), "actions must have the shape (n, a), got (3,)."),
+        (lambda: samplers.select([[1.0]], ONES[:1]), "actions must be an array, got [[1.0]]."),
+        (
+            lambda: networks.MLP(3, 2, hidden=(2,), key=KEY),
+            "in_sizes must be a tuple of integers, one for each input, got 3.",
+        ),
+        (lambda: networks.ensemble(None, 2, key=KEY), "make must be a function key -> module, got None."),
+        (
+            lambda: fields.predict_noise(None, ONES, ONES[0], ONES),
+            "field must be a field, such as Field(...) or",
+        ),
+        (
+            lambda: fields.predict_noise(constant, ONES, ONES[0], ONES),
+            "field must be a field, such as Field(...) or",
+        ),
+        (
+            lambda: fields.as_pair(ONES, ONES, ONES[0], schedule="cosine", prediction="noise"),
+            "schedule must be a schedule, such as CosineVP(), got 'cosine'.",
+        ),
+        (
+            lambda: fields.express(ONES, ONES, ONES[0], schedule=None, prediction="noise"),
+            "schedule must be a schedule, such as CosineVP(), got None.",
+        ),
+        (lambda: learner(ONES, None), "optimiser must be a transformation of optax's, got None."),
+        (
+            lambda: descend(ONES, constant, adam(1e-3)),
+            "learner must be a Learner, as learner(model, optimiser) gives it, ",
+        ),
+        (
+            lambda: gaussian_policy(None),
+            "kind must be a function (obs_size, action_size, ...) -> policy, got None.",
         ),
         (lambda: samplers.log_density_of_errors(ONES, ONES, 2), "signal must have the shape (4,), got (3,)."),
     ],
