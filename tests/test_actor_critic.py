@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from dpolicy._types import Transition
-from dpolicy.actor_critic import actor_critic
+from dpolicy.actor_critic import actor_critic, within_box
 from dpolicy.algorithm import Algorithm
 from dpolicy.algorithms import sac
 from dpolicy.envs import MultiGoal
+from dpolicy.field_policy import field_policy
 from dpolicy.train import Normaliser, Replay, off_policy
 
 SPEC = MultiGoal().spec
@@ -270,3 +271,19 @@ def test_a_diverged_seed_is_frozen_and_spoils_no_other(getkey):
     frozen = lambda s: (s.algorithm, s.normaliser)
     for left, right in zip(bits(frozen(state), 0), bits(frozen(broken), 0), strict=True):
         np.testing.assert_array_equal(left, right)
+
+
+def test_noise_is_cut_off_at_the_box(getkey):
+    """Of an action, and of the samples of which the best is chosen."""
+    beyond = jnp.asarray([-3.0, 0.5, 3.0])
+    first, obs = lambda obs, action: action[0], jnp.zeros(SPEC.obs_size)
+    action, log_prob = within_box(lambda *_: (beyond, jnp.asarray(0.25)))(None, first, obs, getkey())
+    np.testing.assert_array_equal(action, [-1.0, 0.5, 1.0])
+    assert log_prob == 0.25
+    policy = field_policy(hidden=(4,), sampler_steps=2)
+    field, act = policy.make(getkey(), SPEC), policy.best(8, noise=20.0)
+    key = getkey()
+    for side in (-1.0, 1.0):
+        action, _ = act(field, lambda obs, action, side=side: side * first(obs, action), obs, key)
+        assert action[0] == side
+        assert jnp.max(jnp.abs(action)) <= 1

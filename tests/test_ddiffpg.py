@@ -185,6 +185,9 @@ def test_how_it_acts(getkey):
     first, last = at(jnp.zeros(())), at(jnp.ones(()))
     assert np.std(first[inside]) == pytest.approx(0.05, rel=0.15)
     assert np.std(last[inside]) > 5 * np.std(first[inside])
+    np.testing.assert_allclose(
+        [np.min(last + evaluate_at), np.max(last + evaluate_at)], [-1, 1], atol=1e-6
+    )  # the box, of both sides
 
 
 def test_every_mode_has_its_share_of_the_policy_whatever_its_share_of_the_replay(getkey):

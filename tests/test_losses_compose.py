@@ -180,7 +180,9 @@ def test_one_step_gradient(getkey):
     free = one_step(schedule, q, times=time, clip=None)
     assert gradient(Shift(jnp.asarray(0.1)), free).value == pytest.approx(2 * kappa, rel=1e-5)
     boxed = one_step(schedule, q, times=time)
-    assert gradient(Shift(jnp.asarray(50.0)), boxed).value == 0
+    for noise, action in ((50.0, -1.0), (-50.0, 1.0)):
+        assert gradient(Shift(jnp.asarray(noise)), boxed).value == 0
+        assert boxed(Shift(jnp.asarray(noise)), transition((0.3,)), getkey())[0] == -2 * action
 
 
 def test_one_step_at_the_true_field_recovers_the_action(getkey):

@@ -166,6 +166,15 @@ def test_exp_then_mean_is_never_below_mean_then_exp(new, random):
     assert equal == pytest.approx(0.3, abs=1e-5)
 
 
+def test_differences_are_clamped_before_the_exponential():
+    new, old = jnp.array([3.0, 0.0, 0.1]), jnp.array([0.0, 2.0, 0.3])
+    for clamp, ends in ((1.0, (-1.0, 1.0)), (2.5, (-2.5, 2.0))):
+        expected = np.log(np.mean(np.exp([*ends, 0.2])))
+        assert log_ratio_from_losses(new, old, "exp_then_mean", clamp=clamp) == pytest.approx(
+            expected, abs=1e-6
+        )
+
+
 def test_modes_have_one_gradient_at_unchanged_losses():
     old = jnp.array([0.3, 1.2, 0.7])
     for mode in ("mean_then_exp", "per_sample", "exp_then_mean"):
@@ -182,6 +191,7 @@ def test_single_draw_modes_coincide():
 def test_straight_through_clamp():
     value, gradient = jax.value_and_grad(straight_through_clamp)(12.0, None, 10.0)
     assert (value, gradient) == (10.0, 1.0)
+    assert jax.value_and_grad(straight_through_clamp)(-12.0, -10.0, None) == (-10.0, 1.0)
     assert straight_through_clamp(jnp.asarray(-20.0), high=10.0) == -20.0
     assert jax.grad(lambda x: jnp.minimum(x, 20.0))(25.0) == 0
 
@@ -206,6 +216,7 @@ def test_kl_estimators():
 def test_clipped_value_loss():
     assert clipped_value_loss(*map(jnp.asarray, (2.0, 1.0, 3.0)), 0.2) == pytest.approx(3.24)
     assert clipped_value_loss(*map(jnp.asarray, (2.0, 1.0, 1.1)), 0.2) == pytest.approx(0.81)
+    assert clipped_value_loss(*map(jnp.asarray, (0.0, 1.0, -1.0)), 0.2) == pytest.approx(3.24)
 
 
 def test_td_target():

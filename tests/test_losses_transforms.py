@@ -77,6 +77,9 @@ def test_adam_ascent_by_hand(x64):
 
     found = [end(0), end(1), end(20), end(40), end(20, scale=100.0), end(20, peak=0.3)]
     np.testing.assert_allclose(found, [0, 0.03, 0.5691, 0.9454, 0.5691, 0.3813], atol=5e-5)
+    slope = jnp.asarray([3.0, -3.0])
+    ends = gradient_ascent(lambda a: slope @ a, 0.1 * slope, steps=5, rate=0.1, bound=0.5)
+    np.testing.assert_array_equal(ends, [0.5, -0.5])
 
 
 def test_ascent_into_two_basins(x64, getkey):
@@ -215,8 +218,8 @@ def test_mix_of_equal_shares_keeps_the_total(getkey):
 def test_jitter(getkey):
     match = run(getkey(), put(jnp.zeros(20000)), jitter(0.2))
     assert jnp.std(match.action) == pytest.approx(0.2, rel=0.03)
-    boxed = run(getkey(), put(jnp.ones(100)), jitter(0.2, bound=1.0))
-    assert jnp.max(boxed.action) == 1.0
+    boxed = run(getkey(), put(jnp.linspace(-1, 1, 100)), jitter(0.2, bound=1.0))
+    assert (jnp.min(boxed.action), jnp.max(boxed.action)) == (-1.0, 1.0)
 
 
 def test_q_score_targets(getkey):

@@ -32,6 +32,7 @@ def test_projection_onto_atoms(x64):
     )
     np.testing.assert_allclose(project(0.5, True, 0.9), [0.5, 0.5, 0.0])
     np.testing.assert_allclose(project(7.0, False, 0.9), [0.0, 0.0, 1.0])
+    np.testing.assert_allclose(project(-7.0, False, 0.9), [1.0, 0.0, 0.0])
     atoms = support(0.0, 2.0, 3)
     assert atoms @ project(0.25, False, 0.5) == pytest.approx(0.25 + 0.5 * float(atoms @ law))
     with pytest.raises(ValueError, match="high - low must be a finite number in"):

@@ -149,19 +149,23 @@ def test_warm_up_trains_the_critic_alone(name):
     That is the flow of DP-CPPO and the average of FPO++, with its count of updates.
     """
     keys = jax.random.split(KEY, 3)
-    settings = {"ema_after": 0} if name == "fpopp" else {}
+    # A decay of the weights would move a policy whose gradient is zero.
+    settings = {"ema_after": 0, "weight_decay": 0.1} if name == "fpopp" else {}
     algorithm = MAKE[name](epochs=2, minibatches=2, critic_warmup=1, **settings)
     update = jax.jit(algorithm.update)
     state = algorithm.init(keys[0], SPEC)
-    # The averages are not what they are averages of.
-    extra = jax.tree.map(lambda leaf: 0.9 * leaf if eqx.is_inexact_array(leaf) else leaf, state.extra)
+    # The averages are not what they are averages of, nor what they were before.
+    scaled = lambda tree: jax.tree.map(lambda leaf: 0.9 * leaf if eqx.is_inexact_array(leaf) else leaf, tree)
+    extra = scaled(state.extra)
+    if name == "dp_cppo":
+        extra = eqx.tree_at(lambda e: e.before, extra, scaled(extra.before))
     state = eqx.tree_at(lambda s: s.extra, state, extra)
     batch = rollout(algorithm, state, keys[1])
     warm, _ = update(state, batch, keys[2])
     assert furthest(warm.learner.model.policy, state.learner.model.policy) == 0
     assert furthest(warm.learner.model.value, state.learner.model.value) > 1e-5
     moments = warm.learner.opt_state[1].inner_states["policy"]
-    assert all(np.all(leaf == 0) for leaf in leaves(moments))
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(moments))  # its count of steps too
     assert warm.learning_rate == state.learning_rate
     for now, before in zip(*map(jax.tree.leaves, (warm.extra, state.extra)), strict=True):
         np.testing.assert_array_equal(now, before)
@@ -169,6 +173,9 @@ def test_warm_up_trains_the_critic_alone(name):
     assert furthest(trained.learner.model.policy, warm.learner.model.policy) > 1e-6
     if name in ("fpopp", "dp_cppo"):
         assert furthest(trained.extra, warm.extra) > 1e-6
+    if name == "dp_cppo":  # what the flow was fitted to the actions of
+        assert furthest(trained.extra.before, warm.extra.flow.average) == 0
+        assert furthest(trained.extra.before, trained.extra.flow.average) > 1e-8
 
 
 def test_rates_rise_and_fall_in_cycles():
@@ -199,11 +206,12 @@ def test_rates_rise_and_fall_in_cycles():
         ppo(learning_rate_warmup=6, learning_rate_cycle=6)
 
 
-def test_advantages_beyond_quantiles(x64):
+def test_advantages_beyond_quantiles_and_bounds(x64):
     """The same gradient as of rewards that make the bounded advantages themselves."""
     settings = {"normalise_advantages": "none", "value_coefficient": 0.0, "target_kl": None}
     plain = MAKE["ppo"](**ONCE, **settings)
-    bounded = MAKE["ppo"](**ONCE, **settings, advantage_low_quantile=0.1, advantage_high_quantile=0.6)
+    within = MAKE["ppo"](**ONCE, **settings, advantage_low_quantile=0.1, advantage_high_quantile=0.6)
+    bounded = MAKE["ppo"](**ONCE, **settings, advantage_clip=0.5)
     keys = jax.random.split(KEY, 3)
     state = plain.init(keys[0], SPEC)
     batch = rollout(plain, state, keys[1])
@@ -214,14 +222,17 @@ def test_advantages_beyond_quantiles(x64):
         fields = lambda b: (b.reward, b.terminated, b.truncated)
         return eqx.tree_at(fields, batch, (batch.extras["value"] + advantage, yes, ~yes))
 
-    clip = np.clip(advantage, *np.quantile(advantage, [0.1, 0.6]))
-    ours, expected, other = (
-        gradient_of(jax.jit(algorithm.update)(state, earned(jnp.asarray(a)), keys[2])[0]).policy
-        for algorithm, a in ((bounded, advantage), (plain, clip), (plain, advantage))
-    )
-    for left, right in zip(leaves(ours), leaves(expected), strict=True):
-        np.testing.assert_allclose(left, right, rtol=1e-8, atol=1e-12)
-    assert furthest(ours, other) > 1e-3
+    def gradient(algorithm):
+        update = jax.jit(algorithm.update)
+        return lambda a: gradient_of(update(state, earned(jnp.asarray(a)), keys[2])[0]).policy
+
+    unbounded = gradient(plain)
+    for algorithm, ends in ((within, np.quantile(advantage, [0.1, 0.6])), (bounded, (-0.5, 0.5))):
+        assert advantage.min() < ends[0] - 0.2 and ends[1] + 0.2 < advantage.max()
+        ours = gradient(algorithm)(advantage)
+        for left, right in zip(leaves(ours), leaves(unbounded(np.clip(advantage, *ends))), strict=True):
+            np.testing.assert_allclose(left, right, rtol=1e-8, atol=1e-12)
+        assert furthest(ours, unbounded(advantage)) > 1e-3
     with pytest.raises(ValueError, match="advantage_low_quantile must not exceed advantage_high_quantile"):
         ppo(advantage_low_quantile=0.9, advantage_high_quantile=0.1)
 

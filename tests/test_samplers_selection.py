@@ -18,6 +18,7 @@ from dpolicy.samplers import (
     select,
     unadjusted_langevin,
 )
+from dpolicy.samplers._predict import predict_pair
 from dpolicy.schedules import (
     CosineVP,
     DiscreteVP,
@@ -142,6 +143,19 @@ def test_clip_keeps_a_bad_field_in_the_box(name):
     }[name]
     np.testing.assert_allclose(make(steps=3, clip=1.0)(field, OBS, KEY), [1, -1], atol=1e-5)
     np.testing.assert_allclose(make(steps=3, clip=None)(field, OBS, KEY), [5, -5], atol=1e-4)
+
+
+def test_clip_of_the_prediction():
+    """Of both ends of the box; the noise follows, or stays as it was predicted."""
+    field = FunctionField(
+        lambda x, t, obs: jnp.array([5.0, -5.0, 0.25]), schedule=CosineVP(), prediction="data", action_size=3
+    )
+    x, t = jnp.array([0.1, 0.2, 0.3]), jnp.asarray(0.4)
+    alpha, sigma = (float(of(t)) for of in (field.schedule.alpha, field.schedule.sigma))
+    for recompute, data_of_noise in ((True, [0.5, -0.5, 0.25]), (False, [5.0, -5.0, 0.25])):
+        data, noise = predict_pair(field, x, t, OBS, clip=0.5, recompute=recompute)
+        np.testing.assert_allclose(data, [0.5, -0.5, 0.25])
+        np.testing.assert_allclose(noise, (x - alpha * np.asarray(data_of_noise)) / sigma, rtol=1e-5)
 
 
 def test_clip_of_the_state():
