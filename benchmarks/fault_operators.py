@@ -292,8 +292,8 @@ def faults_in(root: Path, module: str, pattern: str = "*") -> Iterator[Fault]:
 class _Behaviour(ast.NodeTransformer):
     """The code without what does not decide what it does.
 
-    That is docstrings, annotations, types, the texts of errors and the names in them, and which stream of a key is
-    drawn from, where that is a number.
+    That is docstrings, annotations, types, the texts of errors and the names in them, which arguments are given by
+    name, and which stream of a key is drawn from, where that is a number.
     """
 
     def _function(self, node: Any) -> Any:
@@ -303,6 +303,10 @@ class _Behaviour(ast.NodeTransformer):
         for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg):
             if argument is not None:
                 argument.annotation = None
+        # Cosmic-ray takes the star of keyword-only arguments for a product.
+        given.args = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+        given.defaults = [*given.defaults, *given.kw_defaults]
+        given.posonlyargs, given.kwonlyargs, given.kw_defaults = [], [], []
         return node
 
     visit_FunctionDef = _function

@@ -44,10 +44,12 @@ PROGRAMS = "defaults train_wiring train_arguments train_metrics train_tracing ac
 MATCHING = (
     "losses_matching losses_transforms losses_batch losses_proposals losses_compose bad_functions checks"
 )
+# What every module is concerned by, last.
+EVERYWHERE = "select bad_numbers bad_pairs bad_shapes"
 # What concerns a module, as `tests/test_NAME.py` in the order in which they run; the first pattern that matches counts.
 TESTS = {
-    "losses/gae.py": "defaults losses_formulas proximal checks",
-    "losses/value.py": "defaults losses_formulas losses_compose proximal checks",
+    "losses/gae.py": "defaults losses_formulas spread proximal checks",
+    "losses/value.py": "defaults losses_formulas spread losses_compose proximal checks",
     "losses/surrogates.py": "defaults losses_formulas losses_ratios losses_denoising proximal checks",
     "losses/ratios.py": "defaults losses_ratios losses_denoising losses_formulas proximal checks",
     "losses/entropy.py": "defaults losses_ratios losses_compose policies proximal checks",
@@ -62,7 +64,7 @@ TESTS = {
     "losses/truncated.py": "losses_proposals truncation losses_matching",
     "losses/mean_flow.py": "defaults mean_flow matching_recipes",
     "losses/times.py": "defaults losses_matching mean_flow proximal checks",
-    "losses/*": f"defaults {MATCHING} matching_laws matching_recipes {WIRING} algorithms_protocol",
+    "losses/*": f"defaults {MATCHING} matching_shares matching_laws matching_recipes {WIRING} algorithms_protocol",
     "samplers/coupled.py": "defaults samplers_coupled proximal checks",
     "samplers/mmse.py": "defaults samplers_mmse",
     "samplers/mean_flow.py": "defaults mean_flow matching_recipes",
@@ -84,14 +86,17 @@ TESTS = {
     "dpolicy/algorithms/dp_cppo.py": ON_POLICY,
     "dpolicy/algorithms/*": f"{OFF_POLICY} bad_functions audit",
     "dpolicy/actor_critic.py": f"{OFF_POLICY} dipo audit",
-    "dpolicy/extras.py": f"extras {OFF_POLICY}",
+    "dpolicy/extras.py": f"extras spread {OFF_POLICY}",
     "dpolicy/mirror.py": OFF_POLICY,
     "dpolicy/noisy_best.py": OFF_POLICY,
     "dpolicy/field_policy.py": f"{OFF_POLICY} dipo schedules",
     "dpolicy/ema.py": "ema actor_critic checks",
     "dpolicy/modes.py": "mode_discovery ddiffpg",
     "dpolicy/novelty.py": "defaults mode_discovery ddiffpg",
-    "dpolicy/learner.py": "defaults actor_critic on_policy_checks proximal",
+    "dpolicy/learner.py": "defaults guard actor_critic on_policy_checks proximal",
+    "dpolicy/_advantages.py": "spread proximal on_policy_checks",
+    "dpolicy/_spread.py": "spread losses_formulas proximal on_policy_checks",
+    "dpolicy/_select.py": "select losses_formulas losses_matching",
     "dpolicy/minibatches.py": "minibatches on_policy_checks proximal",
     "dpolicy/matched.py": "algorithms_acting algorithms_keys on_policy_checks proximal",
     "dpolicy/cloning.py": "on_policy_checks data proximal",
@@ -100,9 +105,9 @@ TESTS = {
     "dpolicy/train/off_policy.py": f"{PROGRAMS} dipo ddiffpg train_probes",
     "dpolicy/train/on_policy.py": f"{PROGRAMS} truncation train_probes",
     "dpolicy/train/offline.py": f"{PROGRAMS} memory",
-    "dpolicy/train/normalise.py": PROGRAMS,
+    "dpolicy/train/normalise.py": f"normalise spread {PROGRAMS}",
     "dpolicy/train/evaluate.py": PROGRAMS,
-    "dpolicy/train/program.py": PROGRAMS,
+    "dpolicy/train/program.py": f"guard {PROGRAMS}",
 }
 # What survived and can make no difference: the fault, by module, operator and changed line, and why.
 EQUIVALENT: dict[str, str] = {}
@@ -110,7 +115,8 @@ EQUIVALENT: dict[str, str] = {}
 
 def concerning(module: str) -> list[str]:
     """The names of the test files that concern a module, without those that there are not."""
-    names = next(names for pattern, names in TESTS.items() if fnmatch(module, pattern)).split()
+    names = next(names for pattern, names in TESTS.items() if fnmatch(module, pattern))
+    names = f"{names} {EVERYWHERE}".split()
     return list(dict.fromkeys(name for name in names if (ROOT / f"tests/test_{name}.py").exists()))
 
 

@@ -1,5 +1,7 @@
 """The checks of the on-policy family's papers that concern more than one block; each names what it is of."""
 
+from dataclasses import replace
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -176,6 +178,20 @@ def test_warm_up_trains_the_critic_alone(name):
     if name == "dp_cppo":  # what the flow was fitted to the actions of
         assert furthest(trained.extra.before, warm.extra.flow.average) == 0
         assert furthest(trained.extra.before, trained.extra.flow.average) > 1e-8
+
+
+def test_the_flow_is_fitted_where_its_actions_were_drawn():
+    """What comes after an end is nobody's observation: whatever stands there, the update is the same."""
+    keys = jax.random.split(KEY, 3)
+    algorithm = MAKE["dp_cppo"](**ONCE)
+    state = algorithm.init(keys[0], SPEC)
+    batch = rollout(algorithm, state, keys[1])
+    ends = jnp.ones_like(batch.terminated)
+    ended = eqx.tree_at(lambda b: (b.terminated, b.truncated), batch, (ends, ~ends))
+    update = jax.jit(lambda next_obs: algorithm.update(state, replace(ended, next_obs=next_obs), keys[2])[0])
+    new, other = update(batch.next_obs), update(-batch.next_obs)
+    assert furthest(new, other) == 0
+    assert furthest(new.extra, state.extra) > 1e-6
 
 
 def test_rates_rise_and_fall_in_cycles():
