@@ -11,7 +11,7 @@ import pytest
 
 from dpolicy._types import Transition
 from dpolicy.actor_critic import critic_function
-from dpolicy.algorithms import ALGORITHMS, maxentdp, qvpo, sdac
+from dpolicy.algorithms import ALGORITHMS, fpmd, maxentdp, qvpo, sdac
 from dpolicy.ema import ema
 from dpolicy.envs import MultiGoal
 from dpolicy.field_policy import field_policy
@@ -334,6 +334,23 @@ def test_statistics_of_qvpo(x64):
     np.testing.assert_allclose(state.extra["statistics"].mean, 0.001 * mean, rtol=1e-10)
     deviation = 0.999 + 0.001 * np.sqrt(square - mean**2)
     np.testing.assert_allclose(state.extra["statistics"].std, deviation, rtol=1e-10)
+
+
+def test_a_tenth_of_the_times_of_a_mean_flow_are_equal(x64):
+    """Unless it is told otherwise."""
+    keys = jax.random.split(jax.random.key(1), 40)
+    example = jax.tree.map(lambda leaf: leaf[0], experience(jax.random.key(0)))
+
+    def losses(**settings):
+        algorithm = fpmd(**SMALL, embedding="raw", variant="mean_flow", candidates=2, **settings)
+        state = algorithm.init(jax.random.key(0), SPEC)
+        field, loss = algorithm.objective(state, lambda obs, action: action[0])
+        return jax.vmap(lambda key: loss(field, example, key)[0])(keys)
+
+    ours, *others = jax.jit(lambda: [losses(), *(losses(equal_share=share) for share in (0.1, 0.0, 1.0))])()
+    same, apart, equal = (np.isclose(ours, other, rtol=1e-10) for other in others)
+    assert same.all()
+    assert 0 < np.sum(~apart) == np.sum(equal) < 10
 
 
 def test_bad_options():
