@@ -34,83 +34,9 @@ from typing import Any
 from cosmic_ray.testing import run_tests
 from cosmic_ray.work_item import TestOutcome
 from fault_operators import Fault, check_operators, faults_in, planted
+from fault_tables import EQUIVALENT, EVERYWHERE, TESTS
 
 ROOT = Path(__file__).resolve().parent.parent
-
-WIRING = "algorithms_keys algorithms_acting matching_wiring"
-OFF_POLICY = f"defaults algorithms_keys actor_critic matching_recipes {WIRING} algorithms_protocol"
-ON_POLICY = "defaults algorithms_keys algorithms_acting proximal on_policy_checks algorithms_protocol"
-PROGRAMS = "defaults train_wiring train_arguments train_metrics train_tracing actor_critic proximal data"
-MATCHING = (
-    "losses_matching losses_transforms losses_batch losses_proposals losses_compose bad_functions checks"
-)
-# What every module is concerned by, last.
-EVERYWHERE = "select bad_numbers bad_pairs bad_shapes"
-# What concerns a module, as `tests/test_NAME.py` in the order in which they run; the first pattern that matches counts.
-TESTS = {
-    "losses/gae.py": "defaults losses_formulas spread proximal checks",
-    "losses/value.py": "defaults losses_formulas spread losses_compose proximal checks",
-    "losses/surrogates.py": "defaults losses_formulas losses_ratios losses_denoising proximal checks",
-    "losses/ratios.py": "defaults losses_ratios losses_denoising losses_formulas proximal checks",
-    "losses/entropy.py": "defaults losses_ratios losses_compose policies proximal checks",
-    "losses/change.py": "proximal",
-    "losses/denoising.py": "defaults losses_denoising on_policy_checks proximal",
-    "losses/invertible.py": "defaults samplers_coupled proximal",
-    "losses/categorical.py": "mode_discovery ddiffpg",
-    "losses/distillation.py": "losses_compose checks",
-    "losses/pathwise.py": "defaults losses_batch losses_compose checks",
-    "losses/compose.py": "losses_compose losses_formulas checks",
-    "losses/tilt.py": "defaults losses_tilt bad_functions matching_wiring",
-    "losses/truncated.py": "losses_proposals truncation losses_matching",
-    "losses/mean_flow.py": "defaults mean_flow matching_recipes",
-    "losses/times.py": "defaults losses_matching mean_flow proximal checks",
-    "losses/*": f"defaults {MATCHING} matching_shares matching_laws matching_recipes {WIRING} algorithms_protocol",
-    "samplers/coupled.py": "defaults samplers_coupled proximal checks",
-    "samplers/mmse.py": "defaults samplers_mmse",
-    "samplers/mean_flow.py": "defaults mean_flow matching_recipes",
-    "samplers/likelihood.py": "defaults samplers_likelihood samplers_selection checks",
-    "samplers/noise_free.py": "dipo",
-    "samplers/best_of.py": "defaults samplers_selection samplers_gradients matching_wiring checks",
-    "samplers/batch.py": "samplers_gradients samplers_selection",
-    "samplers/*": "defaults samplers_orders samplers_selection samplers_moments samplers_box samplers_gradients "
-    "samplers_likelihood losses_denoising checks",
-    "dpolicy/algorithms/bc.py": f"defaults algorithms_acting algorithms_keys {PROGRAMS} algorithms_protocol",
-    "dpolicy/algorithms/sac.py": f"{OFF_POLICY} checks",
-    "dpolicy/algorithms/dipo.py": f"defaults dipo {OFF_POLICY} audit",
-    "dpolicy/algorithms/ddiffpg.py": "defaults algorithms_acting algorithms_keys ddiffpg mode_discovery "
-    "algorithms_protocol",
-    "dpolicy/algorithms/ppo.py": f"{ON_POLICY} policies",
-    "dpolicy/algorithms/dppo.py": f"{ON_POLICY} losses_denoising dppo_pretrained",
-    "dpolicy/algorithms/fpo*.py": f"{ON_POLICY} losses_ratios",
-    "dpolicy/algorithms/genpo.py": f"{ON_POLICY} samplers_coupled",
-    "dpolicy/algorithms/dp_cppo.py": ON_POLICY,
-    "dpolicy/algorithms/*": f"{OFF_POLICY} bad_functions audit",
-    "dpolicy/actor_critic.py": f"{OFF_POLICY} dipo audit",
-    "dpolicy/extras.py": f"extras spread {OFF_POLICY}",
-    "dpolicy/mirror.py": OFF_POLICY,
-    "dpolicy/noisy_best.py": OFF_POLICY,
-    "dpolicy/field_policy.py": f"{OFF_POLICY} dipo schedules",
-    "dpolicy/ema.py": "ema actor_critic checks",
-    "dpolicy/modes.py": "mode_discovery ddiffpg",
-    "dpolicy/novelty.py": "defaults mode_discovery ddiffpg",
-    "dpolicy/learner.py": "defaults guard actor_critic on_policy_checks proximal",
-    "dpolicy/_advantages.py": "spread proximal on_policy_checks",
-    "dpolicy/_spread.py": "spread losses_formulas proximal on_policy_checks",
-    "dpolicy/_select.py": "select losses_formulas losses_matching",
-    "dpolicy/minibatches.py": "minibatches on_policy_checks proximal",
-    "dpolicy/matched.py": "algorithms_acting algorithms_keys on_policy_checks proximal",
-    "dpolicy/cloning.py": "on_policy_checks data proximal",
-    "dpolicy/proximal.py": ON_POLICY,
-    "dpolicy/train/replay.py": "actor_critic dipo ddiffpg mode_discovery checks",
-    "dpolicy/train/off_policy.py": f"{PROGRAMS} dipo ddiffpg train_probes",
-    "dpolicy/train/on_policy.py": f"{PROGRAMS} truncation train_probes",
-    "dpolicy/train/offline.py": f"{PROGRAMS} memory",
-    "dpolicy/train/normalise.py": f"normalise spread {PROGRAMS}",
-    "dpolicy/train/evaluate.py": PROGRAMS,
-    "dpolicy/train/program.py": f"guard {PROGRAMS}",
-}
-# What survived and can make no difference: the fault, by module, operator and changed line, and why.
-EQUIVALENT: dict[str, str] = {}
 
 
 def concerning(module: str) -> list[str]:
@@ -201,10 +127,15 @@ def command(module: str, files: list[str]) -> str:
 
 
 def changed_lines(source: str, changed: str) -> tuple[str, str]:
-    """The first line that is in one of them alone, of each."""
+    """The lines in which they differ, of each."""
     before, after = source.splitlines(), changed.splitlines()
-    only = lambda lines, others: next((line.strip() for line in lines if line not in others), "")
-    return only(before, after), only(after, before)
+    start = next(
+        i for i, pair in enumerate(zip([*before, None], [*after, None], strict=False)) if pair[0] != pair[1]
+    )
+    while min(len(before), len(after)) > start and before[-1] == after[-1]:
+        del before[-1], after[-1]
+    joined = lambda lines: " ".join(line.strip() for line in lines[start:])
+    return joined(before), joined(after)
 
 
 # The ends of a test that did not come to compare a value.
@@ -306,6 +237,12 @@ def arguments_of() -> argparse.Namespace:
         "--timeout", type=float, default=1_800.0, help="seconds; what takes longer counts as caught"
     )
     parser.add_argument(
+        "--hours",
+        type=float,
+        default=math.inf,
+        help="start no more faults after these; 0 shows what there is",
+    )
+    parser.add_argument(
         "--work", type=Path, default=ROOT / "runs/faults", help="where copy and outcomes are kept"
     )
     parser.add_argument("--out", type=Path, help="Markdown file for the table; printed in any case")
@@ -348,6 +285,7 @@ def main() -> None:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
     files = sorted({name for fault, _ in sample for name in concerning(fault.module)})
+    end = time.monotonic() + 3_600 * arguments.hours
     if not rows:
         print(f"{len(sample)} faults; without one: {len(files)} test files", flush=True)
         outcome, output = run_tests(command("", files), 20 * arguments.timeout)
@@ -356,6 +294,11 @@ def main() -> None:
     for number, (fault, changed) in enumerate(sample, 1):
         if (fault.module, fault.operator, fault.occurrence) in done:
             continue
+        if time.monotonic() >= end:
+            # Those before it, in the random order of the draw, are a sample too.
+            first = {tuple(fault[:3]) for fault, _ in sample[: number - 1]}
+            rows = [row for row in rows if (row["module"], row["operator"], row["occurrence"]) in first]
+            break
         row = outcome_of(fault, changed, tree, arguments.timeout)
         rows.append(row)
         with kept.open("a") as file:
@@ -369,7 +312,8 @@ def main() -> None:
         )
     title = (
         f"Command: `python benchmarks/faults.py --sample {arguments.sample} --seed {arguments.seed}`: "
-        f"{sum(map(len, pool.values()))} faults in {len(pool)} modules, of which {len(sample)} were drawn."
+        f"{sum(map(len, pool.values()))} faults in {len(pool)} modules, of which {len(sample)} were drawn"
+        + (f" and the first {len(rows)} planted." if len(rows) < len(sample) else ".")
     )
     text = table(rows, pool, title)
     print("\n" + text)

@@ -11,7 +11,7 @@ import pytest
 
 from dpolicy._types import Transition
 from dpolicy.actor_critic import critic_function
-from dpolicy.algorithms import ALGORITHMS, fpmd, maxentdp, qvpo, sdac
+from dpolicy.algorithms import ALGORITHMS, dpmd, fpmd, maxentdp, qvpo, sdac
 from dpolicy.ema import ema
 from dpolicy.envs import MultiGoal
 from dpolicy.field_policy import field_policy
@@ -351,6 +351,24 @@ def test_a_tenth_of_the_times_of_a_mean_flow_are_equal(x64):
     same, apart, equal = (np.isclose(ours, other, rtol=1e-10) for other in others)
     assert same.all()
     assert 0 < np.sum(~apart) == np.sum(equal) < 10
+
+
+def test_a_backup_that_is_given_is_the_one_that_is_fitted(x64):
+    """The critic's next action, to whatever is told it beside the example; another one is drawn where there is none."""
+    bare = jax.tree.map(lambda leaf: leaf[0], dataclasses.replace(experience(jax.random.key(0)), extras={}))
+    told = [
+        dataclasses.replace(bare, extras={"next_action": jnp.full(SPEC.action_size, at)}) for at in (0.1, 0.9)
+    ]
+
+    @jax.jit
+    def losses():
+        algorithm = dpmd(**NETS, candidates=2)
+        field, loss = algorithm.objective(
+            algorithm.init(jax.random.key(0), SPEC), lambda obs, action: action[0]
+        )
+        return [loss(field, example, jax.random.key(1))[0] for example in (*told, bare)]
+
+    assert len({float(value) for value in losses()}) == 3
 
 
 def test_bad_options():

@@ -1,0 +1,87 @@
+"""Which tests concern which module, and which changes can make no difference: what `faults.py` is told."""
+
+WIRING = "algorithms_keys algorithms_acting matching_wiring"
+OFF_POLICY = f"defaults algorithms_keys actor_critic matching_recipes {WIRING} algorithms_protocol"
+ON_POLICY = "defaults algorithms_keys algorithms_acting proximal on_policy_checks algorithms_protocol"
+PROGRAMS = "defaults train_wiring train_arguments train_metrics train_tracing actor_critic proximal data"
+MATCHING = (
+    "losses_matching losses_transforms losses_batch losses_proposals losses_compose bad_functions checks"
+)
+# What every module is concerned by, last.
+EVERYWHERE = "select bad_numbers bad_pairs bad_shapes"
+# What concerns a module, as `tests/test_NAME.py` in the order in which they run; the first pattern that matches counts.
+TESTS = {
+    "losses/gae.py": "defaults losses_formulas spread proximal checks",
+    "losses/value.py": "defaults losses_formulas spread losses_compose proximal checks",
+    "losses/surrogates.py": "defaults losses_formulas losses_ratios losses_denoising proximal checks",
+    "losses/ratios.py": "defaults losses_ratios losses_denoising losses_formulas proximal checks",
+    "losses/entropy.py": "defaults losses_ratios losses_compose policies proximal checks",
+    "losses/change.py": "proximal",
+    "losses/denoising.py": "defaults losses_denoising on_policy_checks proximal",
+    "losses/invertible.py": "defaults samplers_coupled proximal",
+    "losses/categorical.py": "mode_discovery ddiffpg",
+    "losses/distillation.py": "losses_compose checks",
+    "losses/pathwise.py": "defaults losses_batch losses_compose checks",
+    "losses/compose.py": "losses_compose losses_formulas checks",
+    "losses/tilt.py": "defaults losses_tilt bad_functions matching_wiring",
+    "losses/truncated.py": "losses_proposals truncation losses_matching",
+    "losses/mean_flow.py": "defaults mean_flow matching_recipes",
+    "losses/times.py": "defaults losses_matching mean_flow proximal checks",
+    "losses/*": f"defaults {MATCHING} matching_shares matching_laws matching_recipes {WIRING} algorithms_protocol",
+    "samplers/coupled.py": "defaults samplers_coupled proximal checks",
+    "samplers/mmse.py": "defaults samplers_mmse",
+    "samplers/mean_flow.py": "defaults mean_flow matching_recipes",
+    "samplers/likelihood.py": "defaults samplers_likelihood samplers_selection checks",
+    "samplers/noise_free.py": "dipo",
+    "samplers/best_of.py": "defaults samplers_selection samplers_gradients matching_wiring checks",
+    "samplers/batch.py": "samplers_gradients samplers_selection",
+    "samplers/*": "defaults samplers_orders samplers_selection samplers_moments samplers_box samplers_gradients "
+    "samplers_likelihood losses_denoising checks",
+    "dpolicy/algorithms/bc.py": f"defaults algorithms_acting algorithms_keys {PROGRAMS} algorithms_protocol",
+    "dpolicy/algorithms/sac.py": f"{OFF_POLICY} checks",
+    "dpolicy/algorithms/dipo.py": f"defaults dipo {OFF_POLICY} audit",
+    "dpolicy/algorithms/ddiffpg.py": "defaults algorithms_acting algorithms_keys ddiffpg mode_discovery "
+    "algorithms_protocol",
+    "dpolicy/algorithms/ppo.py": f"{ON_POLICY} policies",
+    "dpolicy/algorithms/dppo.py": f"{ON_POLICY} losses_denoising dppo_pretrained",
+    "dpolicy/algorithms/fpo*.py": f"{ON_POLICY} losses_ratios",
+    "dpolicy/algorithms/genpo.py": f"{ON_POLICY} samplers_coupled",
+    "dpolicy/algorithms/dp_cppo.py": ON_POLICY,
+    "dpolicy/algorithms/*": f"{OFF_POLICY} bad_functions audit",
+    "dpolicy/actor_critic.py": f"{OFF_POLICY} dipo audit",
+    "dpolicy/extras.py": f"extras spread {OFF_POLICY}",
+    "dpolicy/mirror.py": OFF_POLICY,
+    "dpolicy/noisy_best.py": OFF_POLICY,
+    "dpolicy/field_policy.py": f"{OFF_POLICY} dipo schedules",
+    "dpolicy/ema.py": "ema actor_critic checks",
+    "dpolicy/modes.py": "mode_discovery ddiffpg",
+    "dpolicy/novelty.py": "defaults mode_discovery ddiffpg",
+    "dpolicy/learner.py": "defaults guard actor_critic on_policy_checks proximal",
+    "dpolicy/_advantages.py": "spread proximal on_policy_checks",
+    "dpolicy/_spread.py": "spread losses_formulas proximal on_policy_checks",
+    "dpolicy/_select.py": "select losses_formulas losses_matching",
+    "dpolicy/minibatches.py": "minibatches on_policy_checks proximal",
+    "dpolicy/matched.py": "algorithms_acting algorithms_keys on_policy_checks proximal",
+    "dpolicy/cloning.py": "on_policy_checks data proximal",
+    "dpolicy/proximal.py": ON_POLICY,
+    "dpolicy/train/replay.py": "actor_critic dipo ddiffpg mode_discovery checks",
+    "dpolicy/train/off_policy.py": f"{PROGRAMS} dipo ddiffpg train_probes",
+    "dpolicy/train/on_policy.py": f"{PROGRAMS} truncation train_probes",
+    "dpolicy/train/offline.py": f"{PROGRAMS} memory",
+    "dpolicy/train/normalise.py": f"normalise spread {PROGRAMS}",
+    "dpolicy/train/evaluate.py": PROGRAMS,
+    "dpolicy/train/program.py": f"guard {PROGRAMS}",
+}
+# What survived and can make no difference: the fault, by module, operator and changed line, and why.
+CLAMPED = "JAX holds an index beyond an axis of one at its end"
+EQUIVALENT: dict[str, str] = {
+    "losses/pathwise.py NumberReplacer: x, t = jax.lax.stop_gradient((match.x[0], match.t[0])) -> "
+    "x, t = jax.lax.stop_gradient((match.x[ 1], match.t[0]))": CLAMPED,
+    "dpolicy/modes.py NumberReplacer: rank = jnp.take_along_axis(jnp.cumsum(member, axis=0), stratum[:, None], axis=1)"
+    "[:, 0] -> rank = jnp.take_along_axis(jnp.cumsum(member, axis=0), stratum[:, None], axis=1)[:, 1]": CLAMPED,
+    "dpolicy/proximal.py NumberReplacer: value, metrics = loss(1.0 if critic_warmup == 0 else warm.astype(float))( -> "
+    "value, metrics = loss(1.0 if critic_warmup == -1 else warm.astype(float))(": "1 as an array is 1",
+    'losses/noise.py SwapName: return returned("proposal\'s action", action, match.x.shape[1:]), log_density -> '
+    'return returned("proposal\'s action", action, match.action.shape[1:]), log_density': "both have one length",
+    "samplers/_diffrax.py DropKeyword: throw=False, -> ": "a fixed number of steps cannot fail",
+}
