@@ -159,10 +159,13 @@ def test_temperature_rises_while_the_entropy_is_below_its_target(getkey):
         new, metrics = algorithm.update(state, experience(keys[1]), keys[2])
         return new.log_temperature.model - jnp.log(0.3), metrics["actor/entropy"]
 
-    scales = jnp.asarray([-50.0, 50.0])  # target entropies of 100 and -100 nats
-    changes, entropy = jax.jit(jax.vmap(change))(scales)
+    changes = jax.jit(jax.vmap(change))
+    change, entropy = changes(jnp.asarray([-50.0, 50.0]))  # target entropies of 100 and -100 nats
     assert np.all(np.abs(entropy) < 100)
-    np.testing.assert_allclose(changes, [0.01, -0.01], rtol=1e-4)
+    np.testing.assert_allclose(change, [0.01, -0.01], rtol=1e-4)
+    # One and a half times what it has, and half of that, in both dimensions of the action together.
+    change, _ = changes(entropy * jnp.asarray([-1.5, -0.5]) / SPEC.action_size)
+    np.testing.assert_allclose(change, np.sign(entropy) * [0.01, -0.01], rtol=1e-4)
 
 
 def test_statistics_do_not_depend_on_how_the_data_are_split(x64, getkey):

@@ -116,6 +116,21 @@ def test_no_draw_of_an_offline_program_comes_twice():
     assert len({tuple(np.ravel(updated[0]).tolist()) for updated in seen}) == len(seen) == 6
 
 
+def test_an_offline_update_is_given_standardised_observations():
+    """By the statistics of the data's observations, those before a step and those after it."""
+    seen = []
+    obs, no = jnp.linspace(3.0, 9.0, 20)[:, None], jnp.zeros(20, bool)
+    data = Transition(obs, obs / 100, obs[:, 0], 2 * obs, no, no)
+    settings = {"batch_size": 6, "updates_per_evaluation": 3, "evaluation_episodes": 3}
+    stepped(
+        offline(drawing("offline", seen), Drawn(), dataset=data, normalise_observations=True, **settings), 1
+    )
+    for now, action, following, _ in seen:
+        given = 100 * action
+        np.testing.assert_allclose(now, (given - 6) / np.std(obs), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(following, (2 * given - 6) / np.std(obs), rtol=1e-3, atol=1e-3)
+
+
 def test_every_episode_of_an_evaluation_is_drawn_by_itself():
     returns, lengths = evaluate_episodes(Drawn(), lambda obs, key: jax.random.uniform(key, (1,)), KEY, 20, 3)
     distinct(returns)
