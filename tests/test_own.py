@@ -303,9 +303,9 @@ def test_a_loaded_policy_is_what_evaluation_asks(here, seed):
     assert (policy.mode, policy.deterministic, policy.modes) == ("evaluate", True, ("explore", "evaluate"))
     assert policy.step == int(loaded.state.steps[0])
     state = jax.tree.map(lambda leaf: leaf[policy.seed], loaded.state)
-    mean, second, count = (np.asarray(leaf) for leaf in jax.tree.leaves(state.normaliser))
+    seen_by = state.normaliser
     # The normaliser is part of it, and is that of the seed.
-    seen = (OBS - mean) / np.sqrt(second / count)
+    seen = (OBS - np.asarray(seen_by.mean)) / np.sqrt(np.asarray(seen_by.second) / int(seen_by.count))
     np.testing.assert_allclose(policy(OBS), np.tanh(state.algorithm["factor"] * seen), rtol=1e-5)
     act = policy_of(loaded.algorithm, state)
     key = jax.random.key(5)

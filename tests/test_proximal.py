@@ -284,10 +284,10 @@ def test_first_ratio_of_every_update_is_one(name, getkey):
 
 @pytest.mark.parametrize("reward_discount", [None, 0.9])
 def test_what_the_update_is_given(reward_discount, getkey):
-    """Both observations under the statistics of the rollout, and the true successor at a time limit."""
+    """All observations under the statistics of the rollout, and the true successor at a time limit."""
     time, envs = 8, 4
     zeros, no = jnp.zeros((time, envs, 2)), jnp.zeros((time, envs), bool)
-    blank = Transition(zeros, zeros, zeros[..., 0], zeros, no, no)
+    blank = Transition(zeros, zeros, zeros[..., 0], zeros, no, no, {"following": zeros})
 
     def stay(state, obs, key, mode):
         return jnp.zeros(2), {}
@@ -313,6 +313,10 @@ def test_what_the_update_is_given(reward_discount, getkey):
     np.testing.assert_array_equal(
         np.all(batch.obs[1:] == batch.next_obs[:-1], axis=-1), going
     )  # resets elsewhere
+    # What was acted on next: past the resets, also after the last step.
+    following = batch.extras["following"]
+    np.testing.assert_array_equal(following[:-1], batch.obs[1:])
+    np.testing.assert_array_equal(following[-1], statistics(state.experience.obs))
     assert np.any(batch.truncated)
     scale = jnp.maximum(jnp.sqrt(statistics.second / statistics.count), 1e-2)
     positions = batch.obs * scale[None, None] + statistics.mean[None, None]
