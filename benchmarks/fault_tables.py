@@ -27,7 +27,8 @@ TESTS = {
     "losses/truncated.py": "losses_proposals truncation losses_matching",
     "losses/mean_flow.py": "defaults mean_flow matching_recipes",
     "losses/times.py": "defaults losses_matching mean_flow proximal checks",
-    "losses/*": f"defaults {MATCHING} matching_shares matching_laws matching_recipes {WIRING} algorithms_protocol",
+    "losses/*": f"defaults {MATCHING} losses_tilt matching_shares matching_laws matching_recipes {WIRING} "
+    "algorithms_protocol",
     "samplers/coupled.py": "defaults samplers_coupled proximal checks",
     "samplers/mmse.py": "defaults samplers_mmse",
     "samplers/mean_flow.py": "defaults mean_flow matching_recipes",
