@@ -72,7 +72,8 @@ def test_the_noise_steps_at_its_interval():
     part = tuned_noise(5.0, std=0.1, target_entropy_scale=0.9, interval=250)
     start = part.start(jax.random.key(0), SPEC, None)
     same, _ = part.follow(start, updated(updates=249))
-    moved, _ = part.follow(start, updated(updates=250))
+    moved, metrics = part.follow(start, updated(updates=250))
+    np.testing.assert_allclose(metrics["noise"], 0.1 * moved.value, rtol=1e-6)
     np.testing.assert_array_equal(same.value, start.value)
     np.testing.assert_allclose(jnp.log(moved.value / start.value), -7e-3, rtol=1e-3)
 
