@@ -84,5 +84,7 @@ EQUIVALENT: dict[str, str] = {
     "value, metrics = loss(1.0 if critic_warmup == -1 else warm.astype(float))(": "1 as an array is 1",
     'losses/noise.py SwapName: return returned("proposal\'s action", action, match.x.shape[1:]), log_density -> '
     'return returned("proposal\'s action", action, match.action.shape[1:]), log_density': "both have one length",
+    "losses/truncated.py NumberReplacer: low = jnp.where(sign < 0, -upper, lower) -> "
+    "low = jnp.where(sign < 1, -upper, lower)": "the sign is -1 or 1",
     "samplers/_diffrax.py DropKeyword: throw=False, -> ": "a fixed number of steps cannot fail",
 }

@@ -112,6 +112,28 @@ def test_with_one_group_it_learns_what_dipo_learns(x64, getkey):
     assert np.abs(other - batch.action).max() > 0.2
 
 
+def test_improved_actions_stay_a_little_inside_the_box(x64, getkey):
+    """Above a maximum outside the box they end 1e-5 inside its faces, where tanh and logarithms are finite."""
+    batch = experience(getkey(), 8)
+    frame = {
+        "hidden": (8,),
+        "critic_hidden": (8,),
+        "sampler_steps": 2,
+        "ascent_steps": 100,
+        "ascent_norm": None,
+    }
+    algorithm = ddiffpg(**TINY | frame | {"value_low": -1e8, "value_high": 0.0, "atoms": 2})
+    peaks = Peaks(jnp.broadcast_to(jnp.asarray([30.0, -40.0]), (3, 2)), jnp.full(3, 1e4), jnp.full(3, -1e8))
+
+    @jax.jit
+    def revised(key):
+        state = given_critics(algorithm.init(key, Spec), peaks)
+        return algorithm.memory.revise(state, drawn(algorithm, batch), key).extras["improved"]
+
+    improved = np.asarray(revised(getkey()))[:, 0]
+    np.testing.assert_allclose(improved, np.tile([1 - 1e-5, -1 + 1e-5], (8, 1)), rtol=0, atol=1e-9)
+
+
 def test_reward_of_the_exploring_group_is_intrinsic_and_targets_are_element_wise_minima(x64, getkey):
     logits = jax.random.normal(getkey(), (3, 2, 5))
     settings = {"value_low": -1.0, "value_high": 1.0, "discount": 0.5, "novelty_scale": 0.0}
