@@ -86,5 +86,9 @@ EQUIVALENT: dict[str, str] = {
     'return returned("proposal\'s action", action, match.action.shape[1:]), log_density': "both have one length",
     "losses/truncated.py NumberReplacer: low = jnp.where(sign < 0, -upper, lower) -> "
     "low = jnp.where(sign < 1, -upper, lower)": "the sign is -1 or 1",
+    "samplers/_diffrax.py NumberReplacer: points = solution.ys if all_points else jax.tree.map(lambda leaf: leaf[0], "
+    "solution.ys) -> points = solution.ys if all_points else jax.tree.map(lambda leaf: leaf[ -1], solution.ys)": (
+        "there is one point only"
+    ),
     "samplers/_diffrax.py DropKeyword: throw=False, -> ": "a fixed number of steps cannot fail",
 }

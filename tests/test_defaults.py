@@ -103,6 +103,18 @@ def test_defaults_of_recipes(heading):
     assert found == {setting: expected[setting] for setting in found}
 
 
+# What a method fixes of its blocks: a setting of that name would be shown in the help, and have no effect.
+FLOW = {"schedule", "prediction", "sampler", "embedding"}
+FIXED = {"dppo": FLOW, "fpo": FLOW, "fpopp": FLOW, "genpo": FLOW, "sac": {"critic_activation"}}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_what_a_method_fixes_is_no_setting_of_it(name):
+    blocks = {setting for block in BLOCKS.values() for setting in getattr(block, "tunable", ())}
+    assert FIXED[name] <= blocks
+    assert not FIXED[name] & set(defaults(ALGORITHMS[name].recipe))
+
+
 # What concerns running and not learning or its report.
 ELSEWHERE = {"interval_text", "load_policy", "policy_of", "read_history", "train_config", "train_loop"}
 
