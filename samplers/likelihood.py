@@ -86,9 +86,8 @@ def log_likelihood(
 
         def along(direction):
             value, tangent = jax.jvp(lambda x: predict_velocity(field, x, t, obs), (state[0],), (direction,))
-            return value, jnp.sum(
-                direction * tangent
-            )  # not a product of matrices, which may have fewer digits
+            # Not a product of matrices, which may have fewer digits.
+            return value, jnp.sum(direction * tangent)
 
         velocity, traces = jax.vmap(along, out_axes=(None, 0))(directions)
         return velocity, jnp.sum(traces) / count
