@@ -26,7 +26,8 @@ class Transition(eqx.Module):
     (on the last step of an episode the terminal observation, never the one after the reset). `terminated` cuts the
     bootstrap; `truncated` (a time limit) ends the episode without cutting it and is never set together with it.
     `extras` holds what the algorithm's `act` returned beside the action, e.g. `log_prob`, and in a rollout "following":
-    the observation that was acted on next, after a reset where there was one.
+    the observation that was acted on next, after a reset where there was one. `discount` is gamma^h of an h-step
+    window, from `obs` to `next_obs`; None for a single step, whose discount is the method's own.
     """
 
     obs: Float[Array, "*batch o"]
@@ -36,6 +37,7 @@ class Transition(eqx.Module):
     terminated: Bool[Array, "*batch"]
     truncated: Bool[Array, "*batch"]
     extras: dict[str, Any] = eqx.field(default_factory=dict)
+    discount: Float[Array, "*batch"] | None = None
 
     @property
     def done(self) -> Bool[Array, "*batch"]:

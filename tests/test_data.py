@@ -1,5 +1,6 @@
 """Data sets: exact samples, files, and what is refused."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -154,6 +155,16 @@ def test_a_data_set_given_as_arrays_is_checked_alike(change, message):
     bad = jax.tree.map(lambda leaf: new if leaf is old else leaf, good)
     with pytest.raises(ValueError, match=message):
         offline(bc(), env, dataset=bad)
+
+
+def test_a_step_has_no_discount_unless_it_is_given_one():
+    """It is no leaf then, so that what is stacked, stored and sliced is what it was before there was one."""
+    data = exact_samples(make("bandit/double_well"), 8, 0.25)
+    assert data.discount is None and len(jax.tree.leaves(data)) == 6
+    several = eqx.tree_at(lambda d: d.discount, data, data.reward, is_leaf=lambda leaf: leaf is None)
+    assert len(jax.tree.leaves(several)) == 7
+    with pytest.raises(ValueError, match="dataset must hold arrays among .*; got 'discount'"):
+        offline(bc(), make("bandit/double_well"), dataset=several)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Recorded data sets: what is stored, in chunks and in files."""
 
+import dataclasses
 import os
 
 import equinox as eqx
@@ -161,6 +162,9 @@ def test_what_could_not_be_read_is_not_written(tmp_path, monkeypatch):
     bad = eqx.tree_at(lambda d: d.reward, data, data.reward * jnp.nan)
     with pytest.raises(ValueError, match="'reward' in data must be finite"):
         save_npz(tmp_path / "d.npz", bad)
+    several = dataclasses.replace(data, discount=jnp.full_like(data.reward, 0.9))
+    with pytest.raises(ValueError, match="data must hold arrays among obs, .*, truncated; got 'discount'"):
+        save_npz(tmp_path / "d.npz", several)
 
     def full(file, **arrays):
         file.write(b"half")

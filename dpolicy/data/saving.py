@@ -7,7 +7,7 @@ import numpy as np
 from dpolicy import _checks
 from dpolicy._files import as_path, check_place, replacing
 from dpolicy._types import Transition
-from dpolicy.data.sources import checked
+from dpolicy.data.sources import checked, columns
 
 
 def check_target(path: str | Path, *, overwrite: bool = False) -> Path:
@@ -42,11 +42,12 @@ def save_npz(path: str | Path, data: Transition, *, overwrite: bool = False) -> 
         The path written.
 
     Raises:
-        ValueError: as `load_npz` for data that it would not read, and for a path that may not be written.
+        ValueError: as `load_npz` for data that it would not read, such as transitions of several steps, and for a path
+            that may not be written.
     """
     _checks.instance("data", data, Transition, "a Transition")
     path = check_target(path, overwrite=overwrite)
-    arrays = checked({name: value for name, value in vars(data).items() if name != "extras"}, "data")
+    arrays = checked(columns(data), "data")
     with replacing(path) as beside, open(beside, "wb") as file:
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
     return path

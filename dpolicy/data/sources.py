@@ -106,6 +106,12 @@ def checked(arrays: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
     return found
 
 
+def columns(data: Transition) -> dict[str, Any]:
+    """The arrays of single steps by name, as `checked` takes them: no extras, and `discount` only where it is given."""
+    left_out = ("extras", "discount") if data.discount is None else ("extras",)
+    return {name: value for name, value in vars(data).items() if name not in left_out}
+
+
 def load_npz(path: str | Path) -> Transition:
     """A data set from an .npz file.
 

@@ -11,7 +11,7 @@ from dpolicy import _checks
 from dpolicy._types import Key, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.data import load
-from dpolicy.data.sources import checked
+from dpolicy.data.sources import checked, columns
 from dpolicy.envs import Environment
 from dpolicy.train.evaluate import evaluation
 from dpolicy.train.memory import check_room
@@ -63,7 +63,7 @@ def offline(
     elif isinstance(dataset, Transition):
         given = dataset
         if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(dataset)):
-            checked({name: value for name, value in vars(dataset).items() if name != "extras"}, "dataset")
+            checked(columns(dataset), "dataset")
     else:
         raise ValueError(f"dataset must be a Transition or None, got {type(dataset).__name__}.")
     sizes = given.obs.shape[-1], given.action.shape[-1]
