@@ -127,9 +127,7 @@ def programs(env: Bandit, temperature: float) -> dict[str, tuple[Any, int]]:
 
 
 def measure(env: Bandit, program: Any, sampling: Any, calls: int, seeds: int) -> dict[str, np.ndarray]:
-    """`samples` `[seeds, n, d]` by the algorithm `sampling`, the mean `value` of evaluation actions `[seeds]`, training
-    `seconds`.
-    """
+    """`samples` `[seeds, n, d]` by `sampling`, mean `value` of evaluation actions `[seeds]`, training `seconds`."""
     state = jax.jit(jax.vmap(program.init))(jax.random.split(jax.random.key(0), seeds))
     step = jax.jit(jax.vmap(program.step), donate_argnums=0)
     begun = time.perf_counter()

@@ -1,6 +1,4 @@
-"""The algebra of losses: formulas on arrays, transforms of matching records, ratios, and losses made of
-losses.
-"""
+"""The algebra of losses: formulas on arrays, transforms of matching records, ratios, and losses of losses."""
 
 from dpolicy.losses._batch import batch_max as batch_max
 from dpolicy.losses._batch import batch_mean as batch_mean

@@ -19,8 +19,7 @@ def batch_sum(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def batch_mean(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The mean of `x` over the axis that `batched` (or `vmap(..., axis_name="batch")`) maps; `x` itself
-    outside one.
+    """The mean of `x` over the axis "batch", which `batched` maps (or a `vmap` of yours); `x` itself outside one.
 
     It stays right when the batch is sharded over devices under the same axis name.
     """

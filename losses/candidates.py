@@ -48,9 +48,7 @@ def candidates(policy: Callable[[Observation, Key], Action], n: int) -> Transfor
 
 
 def uniform(n: int, *, bound: float = 1.0) -> Transform:
-    """Replace the actions by `n` draws uniform on [-bound, bound]^d, of equal weight and the same total
-    weight.
-    """
+    """Replace the actions by `n` draws uniform on [-bound, bound]^d, of equal weight and the same total weight."""
     integer("n", n)
     positive("bound", bound)
 

@@ -26,20 +26,22 @@ def chain_log_likelihood(
     Reads example.extras["chain"], the last `trained` + 1 points of the sampler's chain. mean_k is the sampler's own,
     clipping included, so that sampling and likelihood agree.
 
-    **Arguments:**
-
-    - `sampler`: a `ddpm` or `ddim` whose every step is a Gaussian draw: `min_std` above zero, `final_noise`, no
-      `clip_state`. The density is that of noise without `noise_bound`, as in the reference.
-    - `trained`: how many of the last steps; None for all.
-    - `bounds`: clamp of the log-density of each coordinate, where it has no gradient; None for none, on one side or
-      both.
-    - `reduction`: over the coordinates, `mean` (the reference code: ratios stay near 1, so clips are small) or `sum`
-      (the joint density).
-
-    **Returns:** a log-likelihood of shape [trained].
-
-    Raises `ValueError` for arguments out of range, or a sampler without noise in some step or that clips x.
     Source: Ren et al. 2024 (arXiv 2409.00588, eqs. 4.2-4.4).
+
+    Args:
+        sampler: A `ddpm` or `ddim` whose every step is a Gaussian draw: `min_std` above zero, `final_noise`, no
+            `clip_state`. The density is that of noise without `noise_bound`, as in the reference.
+        trained: How many of the last steps; None for all.
+        bounds: Clamp of the log-density of each coordinate, where it has no gradient; None for none, on one side or
+            both.
+        reduction: Over the coordinates, `mean` (the reference code: ratios stay near 1, so clips are small) or
+            `sum` (the joint density).
+
+    Returns:
+        A log-likelihood of shape [trained].
+
+    Raises:
+        ValueError: For arguments out of range, or a sampler without noise in some step or that clips x.
     """
     instance("sampler", sampler, Ancestral, "made by ddpm or ddim")
     trained = sampler.steps if trained is None else trained
@@ -78,8 +80,10 @@ def chain_log_likelihood(
 def clip_schedule(steps: int, low: Number, high: Number, rate: Number = 3.0) -> Float[Array, " {steps}"]:
     """Clip range of each step: low + (high - low) (e^(rate j/(steps-1)) - 1)/(e^rate - 1), j = 0 the noisiest.
 
-    From `low` at the noisiest step to `high` at the last; for one step, `high`. Raises `ValueError` for arguments out
-    of range, and a `low` above `high`.
+    From `low` at the noisiest step to `high` at the last; for one step, `high`.
+
+    Raises:
+        ValueError: For arguments out of range, and a `low` above `high`.
     """
     integer("steps", steps)
     positive("low", low)

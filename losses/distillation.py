@@ -14,14 +14,14 @@ def distil(
     student: Callable[[Any, Observation, Action], Action],
     teacher: Callable[[Observation, Action], Action],
 ) -> Loss:
-    """mean_a (student(model, obs, z) - teacher(obs, z))^2 with the same z ~ N(0, I) in both (FQL, arXiv
-    2502.02538).
+    """mean_a (student(model, obs, z) - teacher(obs, z))^2 with the same z ~ N(0, I) in both.
 
-    **Arguments:**
+    Source: FQL (arXiv 2502.02538).
 
-    - `student`: (model, obs, start) -> action, one network call.
-    - `teacher`: (obs, start) -> action, e.g. `lambda obs, z: sampler(field, obs, key, start=z)`; not
-      differentiated.
+    Args:
+        student: (model, obs, start) -> action, one network call.
+        teacher: (obs, start) -> action, e.g. `lambda obs, z: sampler(field, obs, key, start=z)`; not
+            differentiated.
     """
     function("student", student, "(model, obs, start) -> action")
     function("teacher", teacher, "(obs, start) -> action")

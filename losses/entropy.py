@@ -50,7 +50,8 @@ def knn_entropy(points: Float[Array, "n d"], *, floor: Number = 1e-6) -> Scalar:
     psi(n) - psi(1) + log V_d + (d / n) sum_i log max(r_i, floor), r_i the distance of point i to its nearest
     other point and V_d the volume of the unit ball. Differentiable in the points (FPO++, arXiv 2602.02481).
 
-    **Raises:** `ValueError` for fewer than two points, and for a floor that is not above zero.
+    Raises:
+        ValueError: For fewer than two points, and for a floor that is not above zero.
     """
     array("points", points)
     if np.ndim(points) != 2:
@@ -74,9 +75,8 @@ def knn_entropy(points: Float[Array, "n d"], *, floor: Number = 1e-6) -> Scalar:
 def predicted_entropy(transform: Transform) -> Loss:
     """`knn_entropy` of the clean actions the field predicts at several noised points of one action (FPO++).
 
-    **Arguments:**
-
-    - `transform`: makes the points, two or more, such as `perturb(schedule, draws=16)`.
+    Args:
+        transform: Makes the points, two or more, such as `perturb(schedule, draws=16)`.
     """
     function("transform", transform, "(example, match, key) -> match")
 
@@ -90,12 +90,11 @@ def predicted_entropy(transform: Transform) -> Loss:
 
 
 def dual(multiplier_of: Callable[[Any], Scalar], slack: Callable[[Any], Scalar]) -> Loss:
-    """The loss of a multiplier that holds a constraint: multiplier_of(model) * slack(example), slack not
-    differentiated.
+    """The loss of a multiplier that holds a constraint: multiplier_of(model) * slack(example).
 
-    Descent raises the multiplier while the slack is negative. SAC's temperature: multiplier exp(model), slack
-    `-log_prob - target_entropy`. A temperature that keeps KL(weights || equal) at delta: slack `delta -
-    weight_kl`.
+    The slack is not differentiated. Descent raises the multiplier while the slack is negative. SAC's temperature:
+    multiplier exp(model), slack `-log_prob - target_entropy`. A temperature that keeps KL(weights || equal) at
+    delta: slack `delta - weight_kl`.
     """
     function("multiplier_of", multiplier_of, "model -> scalar")
     function("slack", slack, "example -> scalar")

@@ -30,19 +30,23 @@ def gae(
     $$ \delta_t = r_t + \gamma (1 - \mathrm{term}_t) V(s_{t+1}) - V(s_t), \quad
        A_t = \delta_t + \gamma \lambda (1 - \mathrm{done}_t) A_{t+1}, \quad R_t = A_t + V(s_t). $$
 
-    **Arguments:**
+    Args:
+        rewards: r_t.
+        values: V(s_t).
+        next_values: V(s_{t+1}); at a truncated step that of the terminal observation, not of the observation after
+            the reset (`leaky` reads the last one alone, which is then to be of the observation after the reset).
+        terminated: Where the episode ended and earns nothing more.
+        truncated: Where a time limit ended it.
+        discount: gamma, in [0, 1].
+        trace: lambda, in [0, 1].
+        dialect: `exact` as above. `rsl`: a truncated step earns gamma V(s_t) in place of its lost successor and
+            ends the episode. `brax`: truncated steps are masked out of everything, value targets are vs_t = V +
+            accumulated deltas, and the advantage r + gamma (1 - term) vs_{t+1} - V does not multiply its first hop
+            by lambda. `leaky`: truncation is ignored, so the value and the advantages of the next episode leak in;
+            only to reproduce published numbers.
 
-    - `rewards`, `values`, `next_values`, `terminated`, `truncated`: [T, ...]. `next_values` at a truncated
-      step must be the value of the terminal observation, not of the observation after the reset (`leaky` reads
-      the last one alone, which is then to be of the observation after the reset).
-    - `discount`, `trace`: gamma and lambda, in [0, 1].
-    - `dialect`: `exact` as above. `rsl`: a truncated step earns gamma V(s_t) in place of its lost successor
-      and ends the episode. `brax`: truncated steps are masked out of everything, value targets are vs_t = V +
-      accumulated deltas, and the advantage r + gamma (1 - term) vs_{t+1} - V does not multiply its first hop
-      by lambda. `leaky`: truncation is ignored, so the value and the advantages of the next episode leak in;
-      only to reproduce published numbers.
-
-    **Returns:** (advantages, returns), both [T, ...].
+    Returns:
+        (advantages, returns), both of the shape of `rewards`.
     """
     fraction("discount", discount)
     fraction("trace", trace)

@@ -33,9 +33,9 @@ def compression(sampler: Coupled, *, gap: str = "norm") -> Loss:
 
     It keeps the halves of the doubled action together, of which only the mean is executed.
 
-    **Arguments:**
-
-    - `gap`: `norm`, sqrt(|x - y|^2 + 1e-8) (the reference code), or `squared` (the paper's text).
+    Args:
+        sampler: Made by `coupled`.
+        gap: `norm`, sqrt(|x - y|^2 + 1e-8) (the reference code), or `squared` (the paper's text).
     """
     instance("sampler", sampler, Coupled, "made by coupled")
     one_of("gap", gap, GAPS)

@@ -24,8 +24,7 @@ from dpolicy.schedules import AbstractSchedule
 
 
 class Target(eqx.Module):
-    """What the field should say at `x`, as the pair (clean action, noise) with `x = alpha data + sigma
-    noise`.
+    """What the field should say at `x`: the pair (clean action, noise) with x = alpha data + sigma noise.
 
     The pair determines all four kinds of prediction. A target that is a score alone has
     `noise = -sigma score`, `data = (x - sigma noise) / alpha`.
@@ -179,25 +178,25 @@ def matching(
     proportional to (law of the candidates) x (weight), for any `c(t) > 0`. Nothing in the chain is
     differentiated.
 
-    **Arguments:**
+    Args:
+        transform: A chain, or a single transform such as `perturb(schedule)`.
+        reduction: Over the action's coordinates: `mean`; `sum`; or `sqrt`, the sum divided by sqrt(d) (FPO++).
+        time_weight: `c(t)`: `uniform`; `capped_snr` = min(1, alpha^2 / sigma^2), which tames targets that are
+            gradients of Q; `tamed`, the same for noise or score and its square for velocity or data, in whose units
+            such targets grow as sigma^2 / alpha^2; `noise_variance` = sigma^2; or a function of (schedule, t).
+        compare: Measure the error as this kind of prediction instead of the field's own. `noise` with a
+            rectified-flow velocity field is FPO's weight (1 - t)^2; `data` is the weight t^2.
+        cap: Bound on each coordinate's squared error, beyond which its gradient is lost. It biases the optimum;
+            only to reproduce published code (3 in one implementation of DPMD).
+        huber: An error e costs huber (2 |e| - huber) where |e| exceeds it, instead of e^2: its pull is bounded, not
+            lost (FPO++ when fine-tuning: 0.1 to 1).
 
-    - `transform`: a chain, or a single transform such as `perturb(schedule)`.
-    - `reduction`: over the action's coordinates: `mean`; `sum`; or `sqrt`, the sum divided by sqrt(d)
-      (FPO++).
-    - `time_weight`: `c(t)`: `uniform`; `capped_snr` = min(1, alpha^2 / sigma^2), which tames targets that are
-      gradients of Q; `tamed`, the same for noise or score and its square for velocity or data, in whose units
-      such targets grow as sigma^2 / alpha^2; `noise_variance` = sigma^2; or a function of (schedule, t).
-    - `compare`: measure the error as this kind of prediction instead of the field's own. `noise` with a
-      rectified-flow velocity field is FPO's weight (1 - t)^2; `data` is the weight t^2.
-    - `cap`: bound on each coordinate's squared error, beyond which its gradient is lost. It biases the
-      optimum; only to reproduce published code (3 in one implementation of DPMD).
-    - `huber`: an error e costs huber (2 |e| - huber) where |e| exceeds it, instead of e^2: its pull is bounded,
-      not lost (FPO++ when fine-tuning: 0.1 to 1).
+    Returns:
+        A loss whose metrics are `loss`, `target` (the mean of |y|), and those of `weight_metrics`.
 
-    **Returns:** a loss whose metrics are `loss`, `target` (the mean of |y|), and those of `weight_metrics`.
-
-    **Raises:** `ValueError` for an unknown option, a chain that adds no noise, another schedule than the field's,
-    or scores on a schedule that reaches sigma = 0.
+    Raises:
+        ValueError: For an unknown option, a chain that adds no noise, another schedule than the field's, or scores
+            on a schedule that reaches sigma = 0.
     """
     one_of("reduction", reduction, ("mean", "sum", "sqrt"))
     if not callable(time_weight):
@@ -280,8 +279,7 @@ def effective_sample_size(match: Match) -> Scalar:
 
 
 def weight_kl(match: Match) -> Scalar:
-    """sum w log(n w), the divergence of the normalised weights from equal ones, averaged over the noised
-    points.
+    """sum w log(n w), the divergence of the normalised weights from equal ones, averaged over the noised points.
 
     Between 0 (equal weights) and log n (one candidate carries all).
     """
@@ -291,8 +289,9 @@ def weight_kl(match: Match) -> Scalar:
 
 
 def _shares(match: Match) -> tuple[Float[Array, "g n"], float]:
-    """Weights normalised in each group (zero where a group weighs nothing, or a candidate less), and copies of
-    each candidate in it.
+    """Weights normalised in each group, and the copies of each candidate in it.
+
+    They are zero where a group weighs nothing, or a candidate less.
     """
     weight = jnp.maximum(match.weight, 0).reshape(match.groups, -1)
     total = jnp.sum(weight, axis=1, keepdims=True)

@@ -24,15 +24,16 @@ def mean_flow_matching(transform: Transform, *, equal_share: Number = 0.0) -> Lo
     from `perturb(schedule, times="later")` the pair is two sorted uniform draws. The minimiser is the average
     velocity of the density (law of the candidates) x (weight). Source: Geng et al. 2025 (arXiv 2505.13447, eqs. 9-11).
 
-    **Arguments:**
+    Args:
+        transform: A chain, or a single transform, that adds forward noise.
+        equal_share: Probability of r = t.
 
-    - `transform`: a chain, or a single transform, that adds forward noise.
-    - `equal_share`: probability of r = t.
+    Returns:
+        A loss on a `MeanField` whose metrics are `loss`, `target` (the mean of |target|), and those of
+        `weight_metrics`.
 
-    **Returns:** a loss on a `MeanField` whose metrics are `loss`, `target` (the mean of |target|), and those of
-    `weight_metrics`.
-
-    **Raises:** `ValueError` for a chain that adds no noise, or another schedule than the field's.
+    Raises:
+        ValueError: For a chain that adds no noise, or another schedule than the field's.
     """
     fraction("equal_share", equal_share)
     links = transform if isinstance(transform, Chain) else chain(transform)

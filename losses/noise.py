@@ -1,6 +1,4 @@
-"""Transforms that add noise: forward from the candidates, or backward from one noised point to many
-candidates.
-"""
+"""Transforms that add noise: forward from the candidates, or backward from one noised point to many of them."""
 
 import dataclasses
 from collections.abc import Callable
@@ -26,13 +24,14 @@ def perturb(schedule: AbstractSchedule, *, draws: int = 1, times: str | TimeLaw 
     Every candidate gets `draws` independent pairs (t, eps) and its weight is shared among them, so the loss
     is an average over draws, not a sum. The target is (action, eps).
 
-    **Arguments:**
+    Args:
+        schedule: The field's.
+        draws: Pairs per candidate.
+        times: `uniform` on the schedule's range, `grid`, `power`, `logit_normal` (see `dpolicy.losses.times`), or a
+            function (schedule, key) -> t.
 
-    - `draws`: pairs per candidate.
-    - `times`: `uniform` on the schedule's range, `grid`, `power`, `logit_normal` (see
-      `dpolicy.losses.times`), or a function (schedule, key) -> t.
-
-    **Raises:** `ValueError` for an unknown law, and when the chain has already added noise.
+    Raises:
+        ValueError: For an unknown law, and when the chain has already added noise.
     """
     check_schedule(schedule)
     integer("draws", draws)
@@ -63,8 +62,7 @@ def reverse_sample(
     proposal: str | Callable[[Observation, Key], tuple[Action, Scalar]] = "truncated",
     bound: float = 1.0,
 ) -> Transform:
-    """Reverse proposals: `n` clean actions a_i = (x - sigma e_i) / alpha around each noised x; the target is
-    (a_i, e_i).
+    """Reverse proposals: `n` clean actions a_i = (x - sigma e_i) / alpha around each noised x, of targets (a_i, e_i).
 
     With weights softmax(Q(a_i) / temperature) the regression fits the field of exp(Q / temperature) times the
     base measure of the proposal (arXiv 2502.00361). The law of x only decides where the field is accurate.
@@ -75,22 +73,22 @@ def reverse_sample(
     .091, .719, .191 for 500 (fields equal to the mean target, 60 steps of Euler). Few sampler steps do more than 64
     proposals: 20 of DDPM take the exact field to .129, .644, .227.
 
-    **Arguments:**
+    Args:
+        schedule: That of `perturb`, and the field's.
+        n: Proposals per noised point, at least 2: with one, weights carry no information.
+        proposal: `truncated`, e ~ N(0, I) given that every action lies in [-bound, bound] (base measure: uniform on
+            the box); `gaussian`, unrestricted (Lebesgue measure), which asks Q outside the box and, where Q is
+            largest at a face, is far from its law on the box (see `dps`); `clipped`, Gaussian e and actions clipped
+            afterwards while the target keeps e, as one published code does: target and weight then disagree, kept
+            to reproduce it; `uniform`, actions uniform on the box with importance weights N(x; alpha a, sigma^2 I),
+            the same optimum as `truncated`; or any tractable density g as a function (obs, key) -> (action, log
+            g(action)), such as a Gaussian policy's `sample`, with importance weights N(x; alpha a, sigma^2 I) /
+            g(a). Its support is the base measure's: where few truncated proposals matter (t -> 1, narrow Q, many
+            dimensions), one close to the target keeps the effective sample size up.
+        bound: Half-width of the box.
 
-    - `n`: proposals per noised point, at least 2: with one, weights carry no information.
-    - `proposal`: `truncated`, e ~ N(0, I) given that every action lies in [-bound, bound] (base measure:
-      uniform on the box); `gaussian`, unrestricted (Lebesgue measure), which asks Q outside the box and,
-      where Q is largest at a face, is far from its law on the box (see `dps`); `clipped`, Gaussian e and actions
-      clipped afterwards while the target keeps e, as one published code does: target and weight then
-      disagree, kept to reproduce it; `uniform`, actions uniform on the box with importance weights N(x; alpha
-      a, sigma^2 I), the same optimum as `truncated`; or any tractable density g as a function (obs, key) ->
-      (action, log g(action)), such as a Gaussian policy's `sample`, with importance weights N(x; alpha a,
-      sigma^2 I) / g(a). Its support is the base measure's: where few truncated proposals matter (t -> 1, narrow
-      Q, many dimensions), one close to the target keeps the effective sample size up.
-    - `bound`: half-width of the box.
-
-    **Raises:** `ValueError` unless forward noise with the same kind of schedule was added before, and only
-    once.
+    Raises:
+        ValueError: Unless forward noise with the same kind of schedule was added before, and only once.
     """
     check_schedule(schedule)
     integer("n", n, 2)

@@ -39,13 +39,12 @@ def bptt(
 ) -> Loss:
     """-Q(s, sample(model, s)): ascent of Q through the whole sampling chain, its noise held fixed.
 
-    **Arguments:**
-
-    - `sampler`: (model, obs, key) -> action, differentiable in the model: a sampler of a field, or any
-      reparameterised policy, e.g. `lambda policy, obs, key: policy.mode(obs)`.
-    - `normaliser`: when given, the loss is divided by the batch mean of |normaliser(s, a)|, without gradient,
-      so that the scale of rewards drops out. Diffusion-QL (arXiv 2208.06193) takes the other critic of the
-      pair.
+    Args:
+        sampler: (model, obs, key) -> action, differentiable in the model: a sampler of a field, or any
+            reparameterised policy, e.g. `lambda policy, obs, key: policy.mode(obs)`.
+        q: The critic that is ascended; (obs, action) -> scalar.
+        normaliser: When given, the loss is divided by the batch mean of |normaliser(s, a)|, without gradient, so
+            that the scale of rewards drops out. Diffusion-QL (arXiv 2208.06193) takes the other critic of the pair.
     """
     function("sampler", sampler, "(model, obs, key) -> action")
     _check_critics(q, normaliser)
@@ -64,8 +63,7 @@ def one_step(
     clip: float | None = 1.0,
     normaliser: Critic | None = None,
 ) -> Loss:
-    """-Q(s, x0_hat): ascent of Q through one denoising step of the noised data action (EDP, arXiv
-    2305.20081).
+    """-Q(s, x0_hat): ascent of Q through one denoising step of the noised data action (EDP, arXiv 2305.20081).
 
     x_t = alpha a + sigma eps, and x0_hat is the field's data prediction there, clipped to [-clip, clip] (no
     gradient where the clip is active).
@@ -89,8 +87,7 @@ def one_step(
 def soft_value(
     sample: Callable[[Any, Observation, Key], tuple[Action, Scalar]], q: Critic, temperature: Number
 ) -> Loss:
-    """temperature * log p(a | s) - Q(s, a) at a reparameterised sample: the policy loss of SAC (arXiv
-    1801.01290).
+    """temperature * log p(a | s) - Q(s, a) at a reparameterised sample: SAC's policy loss (arXiv 1801.01290).
 
     `sample(model, obs, key)` returns (action, log-probability).
     """

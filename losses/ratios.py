@@ -70,7 +70,8 @@ def log_ratio_from_losses(
 
     At unchanged parameters all are 0 with the same gradient -mean(grad new) (the vector's by its mean).
 
-    Raises `ValueError` unless there are as many old losses as new ones, of the same draws.
+    Raises:
+        ValueError: Unless there are as many old losses as new ones, of the same draws.
     """
     same_shapes(new=new, old=old)
     vector("new", new)
@@ -113,9 +114,7 @@ class LogRatio(eqx.Module):
 
 
 def log_ratio(log_likelihood: LogLikelihood, *, clip: Number | None = None) -> LogRatio:
-    """new - stored log-likelihood; with `clip`, bounded above by it, straight-through (the gradient is not
-    cut).
-    """
+    """New minus stored log-likelihood; with `clip`, bounded above by it, straight-through (no gradient is cut)."""
     function("log_likelihood", log_likelihood, "(model, example, key) -> scalar or vector")
     if clip is None:
         return LogRatio(log_likelihood)
@@ -134,25 +133,25 @@ def tanh_gaussian_log_likelihood(model: Any, example: Any, key: Key) -> Array:
 
 
 def residual_gaussian_log_likelihood(model: Any, example: Any, key: Key) -> Array:
-    """log p(a | a0, s) = model.log_prob(obs, base, action), with a0 = example.extras["base"] (arXiv
-    2603.04790).
-    """
+    """log p(a | a0, s) = model.log_prob(obs, base, action), a0 = example.extras["base"] (arXiv 2603.04790)."""
     return model.log_prob(example.obs, example.extras["base"], example.action)
 
 
 def flow_matching_log_likelihood(
     loss: Loss, draws: int = 8, *, per_draw: bool = False, loss_clip: Number | None = None
 ) -> LogLikelihood:
-    """Minus a matching loss, averaged over `draws` draws of its noise: FPO's proxy of log p(a | s) (arXiv
-    2507.21053).
+    """Minus a matching loss, averaged over `draws` draws of its noise: FPO's proxy of log p(a | s).
 
-    The draws come from example.extras["key"], the key stored with the transition, never from the key of the
-    update: the same (t, eps) then enter the old and the new value, as the ratio requires. The proxy is
-    biased: for a Gaussian of width s, velocity error and t uniform, a log-ratio of means is (pi s / 2) times
-    the true one.
+    The draws come from example.extras["key"], the key stored with the transition, never from the key of the update:
+    the same (t, eps) then enter the old and the new value, as the ratio requires. The proxy is biased: for a
+    Gaussian of width s, velocity error and t uniform, a log-ratio of means is (pi s / 2) times the true one.
+    Source: FPO (arXiv 2507.21053).
 
-    - `per_draw`: return the `draws` values instead of their mean.
-    - `loss_clip`: each loss is bounded above by it, without gradient beyond (FPO++: 20).
+    Args:
+        loss: Such as matching(perturb(schedule)).
+        draws: How many (t, eps) are drawn for each transition.
+        per_draw: Return the `draws` values instead of their mean.
+        loss_clip: Each loss is bounded above by it, without gradient beyond (FPO++: 20).
     """
     function("loss", loss, "(model, example, key) -> (scalar, metrics)")
     boolean("per_draw", per_draw)
@@ -185,10 +184,15 @@ def flow_matching_log_ratio(
     `ratio.log_likelihood(model, example, key)` at rollout: a number for `mean_then_exp`, else a vector of
     `draws`.
 
-    - `clamp`: bound on each difference for `exp_then_mean`.
-    - `old_loss_clip`: bound of the stored loss alone, so that an action that was badly fitted cannot gain more than
-      it (FPO++ when fine-tuning: 4).
-    - `clip`: upper bound of the log-ratio, straight-through.
+    Args:
+        loss: Such as matching(perturb(schedule)).
+        draws: How many (t, eps) are drawn for each transition.
+        mode: How one ratio is made of them: see `log_ratio_from_losses`.
+        clamp: Bound on each difference for `exp_then_mean`.
+        loss_clip: Each loss is bounded above by it, without gradient beyond.
+        old_loss_clip: Bound of the stored loss alone, so that an action that was badly fitted cannot gain more than
+            it (FPO++ when fine-tuning: 4).
+        clip: Upper bound of the log-ratio, straight-through.
     """
     positive("clamp", clamp)
     one_of("mode", mode, ("mean_then_exp", "per_sample", "exp_then_mean"))

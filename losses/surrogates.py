@@ -32,8 +32,7 @@ def ppo_clip(
 def spo(
     log_ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], eps: Number | Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """rho A - |A| (rho - 1)^2 / (2 eps): its maximum is at rho = 1 + eps sign(A), and it pulls an overshoot
-    back.
+    """rho A - |A| (rho - 1)^2 / (2 eps), whose maximum is at rho = 1 + eps sign(A): it pulls an overshoot back.
 
     rho is held at e^40 from there on, whose square is finite in single precision.
     """
@@ -46,9 +45,7 @@ def spo(
 def aspo(
     log_ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], eps: Number | Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """`ppo_clip` where A > 0, `spo` elsewhere (FPO++, arXiv 2602.02481, eq. 11-13; the code's convention at A
-    = 0).
-    """
+    """`ppo_clip` where A > 0, `spo` elsewhere (FPO++, arXiv 2602.02481, eqs. 11-13; at A = 0 as in its code)."""
     return jnp.where(advantage > 0, ppo_clip(log_ratio, advantage, eps), spo(log_ratio, advantage, eps))
 
 
@@ -58,9 +55,7 @@ ADVANTAGES = ("signed", "positive", "softplus")
 
 
 def kl_k1(log_ratio: Float[Array, "*batch"]) -> Scalar:
-    """mean(log p_old - log p_new) over samples of the old policy: unbiased for KL(old || new), may be
-    negative.
-    """
+    """mean(log p_old - log p_new) over samples of the old policy: unbiased for KL(old || new), may be negative."""
     array("log_ratio", log_ratio)
     return -jnp.mean(log_ratio)
 
@@ -89,7 +84,8 @@ def adaptive_rate(
     rate / factor when kl > 2 target, rate * factor when floor < kl < target / 2, each kept inside [low, high]. An
     estimate that may be negative wants a `floor` below zero (GenPO's code: -1e-4 with k1), or the rate never rises.
 
-    Raises `ValueError` for a factor below 1, a `low` above `high` and other arguments out of range.
+    Raises:
+        ValueError: For a factor below 1, a `low` above `high` and other arguments out of range.
     """
     for name, value in (("rate", rate), ("target", target), ("low", low), ("high", high)):
         positive(name, value)
@@ -121,25 +117,25 @@ def clipped(
     advantages: str = "signed",
     weights: Float[Array, " n"] | None = None,
 ) -> Loss:
-    """Minus a clipped surrogate of the ratio exp(log_ratio(model, example, key)), A =
-    example.extras["advantage"].
+    """Minus a clipped surrogate of the ratio exp(log_ratio(model, example, key)), A = example.extras["advantage"].
 
     The log-ratio may be one number or a vector (a ratio for each draw of FPO++, for each denoising step of
     DPPO); the surrogate is averaged over it. At ratio 1 the gradient is -A grad log_ratio.
 
-    **Arguments:**
+    Args:
+        log_ratio: (model, example, key) -> scalar or vector; see `dpolicy.losses.ratios`.
+        eps: Half-width of the clip range of the ratio; for a vector of ratios a vector of them may be given.
+        surrogate: `ppo`, `spo` or `aspo`.
+        advantages: `signed`, `positive` or `softplus`; see `bounded_advantage`.
+        weights: Factors on the advantage, one for each ratio of the vector (DPPO's denoising discount).
 
-    - `log_ratio`: (model, example, key) -> scalar or vector; see `dpolicy.losses.ratios`.
-    - `eps`: half-width of the clip range of the ratio; for a vector of ratios a vector of them may be given.
-    - `surrogate`: `ppo`, `spo` or `aspo`.
-    - `advantages`: `signed`, `positive` or `softplus`; see `bounded_advantage`.
-    - `weights`: factors on the advantage, one for each ratio of the vector (DPPO's denoising discount).
+    Returns:
+        A loss whose metrics are `loss`, `ratio`, `ratio_min`, `ratio_max` (held where the surrogate holds the
+        ratio), `clip_fraction`, `kl` (k3), `kl_k1`.
 
-    **Returns:** a loss whose metrics are `loss`, `ratio`, `ratio_min`, `ratio_max` (held where the surrogate
-    holds the ratio), `clip_fraction`, `kl` (k3), `kl_k1`.
-
-    **Raises:** `ValueError` for an unknown option; when called, for a vector of `eps` or `weights` of another
-    length than that of the ratios.
+    Raises:
+        ValueError: For an unknown option; when called, for a vector of `eps` or `weights` of another length than
+            that of the ratios.
     """
     function("log_ratio", log_ratio, "(model, example, key) -> scalar or vector")
     positive("eps", eps, ndim=(0, 1))

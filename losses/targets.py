@@ -121,9 +121,12 @@ def smoothed_score(
     smaller for small t and smooth Q, and grows as sigma / alpha: use `matching(..., time_weight="tamed")`. Where a
     proposal was clipped no gradient passes.
 
-    - `normalise`: measure the temperature in units of the batch mean of |grad Q|.
-    - `noise_share`: 0 is iDEM, 1 the target of MaxEntDP.
-    - `max_norm`: bound on the norm of the score sum_i w_i grad_a Q / temperature (iDEM: 20 or 70).
+    Args:
+        q: The critic; (obs, action) -> scalar.
+        temperature: In units of Q.
+        normalise: Measure the temperature in units of the batch mean of |grad Q|.
+        noise_share: 0 is iDEM, 1 the target of MaxEntDP.
+        max_norm: Bound on the norm of the score sum_i w_i grad_a Q / temperature (iDEM: 20 or 70).
     """
     critic("q", q)
     positive("temperature", temperature)
@@ -155,8 +158,7 @@ def smoothed_score(
 
 
 def posterior_mean() -> Transform:
-    """Replace the targets of each noised point by their weighted mean, one target for each (MaxEntDP,
-    2502.11612).
+    """Replace the targets of each noised point by their weighted mean (MaxEntDP, arXiv 2502.11612).
 
     The gradient of the loss stays the same, draw by draw; only a constant, the weighted spread of targets,
     drops out.
@@ -184,8 +186,9 @@ def _group_mean(value: Float[Array, "k a"], weight: Float[Array, " k"], match: M
 
 
 def _collapse(match: Match, target: Target) -> Match:
-    """One candidate for each noised point: its group's total weight, `target`, and the clean action it implies; how
-    uneven the weights were is reported.
+    """One candidate for each noised point: its group's total weight, `target`, and the clean action it implies.
+
+    How uneven the weights were is reported.
     """
     points = match.x.shape[0]
     weight = jnp.sum(match.weight.reshape(points, -1), axis=1)

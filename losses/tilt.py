@@ -28,9 +28,11 @@ def linear_weights(value: Float[Array, " n"], temperature: Number, floor: Number
 
     With floor 0 the projection of Q / temperature onto the simplex: candidates below nu weigh nothing. A negative
     floor lets bad candidates weigh less than nothing, so that the fit is pushed away from them. The solution is exact.
+
     Source: GeMPO (arXiv 2603.10250).
 
-    Raises `ValueError` for a temperature that is not above zero or a floor of 1 or more.
+    Raises:
+        ValueError: For a temperature that is not above zero or a floor of 1 or more.
     """
     positive("temperature", temperature)
     in_range("floor", floor, high=1.0, open_high=True)
@@ -49,7 +51,8 @@ def square_weights(value: Float[Array, " n"], temperature: Number) -> Float[Arra
 
     Between linear and exponential in how fast it favours the best. Source: GeMPO (arXiv 2603.10250).
 
-    Raises `ValueError` for a temperature that is not above zero.
+    Raises:
+        ValueError: For a temperature that is not above zero.
     """
     positive("temperature", temperature)
     vector("value", value)
@@ -67,14 +70,15 @@ def tilt(q: Critic, temperature: Number, *, shape: str = "exponential", floor: N
     The target measure of a trust region in another divergence than the reverse KL, for g monotone (GeMPO, arXiv
     2603.10250). nu is solved for each state (or noised point).
 
-    **Arguments:**
+    Args:
+        q: The critic; (obs, action) -> scalar.
+        temperature: In units of Q.
+        shape: `exponential` (`boltzmann`), `linear` (see `linear_weights`) or `square` (see `square_weights`).
+        floor: Smallest weight of `linear`, in units of an equal share; below zero for signed measures.
 
-    - `temperature`: in units of Q.
-    - `shape`: `exponential` (`boltzmann`), `linear` (see `linear_weights`) or `square` (see `square_weights`).
-    - `floor`: smallest weight of `linear`, in units of an equal share; below zero for signed measures.
-
-    **Raises:** `ValueError` for a single candidate, an unknown shape, and a floor of 1 or more or for another shape
-    than linear.
+    Raises:
+        ValueError: For a single candidate, an unknown shape, and a floor of 1 or more or for another shape than
+            linear.
     """
     critic("q", q)
     one_of("shape", shape, SHAPES)

@@ -36,11 +36,10 @@ def grid_times(steps: int = 10) -> TimeLaw:
 
 
 def power_times(exponent: Number = 1.0, *, low: Number = 0.005, high: Number = 0.995) -> TimeLaw:
-    """t = low + (high - low) (1 - (1 - u)^(1 / exponent)), u ~ U(0, 1); mean low + (high - low) / (1 +
-    exponent).
+    """t = low + (high - low) (1 - (1 - u)^(1 / exponent)), u ~ U(0, 1).
 
-    An exponent above 1 favours small t, near the action. Source: FPO++ (arXiv 2602.02481), code; exponent 1
-    there.
+    Its mean is low + (high - low) / (1 + exponent). An exponent above 1 favours small t, near the action.
+    Source: FPO++ (arXiv 2602.02481), code; exponent 1 there.
     """
     positive("exponent", exponent)
     in_range("low", low, 0.0, 1.0)

@@ -12,9 +12,7 @@ _NARROW = 1e-3  # width below which the density is constant to single precision'
 
 
 def _far(dtype: jnp.dtype) -> float:
-    """Standard deviations beyond which the tail expansion replaces the distribution function, before it
-    underflows.
-    """
+    """Standard deviations beyond which the tail expansion replaces the distribution function, which underflows."""
     return 10.0 if jnp.finfo(dtype).bits <= 32 else 30.0
 
 

@@ -79,9 +79,7 @@ def clipped_value_loss(
     target: Float[Array, "*batch"],
     eps: Number,
 ) -> Float[Array, "*batch"]:
-    """max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2), without a factor 1/2. `eps` is in units of
-    V.
-    """
+    """max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2), without a factor 1/2; `eps` in units of V."""
     same_shapes(value=value, old_value=old_value, target=target)
     positive("eps", eps)
     clipped = old_value + jnp.clip(value - old_value, -eps, eps)
@@ -151,8 +149,9 @@ def value_regression(*, eps: Number | None = None) -> Loss:
 
 
 def explained_variance(value: Float[Array, "*batch"], target: Float[Array, "*batch"]) -> Scalar:
-    """1 - Var(target - value) / Var(target); 1 is perfect, 0 no better than a constant. 0 for a constant target (up to
-    rounding).
+    """1 - Var(target - value) / Var(target): 1 is perfect, 0 no better than a constant.
+
+    It is 0 for a target that is constant up to rounding.
     """
     same_shapes(value=value, target=target)
     _, _, deviation = spread(target)

@@ -31,10 +31,12 @@ def require_candidates(name: str, match: Match) -> None:
 
 
 def values(q: Critic, example: Any, match: Match, name: str = "q") -> Float[Array, " k"]:
-    """Q at every candidate. The example's observation is not batched, so its share of a layer is computed
-    once.
+    """Q at every candidate.
 
-    Raises `ValueError` under `name` unless q returns scalars.
+    The example's observation is not batched, so its share of a layer is computed once.
+
+    Raises:
+        ValueError: Under `name` unless q returns scalars.
     """
     return in_blocks(lambda action: returned(name, q(example.obs, action)), match.action)
 
@@ -64,13 +66,15 @@ def boltzmann(
     `q` should be centred by the caller (Q - V, or running statistics); any factor that depends on the state
     alone leaves the optimum where it is.
 
-    **Arguments:**
+    Args:
+        q: The critic; (obs, action) -> scalar.
+        temperature: In units of Q.
+        normalise: Whether the weights of a state keep their sum.
+        clip: Without normalisation, bound on |Q| before it is divided by the temperature.
+        rescale: Without normalisation, divide by the largest weight of the batch, so that none overflows.
 
-    - `temperature`: in units of Q.
-    - `clip`: without normalisation, bound on |Q| before it is divided by the temperature.
-    - `rescale`: without normalisation, divide by the largest weight of the batch, so that none overflows.
-
-    **Raises:** `ValueError` for a single candidate when normalising.
+    Raises:
+        ValueError: For a single candidate when normalising.
     """
     critic("q", q)
     boolean("normalise", normalise)
@@ -103,7 +107,8 @@ def advantage(q: Critic, *, baseline: Callable[[Any], Scalar] | None = None) -> 
 
     Source: QVPO (arXiv 2405.16173), there followed by `best(q)`.
 
-    **Raises:** `ValueError` for a single candidate without a baseline: its advantage is 0.
+    Raises:
+        ValueError: For a single candidate without a baseline: its advantage is 0.
     """
     critic("q", q)
     if baseline is not None:

@@ -164,23 +164,30 @@ def ddpm(
     For a variance-preserving schedule with abar = alpha^2, beta = 1 - abar_t/abar_s this is the textbook step,
     x <- [sqrt(abar_s) beta x_0hat + sqrt(1 - beta) (1 - abar_s) x] / (1 - abar_t) + 1[not last] std z.
 
-    **Arguments:**
-
-    - `steps`: number of steps, along the schedule's grid (for a `DiscreteVP` its own k = K..1, ending at abar = 1).
-    - `variance`: "beta", std^2 = beta (FlowRL, MaxEntDP, QSM; exact for data of unit variance), or "posterior",
-      std^2 = beta (1 - abar_s)/(1 - abar_t) (DIPO, QVPO; exact for a known x_0). A schedule that is not variance
-      preserving uses the beta of the one with the same signal-to-noise ratio, scaled by sqrt(alpha_s^2 + sigma_s^2).
-    - `clip`: clip x_0hat to [-clip, clip] at every step, and the action (not with `final_noise`); None for none.
-    - `initial`, `initial_scale`, `times`, `truncate`: as for `ode` (relax starts with initial_scale = 0.5).
-    - `clip_state`: clip x itself after every step (IDQL, QSM).
-    - `min_std`, `noise_bound`, `final_noise`: floor of std, clip of z to [-noise_bound, noise_bound], and noise in
-      the last step too (DPPO explores with .1, 3, True; evaluates with 1e-3).
-
-    **Returns:** a sampler `(field, obs, key, *, start=None) -> action` for one example, with `.chain` and, for the
-    density of a step, `.kernel(field, x, obs, step) -> (mean, std)`.
-
-    Raises `ValueError` for arguments out of range.
     Source: Ho et al. 2020 (arXiv 2006.11239, eqs. 6-7, algorithm 2).
+
+    Args:
+        steps: Number of steps, along the schedule's grid (for a `DiscreteVP` its own k = K..1, ending at abar = 1).
+        variance: "beta", std^2 = beta (FlowRL, MaxEntDP, QSM; exact for data of unit variance), or "posterior",
+            std^2 = beta (1 - abar_s)/(1 - abar_t) (DIPO, QVPO; exact for a known x_0). A schedule that is not
+            variance preserving uses the beta of the one with the same signal-to-noise ratio, scaled by
+            sqrt(alpha_s^2 + sigma_s^2).
+        clip: Clip x_0hat to [-clip, clip] at every step, and the action (not with `final_noise`); None for none.
+        initial: As for `ode`.
+        initial_scale: As for `ode` (relax starts with 0.5).
+        times: As for `ode`.
+        truncate: As for `ode`.
+        clip_state: Clip x itself after every step (IDQL, QSM).
+        min_std: Floor of std (DPPO explores with 0.1, evaluates with 1e-3).
+        noise_bound: Clip z to [-noise_bound, noise_bound] (DPPO: 3); None for none.
+        final_noise: Whether the last step draws noise too (DPPO: True).
+
+    Returns:
+        A sampler `(field, obs, key, *, start=None) -> action` for one example, with `.chain` and, for the density
+        of a step, `.kernel(field, x, obs, step) -> (mean, std)`.
+
+    Raises:
+        ValueError: For arguments out of range.
     """
     _checks.one_of("variance", variance, VARIANCES)
     return _ancestral(
@@ -216,17 +223,28 @@ def ddim(
 ) -> Ancestral:
     """DDIM: x_s = alpha_s x_0hat + sqrt(sigma_s^2 - std^2) noise + std z, std^2 = eta^2 sigma_s^2 (1 - snr_t/snr_s).
 
-    **Arguments:**
-
-    - `eta`: 0 is deterministic, 1 has the variance of DDPM's "posterior".
-    - `recompute`: after clipping x_0hat, let the noise follow from it, (x - alpha x_0hat)/sigma (DPPO); without, it
-      stays as predicted (FlowRL).
-    - the others: as for `ddpm`.
-
-    **Returns:** a sampler `(field, obs, key, *, start=None) -> action` for one example, with `.chain` and `.kernel`.
-
-    Raises `ValueError` for arguments out of range.
     Source: Song, Meng & Ermon 2021 (arXiv 2010.02502, eqs. 12, 16).
+
+    Args:
+        eta: 0 is deterministic, 1 has the variance of DDPM's "posterior".
+        recompute: After clipping x_0hat, let the noise follow from it, (x - alpha x_0hat)/sigma (DPPO); without, it
+            stays as predicted (FlowRL).
+        steps: As for `ddpm`.
+        clip: As for `ddpm`.
+        initial: As for `ddpm`.
+        initial_scale: As for `ddpm`.
+        times: As for `ddpm`.
+        truncate: As for `ddpm`.
+        clip_state: As for `ddpm`.
+        min_std: As for `ddpm`.
+        noise_bound: As for `ddpm`.
+        final_noise: As for `ddpm`.
+
+    Returns:
+        A sampler `(field, obs, key, *, start=None) -> action` for one example, with `.chain` and `.kernel`.
+
+    Raises:
+        ValueError: For arguments out of range.
     """
     _checks.fraction("eta", eta)
     return _ancestral(

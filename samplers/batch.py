@@ -27,14 +27,15 @@ def solve(
 
     With "tsit5" the batch shares its step sizes, so that the two agree to the tolerances only.
 
-    **Arguments:**
+    Args:
+        sampler: Of `ode` or `sde`.
+        field: Differentiable; the gradient keeps one state per step and one parameter cotangent for the batch.
+        obs: The batch.
+        key: One for all of it.
+        start: The x_1 of every example.
 
-    - `sampler`: of `ode` or `sde`.
-    - `field`: differentiable; the gradient keeps one state per step and one parameter cotangent for the batch.
-    - `obs`, `key`: the batch, and one key for all of it.
-    - `start`: x_1 of every example.
-
-    Raises `ValueError` for any other sampler, and for shapes that do not fit.
+    Raises:
+        ValueError: For any other sampler, and for shapes that do not fit.
     """
     if not isinstance(sampler, ODE | SDE):
         name = type(sampler).__name__

@@ -26,7 +26,8 @@ def select(
 ) -> Action:
     """The action of largest value; with a temperature, one drawn with probability softmax(values / temperature).
 
-    Raises `ValueError` for a temperature without a key, or one that is not above zero.
+    Raises:
+        ValueError: For a temperature without a key, or one that is not above zero.
     """
     _checks.array("actions", actions)
     _checks.array("values", values)
@@ -68,17 +69,19 @@ def best_of(n: int, sampler: Sampler, q: Critic, *, temperature: Number | None =
 
     The arg max moves the policy by at most KL(best of n || policy) = log n - (n - 1)/n nats: 1.40 for 10, 2.50 for 32.
 
-    **Arguments:**
-
-    - `n`: number of samples.
-    - `sampler`: any `(field, obs, key) -> action`.
-    - `q`: any `(obs, action) -> scalar`; for several critics their minimum or mean, as the method says.
-    - `temperature`: None for the arg max (IDQL, SDAC), else that of the softmax (SfBC, Diffusion-QL).
-
-    **Returns:** a sampler `(field, obs, key) -> action` for one example.
-
-    Raises `ValueError` for an `n` that is no positive int or a temperature that is not above zero.
     Source: Hansen-Estruch et al. 2023 (arXiv 2304.10573); Chen et al. 2022 (SfBC, arXiv 2209.14548).
+
+    Args:
+        n: Number of samples.
+        sampler: Any `(field, obs, key) -> action`.
+        q: Any `(obs, action) -> scalar`; for several critics their minimum or mean, as the method says.
+        temperature: None for the arg max (IDQL, SDAC), else that of the softmax (SfBC, Diffusion-QL).
+
+    Returns:
+        A sampler `(field, obs, key) -> action` for one example.
+
+    Raises:
+        ValueError: For an `n` that is no positive int or a temperature that is not above zero.
     """
     _checks.integer("n", n)
     _checks.function("sampler", sampler, "(field, obs, key) -> action")

@@ -134,20 +134,23 @@ def coupled(
 
     The density is that of the pair (x, y); the executed action, its mean, has a marginal of it.
 
-    **Arguments:**
-
-    - `steps`, `times`: the time grid, as for `ode`.
-    - `mixing`: p in (0, 1]; None ties it to the steps (`tied_mixing`). At a fixed p the halves come ever closer as
-      the steps grow, the density across their gap becomes nearly singular, and its rounding error grows like
-      p^(-2 steps).
-    - `rematerialise`: whether gradients compute each step anew, with the memory of one step in place of all, up to a
-      fifth more slowly; None for more than 10 steps.
-
-    **Returns:** a sampler `(field, obs, key, *, start=None) -> action` for one example, with `forward`, `inverse`,
-    `log_prob` and `entropy`.
-
-    Raises `ValueError` for arguments out of range, and where the inverse would lose more than 1e-4 to rounding.
     Source: Ding et al. 2025 (arXiv 2505.18763, section 4); the constant determinant follows from its equations.
+
+    Args:
+        steps: As for `ode`.
+        mixing: The p of `forward`, in (0, 1]; None ties it to the steps (`tied_mixing`). At a fixed p the halves come
+            ever closer as the steps grow, the density across their gap becomes nearly singular, and its rounding
+            error grows like p^(-2 steps).
+        rematerialise: Whether gradients compute each step anew, with the memory of one step in place of all, up to
+            a fifth more slowly; None for more than 10 steps.
+        times: As for `ode`.
+
+    Returns:
+        A sampler `(field, obs, key, *, start=None) -> action` for one example, with `forward`, `inverse`,
+        `log_prob` and `entropy`.
+
+    Raises:
+        ValueError: For arguments out of range, and where the inverse would lose more than 1e-4 to rounding.
     """
     grid = Grid(steps, times)
     mixing = tied_mixing(steps) if mixing is None else mixing

@@ -87,19 +87,25 @@ def langevin(
     delta = step_size sigma_t^2, so that one number fits all times; at a Gaussian of standard deviation S the chain's
     variance is too large by the factor 1/(1 - delta/(2 S^2)), at most 1/(1 - step_size/2).
 
-    **Arguments:**
-
-    - `steps`: number of predictor steps, each one evaluation.
-    - `corrections`: Langevin steps before each, one evaluation each; 0 leaves the predictor alone.
-    - `step_size`: in units of sigma_t^2, in (0, 2): beyond it the chain diverges.
-    - `predictor`: "ddim" or "ddpm" (variance "beta").
-    - `clip`, `initial`, `initial_scale`, `times`, `truncate`: as for `ddpm`.
-
-    **Returns:** a sampler `(field, obs, key, *, start=None) -> action` for one example, with `.chain`.
-
-    Raises `ValueError` for arguments out of range.
     Source: Song et al. 2021 (arXiv 2011.13456, algorithm 3 and appendix G), whose step size is a signal-to-noise
     ratio of norms; this is its expectation.
+
+    Args:
+        steps: Number of predictor steps, each one evaluation.
+        corrections: Langevin steps before each, one evaluation each; 0 leaves the predictor alone.
+        step_size: In units of sigma_t^2, in (0, 2): beyond it the chain diverges.
+        predictor: "ddim" or "ddpm" (variance "beta").
+        clip: As for `ddpm`.
+        initial: As for `ddpm`.
+        initial_scale: As for `ddpm`.
+        times: As for `ddpm`.
+        truncate: As for `ddpm`.
+
+    Returns:
+        A sampler `(field, obs, key, *, start=None) -> action` for one example, with `.chain`.
+
+    Raises:
+        ValueError: For arguments out of range.
     """
     _checks.integer("corrections", corrections, 0)
     _checks.in_range("step_size", step_size, 0.0, 2.0, open_low=True, open_high=True)
@@ -160,19 +166,23 @@ def unadjusted_langevin(
 ) -> Unadjusted:
     """x <- clip(x + delta_k/2 score(x) + sqrt(delta_k) z), the score always that at one time.
 
-    **Arguments:**
-
-    - `steps`: number of steps.
-    - `step_sizes`: the deltas; 1 - k/steps for k = 0..steps-1 by default.
-    - `bound`: clip x to [-bound, bound] after every step, None for none.
-    - `time`: where the field is evaluated. At 0 only a field that predicts a score (QSM's is proportional to the
-      gradient of Q) is well defined.
-    - `initial`, `initial_scale`, `truncate`: as for `ode`.
-
-    **Returns:** a sampler `(field, obs, key, *, start=None) -> action` for one example, with `.chain`.
-
-    Raises `ValueError` for arguments out of range.
     Source: QSM as in the code of Ma et al. 2025 (arXiv 2502.00361); Welling & Teh 2011.
+
+    Args:
+        steps: Number of steps.
+        step_sizes: The deltas; 1 - k/steps for k = 0..steps-1 by default.
+        bound: Clip x to [-bound, bound] after every step, None for none.
+        time: Where the field is evaluated. At 0 only a field that predicts a score (QSM's is proportional to the
+            gradient of Q) is well defined.
+        initial: As for `ode`.
+        initial_scale: As for `ode`.
+        truncate: As for `ode`.
+
+    Returns:
+        A sampler `(field, obs, key, *, start=None) -> action` for one example, with `.chain`.
+
+    Raises:
+        ValueError: For arguments out of range.
     """
     _checks.integer("steps", steps)
     _checks.fraction("time", time)

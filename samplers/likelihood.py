@@ -41,28 +41,37 @@ def log_likelihood(
 
     log p_0(x_0) = log N(x_1; 0, prior_std^2) + int_0^1 div v(x_t, t) dt along dx/dt = v from x_0 = action up to x_1.
 
-    **Arguments:**
-
-    - `field`, `action`, `obs`: one example; differentiable in all three.
-    - `key`: for "hutchinson" only.
-    - `steps`, `times`: of the fixed-step solvers; `times` decrease, as for a sampler, and their ends are tsit5's too.
-    - `method`: "exact" (one forward-mode derivative per action dimension and evaluation) or "hutchinson" (one per
-      probe; unbiased for the logarithm, with the same random signs along the whole path).
-    - `probes`: number of probes.
-    - `solver`: "tsit5" (adaptive; `rtol`, `atol`, `max_steps`; nan if these did not suffice), "heun" or "euler". On
-      a mixture of Gaussians .07 to .2 wide, 20 steps of Heun are off by .18 (cosine) to .71 nats (linear) in the root
-      mean square and by up to 8, 100 of them by .006 to .25, and tsit5 by less than .02, which is the noise at t_min.
-
     Parameter gradients of a batch want a fixed-step solver: under `vmap`, tsit5 keeps a cotangent for each example.
 
     The density is that of the ideal solver; the chain of `ode(steps=...)` has its own, apart from it by the
     discretisation error. A clipped sampler has none.
 
-    **Returns:** a scalar.
-
-    Raises `ValueError` for arguments out of range, for "hutchinson" without a key and for a `DiscreteVP`.
     Source: Chen et al. 2018 (arXiv 1806.07366, theorem 1); Grathwohl et al. 2019 (arXiv 1810.01367, eq. 7);
     Song et al. 2021 (arXiv 2011.13456, appendix D.2).
+
+    Args:
+        field: Of one example; the result is differentiable in it, in `action` and in `obs`.
+        action: One action.
+        obs: One observation.
+        key: For "hutchinson" only.
+        steps: Of the fixed-step solvers.
+        method: "exact" (one forward-mode derivative per action dimension and evaluation) or "hutchinson" (one per
+            probe; unbiased for the logarithm, with the same random signs along the whole path).
+        probes: Number of probes.
+        solver: "tsit5" (adaptive; `rtol`, `atol`, `max_steps`; nan if these did not suffice), "heun" or "euler". On
+            a mixture of Gaussians .07 to .2 wide, 20 steps of Heun are off by .18 (cosine) to .71 nats (linear) in
+            the root mean square and by up to 8, 100 of them by .006 to .25, and tsit5 by less than .02, which is
+            the noise at t_min.
+        times: The `steps + 1` times, decreasing as for a sampler; their ends are tsit5's too.
+        rtol: Of tsit5.
+        atol: Of tsit5.
+        max_steps: Of tsit5.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: For arguments out of range, for "hutchinson" without a key and for a `DiscreteVP`.
     """
     _checks.one_of("method", method, METHODS)
     _checks.one_of("solver", solver, SOLVERS)

@@ -60,18 +60,20 @@ def mean_flow(
 
     Unlike Euler's step on a velocity its length costs no accuracy where u is exact.
 
-    **Arguments:**
-
-    - `steps`: number of steps, each one evaluation.
-    - `clip`: clip the action to [-clip, clip], None for not.
-    - `initial`, `initial_scale`: x_1 ~ N(0, (initial_scale prior_std)^2) for "normal", 0 for "zero".
-    - `times`: the `steps + 1` times, decreasing; the schedule's own grid by default.
-
-    **Returns:** a sampler `(field, obs, key, *, start=None) -> action` of a `MeanField`, for one example, with
-    `.chain`.
-
-    Raises `ValueError` for arguments out of range, and for a field that has no average velocities.
     Source: Geng et al. 2025 (arXiv 2505.13447, eq. 12).
+
+    Args:
+        steps: Number of steps, each one evaluation.
+        clip: Clip the action to [-clip, clip], None for not.
+        initial: "normal", x_1 ~ N(0, (initial_scale prior_std)^2), or "zero", x_1 = 0.
+        initial_scale: See `initial`.
+        times: The `steps + 1` times, decreasing; the schedule's own grid by default.
+
+    Returns:
+        A sampler `(field, obs, key, *, start=None) -> action` of a `MeanField`, for one example, with `.chain`.
+
+    Raises:
+        ValueError: For arguments out of range, and for a field that has no average velocities.
     """
     check_bound("clip", clip)
     return MeanFlow(Grid(steps, times), Prior(initial, initial_scale), clip)

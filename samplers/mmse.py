@@ -21,8 +21,10 @@ def log_density_of_errors(errors: Float[Array, " n"], signal: Float[Array, " n+1
     |eps - eps_hat|^2) with omega_i = (s_{i-1} - s_i) / (2 s_i (1 - s_i)), without dividing by s_i -> 0. The grid is
     first order: log-densities of narrow laws come out too small near their peak.
 
-    Raises `ValueError` unless `signal` holds one number more than `errors`.
     Source: MaxEntDP (arXiv 2502.11612).
+
+    Raises:
+        ValueError: Unless `signal` holds one number more than `errors`.
     """
     _checks.integer("dim", dim)
     _checks.vector("errors", errors)
@@ -47,17 +49,22 @@ def mmse_log_likelihood(
     At each of `steps` times the action is noised `draws` times and denoised again: steps * draws evaluations of the
     field, no derivative. An action that the field restores badly is improbable.
 
-    **Arguments:**
-
-    - `field`, `action`, `obs`: one example.
-    - `steps`: intervals of the grid from t_min to t_max.
-    - `draws`: noises per time.
-    - `clip`: clip the denoised action to [-clip, clip], None for not.
-
-    **Returns:** a scalar; biased by the grid, unbiased over the noise.
-
-    Raises `ValueError` for arguments out of range.
     Source: MaxEntDP (arXiv 2502.11612), with 20 steps and 50 draws; Guo, Shamai & Verdu 2005 (I-MMSE).
+
+    Args:
+        field: The exact one of the density, or what was learnt of it.
+        action: One action.
+        obs: One observation.
+        key: For the noises.
+        steps: Intervals of the grid from t_min to t_max.
+        draws: Noises per time.
+        clip: Clip the denoised action to [-clip, clip], None for not.
+
+    Returns:
+        A scalar; biased by the grid, unbiased over the noise.
+
+    Raises:
+        ValueError: For arguments out of range.
     """
     _checks.integer("steps", steps)
     _checks.integer("draws", draws)

@@ -17,7 +17,7 @@ def noise_free(sampler: Any) -> Any:
     - `ode`, `mean_flow`: as they are.
 
     Raises:
-        ValueError: for another sampler (Langevin's corrections are nothing without their noise).
+        ValueError: For another sampler (Langevin's corrections are nothing without their noise).
     """
     if isinstance(sampler, Ancestral):
         return dataclasses.replace(sampler, noise_bound=0.0)

@@ -160,23 +160,28 @@ def ode(
     alpha data + sigma noise at its end (for a rectified flow the same), that of Heun does so from half-way, where Euler
     takes it. The orders stay.
 
-    **Arguments:**
-
-    - `steps`: number of steps; for "tsit5" only the number of points of `chain`.
-    - `solver`: "euler" (order 1), "heun" (order 2, two evaluations a step) or "tsit5" (order 5, adaptive).
-    - `clip`: clip the predicted clean action to [-clip, clip] at every evaluation, and the action; None for none.
-    - `initial`, `initial_scale`: x_1 ~ N(0, (initial_scale prior_std)^2) for "normal", 0 for "zero".
-    - `times`: the `steps + 1` times, decreasing; the schedule's own grid by default.
-    - `truncate`: only that many steps, those nearest the action, carry gradient (fixed steps only).
-    - `rtol`, `atol`, `max_steps`: of "tsit5", which returns nan if `max_steps` did not suffice.
-
     Differentiate a batch of adaptive solves through `solve`, not through `vmap`.
 
-    **Returns:** a sampler `(field, obs, key, *, start=None) -> action` for one example, with `.chain`.
-
-    Raises `ValueError` for arguments out of range, and "tsit5" for a `DiscreteVP`.
     Source: Song et al. 2021 (arXiv 2011.13456, eq. 13); FlowRL (arXiv 2603.27450, eq. 9 with eta = 0); the last step
     Karras et al. 2022 (arXiv 2206.00364).
+
+    Args:
+        steps: Number of steps; for "tsit5" only the number of points of `chain`.
+        solver: "euler" (order 1), "heun" (order 2, two evaluations a step) or "tsit5" (order 5, adaptive).
+        clip: Clip the predicted clean action to [-clip, clip] at every evaluation, and the action; None for none.
+        initial: "normal", x_1 ~ N(0, (initial_scale prior_std)^2), or "zero", x_1 = 0.
+        initial_scale: See `initial`.
+        times: The `steps + 1` times, decreasing; the schedule's own grid by default.
+        truncate: Only that many steps, those nearest the action, carry gradient (fixed steps only).
+        rtol: Of "tsit5".
+        atol: Of "tsit5".
+        max_steps: Of "tsit5", which returns nan if they did not suffice.
+
+    Returns:
+        A sampler `(field, obs, key, *, start=None) -> action` for one example, with `.chain`.
+
+    Raises:
+        ValueError: For arguments out of range, and "tsit5" for a `DiscreteVP`.
     """
     _checks.one_of("solver", solver, SOLVERS)
     check_bound("clip", clip)

@@ -106,24 +106,28 @@ def sde(
     Every eta_t >= 0 has the same marginals as the ODE (eta = 0) when the field is exact; noise corrects the errors of
     a field, and costs more steps. The last step has eta_t = 0 and goes along the predicted pair, as that of `ode`.
 
-    **Arguments:**
-
-    - `steps`: number of steps.
-    - `eta`: stochasticity, zero or above.
-    - `clip`: clip the predicted clean action to [-clip, clip] at every step, and the action; None for none.
-    - `diffusion`: what eta multiplies.
-      "variance": eta_t = eta sigma sigma', half the rate at which the variance sigma^2 grows: moderate at both ends;
-      for a variance-exploding schedule and eta = 1 the sampler of DEM and DQS, g^2 = d sigma^2 / dt.
-      "reverse": eta_t = eta sigma^2 (sigma'/sigma - alpha'/alpha), for eta = 1 the time reversal of the forward
-      process (Anderson 1982); large near t = 1, where alpha -> 0.
-      "constant": eta_t = eta, equation 9 as printed; stiff near t = 0: it needs steps > eta / sigma^2, with the
-      sigma of the last step that carries noise.
-    - `initial`, `initial_scale`, `times`, `truncate`: as for `ode`.
-
-    **Returns:** a sampler `(field, obs, key, *, start=None) -> action` for one example, with `.chain`.
-
-    Raises `ValueError` for arguments out of range.
     Source: FlowRL (arXiv 2603.27450, eq. 9); Albergo et al. 2023 (arXiv 2303.08797).
+
+    Args:
+        steps: Number of steps.
+        eta: Stochasticity, zero or above.
+        clip: Clip the predicted clean action to [-clip, clip] at every step, and the action; None for none.
+        diffusion: What eta multiplies. "variance": eta_t = eta sigma sigma', half the rate at which the variance
+            sigma^2 grows: moderate at both ends; for a variance-exploding schedule and eta = 1 the sampler of DEM
+            and DQS, g^2 = d sigma^2 / dt. "reverse": eta_t = eta sigma^2 (sigma'/sigma - alpha'/alpha), for eta = 1
+            the time reversal of the forward process (Anderson 1982); large near t = 1, where alpha -> 0.
+            "constant": eta_t = eta, equation 9 as printed; stiff near t = 0: it needs steps > eta / sigma^2, with
+            the sigma of the last step that carries noise.
+        initial: As for `ode`.
+        initial_scale: As for `ode`.
+        times: As for `ode`.
+        truncate: As for `ode`.
+
+    Returns:
+        A sampler `(field, obs, key, *, start=None) -> action` for one example, with `.chain`.
+
+    Raises:
+        ValueError: For arguments out of range.
     """
     _checks.non_negative("eta", eta)
     _checks.one_of("diffusion", diffusion, DIFFUSIONS)
