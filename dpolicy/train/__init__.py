@@ -32,6 +32,9 @@ from dpolicy.train.replay import Replay as Replay
 from dpolicy.train.runs import Run as Run
 from dpolicy.train.runs import evaluate_run as evaluate_run
 from dpolicy.train.runs import load_run as load_run
+from dpolicy.train.windows import data_windows as data_windows
+from dpolicy.train.windows import n_step as n_step
+from dpolicy.train.windows import ring_windows as ring_windows
 
 # The training program of each family of algorithms.
 PROGRAMS: dict[str, Callable[..., Program]] = {
