@@ -55,8 +55,8 @@ TESTS = {
     "dpolicy/noisy_best.py": OFF_POLICY,
     "dpolicy/field_policy.py": f"{OFF_POLICY} dipo schedules",
     "dpolicy/ema.py": "ema actor_critic checks",
-    "dpolicy/modes.py": "mode_discovery ddiffpg",
-    "dpolicy/novelty.py": "defaults mode_discovery ddiffpg",
+    "dpolicy/modes/_groups.py": "mode_discovery ddiffpg",
+    "dpolicy/modes/_novelty.py": "defaults mode_discovery ddiffpg",
     "dpolicy/learner.py": "defaults guard actor_critic on_policy_checks proximal",
     "dpolicy/_advantages.py": "spread proximal on_policy_checks",
     "dpolicy/_spread.py": "spread losses_formulas proximal on_policy_checks",
@@ -78,8 +78,8 @@ CLAMPED = "JAX holds an index beyond an axis of one at its end"
 EQUIVALENT: dict[str, str] = {
     "losses/pathwise.py NumberReplacer: x, t = jax.lax.stop_gradient((match.x[0], match.t[0])) -> "
     "x, t = jax.lax.stop_gradient((match.x[ 1], match.t[0]))": CLAMPED,
-    "dpolicy/modes.py NumberReplacer: rank = jnp.take_along_axis(jnp.cumsum(member, axis=0), stratum[:, None], axis=1)"
-    "[:, 0] -> rank = jnp.take_along_axis(jnp.cumsum(member, axis=0), stratum[:, None], axis=1)[:, 1]": CLAMPED,
+    "dpolicy/modes/_groups.py NumberReplacer: rank = jnp.take_along_axis(jnp.cumsum(member, axis=0), stratum[:, None], "
+    "axis=1)[:, 0] -> rank = jnp.take_along_axis(jnp.cumsum(member, axis=0), stratum[:, None], axis=1)[:, 1]": CLAMPED,
     "dpolicy/proximal.py NumberReplacer: value, metrics = loss(1.0 if critic_warmup == 0 else warm.astype(float))( -> "
     "value, metrics = loss(1.0 if critic_warmup == -1 else warm.astype(float))(": "1 as an array is 1",
     'losses/noise.py SwapName: return returned("proposal\'s action", action, match.x.shape[1:]), log_density -> '

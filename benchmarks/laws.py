@@ -10,9 +10,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.optimize import brentq, linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from dpolicy.fields import FunctionField
+from dpolicy.fields import CosineVP, FunctionField
 from dpolicy.samplers import ddpm
-from dpolicy.schedules import CosineVP
 
 
 def wasserstein(a: np.ndarray, b: np.ndarray) -> float:

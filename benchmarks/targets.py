@@ -29,9 +29,9 @@ import numpy as np
 
 from dpolicy._types import Transition
 from dpolicy.cli.catalogue import table
+from dpolicy.fields import CosineVP
 from dpolicy.losses import Match, Target, boltzmann, posterior_mean, reverse_sample, smoothed_score
 from dpolicy.plots import COLOURS, new_figure, save
-from dpolicy.schedules import CosineVP
 
 SCHEDULE = CosineVP()
 TIMES = (0.1, 0.25, 0.5, 0.75, 0.9)

@@ -21,9 +21,6 @@ FAMILIES = {
 }
 # Reference pages that list the public names of these modules, in this order.
 MODULES = {
-    "schedules": ("Schedules", ["schedules"]),
-    "fields": ("Fields", ["fields", "mean_field", "guidance", "embeddings"]),
-    "networks": ("Networks, policies, critics", ["networks", "policies", "critics"]),
     "combinators": (
         "Combinators",
         [
@@ -37,16 +34,14 @@ MODULES = {
             "ema",
             "extras",
             "minibatches",
-            "discovery",
-            "clustering",
-            "episodes",
-            "modes",
-            "novelty",
         ],
     ),
 }
 # Reference pages that list what these packages export: the modules named here first, then the others.
 PACKAGES = {
+    "fields": ("Fields", "schedule schedules discrete field mean_field predictions guidance embeddings"),
+    "networks": ("Networks, policies, critics", "mlp ensemble critics policies gaussian activations layers"),
+    "modes": ("Modes of behaviour", "discovery clustering episodes groups novelty"),
     "losses": (
         "Losses",
         "match noise candidates targets weights tilt ratios surrogates pathwise value gae compose",
@@ -111,7 +106,7 @@ def _reference(title: str, intro: str, modules: dict[str, list[str] | None]) -> 
 
 def _first(found: dict[str, list[str]], first: str) -> dict[str, list[str] | None]:
     """The modules, those whose own names are in `first` in front."""
-    own = {module.rpartition(".")[2]: module for module in found}
+    own = {module.rpartition(".")[2].strip("_"): module for module in found}
     order = [own[name] for name in first.split()]
     return {module: found[module] for module in dict.fromkeys([*order, *found])}
 

@@ -1,6 +1,6 @@
 """Reinforcement learning with diffusion and flow policies: pure functions that snap together into train steps.
 
-The vocabulary, schedules, fields, networks and combinators are here; `dpolicy.losses`, `dpolicy.samplers`,
+The vocabulary and what is used most of fields, networks and combinators are here; `dpolicy.losses`, `dpolicy.samplers`,
 `dpolicy.envs`, `dpolicy.algorithms` and `dpolicy.train` are imported when first used. `dpolicy.load` reads a trained
 policy: `dpolicy.train.load_policy`.
 """
@@ -27,8 +27,6 @@ from dpolicy.actor_critic import noisy as noisy
 from dpolicy.actor_critic import selecting as selecting
 from dpolicy.algorithm import Algorithm as Algorithm
 from dpolicy.algorithm import Memory as Memory
-from dpolicy.critics import QNetwork as QNetwork
-from dpolicy.critics import ValueNetwork as ValueNetwork
 from dpolicy.ema import ema as ema
 from dpolicy.extras import Extra as Extra
 from dpolicy.extras import FromState as FromState
@@ -36,51 +34,54 @@ from dpolicy.extras import Updated as Updated
 from dpolicy.field_policy import FieldPolicy as FieldPolicy
 from dpolicy.field_policy import field_policy as field_policy
 from dpolicy.fields import AbstractField as AbstractField
+from dpolicy.fields import AbstractSchedule as AbstractSchedule
+from dpolicy.fields import CosineVP as CosineVP
+from dpolicy.fields import DDPMTable as DDPMTable
+from dpolicy.fields import DiscreteVP as DiscreteVP
 from dpolicy.fields import Field as Field
 from dpolicy.fields import FunctionField as FunctionField
+from dpolicy.fields import LinearVP as LinearVP
+from dpolicy.fields import MeanField as MeanField
+from dpolicy.fields import RectifiedFlow as RectifiedFlow
+from dpolicy.fields import Trigonometric as Trigonometric
+from dpolicy.fields import VarianceExploding as VarianceExploding
 from dpolicy.fields import as_pair as as_pair
+from dpolicy.fields import classifier_free as classifier_free
 from dpolicy.fields import convert as convert
+from dpolicy.fields import cosine_betas as cosine_betas
+from dpolicy.fields import ddpm_table as ddpm_table
 from dpolicy.fields import express as express
+from dpolicy.fields import guided as guided
+from dpolicy.fields import linear_betas as linear_betas
 from dpolicy.fields import predict_data as predict_data
 from dpolicy.fields import predict_noise as predict_noise
 from dpolicy.fields import predict_score as predict_score
 from dpolicy.fields import predict_velocity as predict_velocity
-from dpolicy.guidance import classifier_free as classifier_free
-from dpolicy.guidance import guided as guided
 from dpolicy.learner import Learner as Learner
 from dpolicy.learner import adam as adam
 from dpolicy.learner import descend as descend
 from dpolicy.learner import learner as learner
-from dpolicy.mean_field import MeanField as MeanField
 from dpolicy.minibatches import over_minibatches as over_minibatches
 from dpolicy.networks import MLP as MLP
 from dpolicy.networks import Ensemble as Ensemble
+from dpolicy.networks import Gaussian as Gaussian
+from dpolicy.networks import QNetwork as QNetwork
+from dpolicy.networks import ResidualGaussian as ResidualGaussian
+from dpolicy.networks import TanhGaussian as TanhGaussian
+from dpolicy.networks import ValueNetwork as ValueNetwork
 from dpolicy.networks import ensemble as ensemble
-from dpolicy.policies import Gaussian as Gaussian
-from dpolicy.policies import ResidualGaussian as ResidualGaussian
-from dpolicy.policies import TanhGaussian as TanhGaussian
-from dpolicy.policies import gaussian_policy as gaussian_policy
+from dpolicy.networks import gaussian_policy as gaussian_policy
 from dpolicy.proximal import Proximal as Proximal
 from dpolicy.proximal import proximal as proximal
 from dpolicy.recipe import composed as composed
 from dpolicy.recipe import tunable as tunable
-from dpolicy.schedules import AbstractSchedule as AbstractSchedule
-from dpolicy.schedules import CosineVP as CosineVP
-from dpolicy.schedules import DDPMTable as DDPMTable
-from dpolicy.schedules import DiscreteVP as DiscreteVP
-from dpolicy.schedules import LinearVP as LinearVP
-from dpolicy.schedules import RectifiedFlow as RectifiedFlow
-from dpolicy.schedules import Trigonometric as Trigonometric
-from dpolicy.schedules import VarianceExploding as VarianceExploding
-from dpolicy.schedules import cosine_betas as cosine_betas
-from dpolicy.schedules import ddpm_table as ddpm_table
-from dpolicy.schedules import linear_betas as linear_betas
 
 if TYPE_CHECKING:
     from dpolicy import algorithms as algorithms
     from dpolicy import data as data
     from dpolicy import envs as envs
     from dpolicy import losses as losses
+    from dpolicy import modes as modes
     from dpolicy import plots as plots
     from dpolicy import samplers as samplers
     from dpolicy import train as train
@@ -88,7 +89,18 @@ if TYPE_CHECKING:
 
     load = load_policy
 
-_PACKAGES = ("algorithms", "data", "envs", "losses", "plots", "samplers", "train")
+_PACKAGES = (
+    "algorithms",
+    "data",
+    "envs",
+    "fields",
+    "losses",
+    "modes",
+    "networks",
+    "plots",
+    "samplers",
+    "train",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -13,13 +13,12 @@ from jaxtyping import Array, Float, Int
 from dpolicy import _checks
 from dpolicy._types import Action, Critic, Key, Loss, Metrics, Mode, Model, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm, Family, Memory
-from dpolicy.critics import QNetwork
 from dpolicy.ema import ema
 from dpolicy.extras import ANNEALS, Extra, FromState, Updated, annealed, resolve
 from dpolicy.learner import Learner, adam, descend, learner
 from dpolicy.losses import batched, reduce_ensemble, td_target
 from dpolicy.losses._batch import BATCH_AXIS
-from dpolicy.networks import ACTIVATIONS, ensemble
+from dpolicy.networks import ACTIVATIONS, QNetwork, ensemble
 from dpolicy.recipe import tunable
 
 # Which ensemble guides the actor, and how it is reduced.

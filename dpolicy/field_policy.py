@@ -9,26 +9,28 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._schedule import constant
 from dpolicy._types import Action, Critic, Key, Number, Observation
-from dpolicy.embeddings import EMBEDDINGS, AbstractEmbedding
-from dpolicy.fields import AbstractField, Field
-from dpolicy.losses.match import refuse_infinite_scores
-from dpolicy.mean_field import MeanField
-from dpolicy.networks import check_network, check_residual
-from dpolicy.recipe import tunable
-from dpolicy.samplers import Prior, best_of, ddim, ddpm, mean_flow, mmse_log_likelihood, noise_free, ode, sde
-from dpolicy.schedules import (
+from dpolicy.fields import (
+    EMBEDDINGS,
+    AbstractEmbedding,
+    AbstractField,
     AbstractSchedule,
     CosineVP,
     DiscreteVP,
+    Field,
     LinearVP,
+    MeanField,
     RectifiedFlow,
     Trigonometric,
     VarianceExploding,
     cosine_betas,
     linear_betas,
 )
+from dpolicy.fields._schedule import constant
+from dpolicy.losses.match import refuse_infinite_scores
+from dpolicy.networks._mlp import check_network, check_residual
+from dpolicy.recipe import tunable
+from dpolicy.samplers import Prior, best_of, ddim, ddpm, mean_flow, mmse_log_likelihood, noise_free, ode, sde
 
 SCHEDULES: dict[str, Callable[[int], AbstractSchedule]] = {
     "rectified_flow": lambda steps: RectifiedFlow(),

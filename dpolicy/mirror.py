@@ -11,10 +11,10 @@ from dpolicy import _checks
 from dpolicy._types import Critic, Loss, Number, Transition
 from dpolicy.actor_critic import ActorCritic, ActorLoss
 from dpolicy.extras import FromState, Updated, running_statistics
+from dpolicy.fields import AbstractSchedule
 from dpolicy.losses import boltzmann, chain, given, perturb
 from dpolicy.losses.match import Transform
 from dpolicy.recipe import tunable
-from dpolicy.schedules import AbstractSchedule
 
 
 def at_next(example: Transition) -> Transition:

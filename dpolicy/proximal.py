@@ -13,7 +13,6 @@ from dpolicy import _checks
 from dpolicy._advantages import NORMALISATIONS, Advantages
 from dpolicy._types import Action, Key, Loss, Metrics, Mode, Model, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm
-from dpolicy.critics import ValueNetwork
 from dpolicy.learner import Learner, adam, descend, keep_if, learner, scaled
 from dpolicy.losses import (
     GAE_DIALECTS,
@@ -25,7 +24,8 @@ from dpolicy.losses import (
     on,
 )
 from dpolicy.minibatches import in_segments, over_minibatches
-from dpolicy.networks import ACTIVATIONS, check_network, check_residual
+from dpolicy.networks import ACTIVATIONS, ValueNetwork
+from dpolicy.networks._mlp import check_network, check_residual
 from dpolicy.recipe import tunable
 
 # Draws the action for the environment, `(policy, extra, obs, key, mode) -> (action, extras)`; under "explore" the

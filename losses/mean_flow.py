@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from dpolicy._checks import fraction, instance, one_key
 from dpolicy._select import weighed
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
-from dpolicy.fields import express
+from dpolicy.fields import MeanField, express
 from dpolicy.losses.match import Chain, Transform, chain, same_schedule, sound_match, start, weight_metrics
-from dpolicy.mean_field import MeanField
 
 
 def mean_flow_matching(transform: Transform, *, equal_share: Number = 0.0) -> Loss:

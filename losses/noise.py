@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from dpolicy._checks import integer, one_of, positive, returned
-from dpolicy._schedule import check_schedule
 from dpolicy._select import weighed
 from dpolicy._types import Action, Key, Observation, Scalar
+from dpolicy.fields import AbstractSchedule
+from dpolicy.fields._schedule import check_schedule
 from dpolicy.losses.match import Match, Target, Transform
 from dpolicy.losses.times import TimeLaw, time_law
 from dpolicy.losses.truncated import truncated_proposal
-from dpolicy.schedules import AbstractSchedule
 
 
 def perturb(schedule: AbstractSchedule, *, draws: int = 1, times: str | TimeLaw = "uniform") -> Transform:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dpolicy._checks import in_range, integer, one_of, ordered, positive
 from dpolicy._types import Key, Number, Scalar
-from dpolicy.schedules import AbstractSchedule
+from dpolicy.fields import AbstractSchedule
 
 TimeLaw: TypeAlias = Callable[[AbstractSchedule, Key], Scalar]
 

@@ -11,8 +11,7 @@ from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Scalar
-from dpolicy.fields import AbstractField
-from dpolicy.schedules import AbstractSchedule, DiscreteVP
+from dpolicy.fields import AbstractField, AbstractSchedule, DiscreteVP
 
 Number: TypeAlias = float | int | Scalar
 Numbers: TypeAlias = Sequence[float] | Float[np.ndarray, " n"] | Float[Array, " n"]

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from dpolicy import fields
 from dpolicy._types import Action, Observation, Scalar
+from dpolicy.fields._predictions import evaluate
 from dpolicy.samplers._grid import Number
 
 
@@ -22,7 +23,7 @@ def predict_pair(
     that the pair still adds up to `x`; without, it stays as predicted (FlowRL's DDIM).
     """
     schedule = field.schedule
-    value = fields.evaluate(field, x, t, obs)
+    value = evaluate(field, x, t, obs)
     data, noise = fields.as_pair(value, x, t, schedule=schedule, prediction=field.prediction)
     if clip is None:
         return data, noise

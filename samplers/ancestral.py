@@ -9,11 +9,10 @@ from jaxtyping import Array, Float, Int
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
-from dpolicy.fields import AbstractField
+from dpolicy.fields import AbstractField, AbstractSchedule
 from dpolicy.samplers._chain import AbstractChain, check_truncate
 from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, bounded, check_bound
 from dpolicy.samplers._predict import predict_pair
-from dpolicy.schedules import AbstractSchedule
 
 VARIANCES = ("beta", "posterior")
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation
-from dpolicy.mean_field import MeanField
+from dpolicy.fields import MeanField
 from dpolicy.samplers import _chain
 from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, bounded, check_bound
 

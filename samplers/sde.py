@@ -9,11 +9,10 @@ from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation
-from dpolicy.fields import AbstractField, express
+from dpolicy.fields import AbstractField, AbstractSchedule, express
 from dpolicy.samplers._chain import AbstractChain, check_truncate
 from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, bounded, check_bound, euler_weights
 from dpolicy.samplers._predict import predict_pair
-from dpolicy.schedules import AbstractSchedule
 
 DIFFUSIONS = ("variance", "reverse", "constant")
 

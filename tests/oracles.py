@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy._types import Key, Prediction
-from dpolicy.fields import FunctionField
-from dpolicy.schedules import AbstractSchedule
+from dpolicy.fields import AbstractSchedule, FunctionField
 
 
 class GaussianMixture(eqx.Module):

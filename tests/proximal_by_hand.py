@@ -9,10 +9,10 @@ import numpy as np
 from jax.scipy.stats import norm
 
 from dpolicy.algorithms import ALGORITHMS
+from dpolicy.fields import RectifiedFlow
 from dpolicy.losses import grid_times, perturb, power_times
 from dpolicy.losses.match import start
 from dpolicy.samplers import coupled, ddpm
-from dpolicy.schedules import RectifiedFlow
 
 DISCOUNT, TRACE = 0.9, 0.8
 

@@ -12,10 +12,9 @@ from dpolicy._types import Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment, MultiGoal
 from dpolicy.envs.protocol import Spec
-from dpolicy.fields import FunctionField
+from dpolicy.fields import FunctionField, RectifiedFlow
 from dpolicy.losses import flow_matching_log_likelihood, matching, noise_predictions, perturb
 from dpolicy.proximal import proximal
-from dpolicy.schedules import RectifiedFlow
 from dpolicy.train import on_policy
 
 KEY = jax.random.key(0)

@@ -10,9 +10,8 @@ from dpolicy.actor_critic import critic_function
 from dpolicy.algorithms import dipo, dpmd, gempo, maxentdp, qsm, qvpo, sac, sdac
 from dpolicy.audit import gradient_alignment, network, objectives
 from dpolicy.cli import main
-from dpolicy.fields import FunctionField
+from dpolicy.fields import CosineVP, FunctionField
 from dpolicy.plots import heat_map
-from dpolicy.schedules import CosineVP
 
 SCHEDULE = CosineVP()
 NETS = {"hidden": (8,), "sampler_steps": 2, "critic_hidden": (8,)}

@@ -10,7 +10,7 @@ from dpolicy.algorithms import ddiffpg, dpmd, dps, gempo, idem, maxentdp, sdac
 from dpolicy.audit import network
 from dpolicy.envs import Spec
 from dpolicy.extras import dual_temperature, tuned_noise
-from dpolicy.fields import FunctionField
+from dpolicy.fields import CosineVP, FunctionField
 from dpolicy.losses import (
     add_q_score,
     advantage,
@@ -29,7 +29,6 @@ from dpolicy.losses import (
     tilt,
     weigh,
 )
-from dpolicy.schedules import CosineVP
 
 SCHEDULE = CosineVP()
 FIELD = FunctionField(lambda x, t, obs: x, schedule=SCHEDULE, prediction="noise", action_size=2)

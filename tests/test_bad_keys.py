@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 
 import dpolicy
-from dpolicy import audit, critics, embeddings, envs, fields, losses, policies, samplers
+from dpolicy import audit, envs, fields, losses, networks, samplers
 from dpolicy._types import Transition
 from dpolicy.algorithms import bc, ddiffpg, ppo, sac
-from dpolicy.discovery import mode_discovery
-from dpolicy.mean_field import MeanField
+from dpolicy.fields import CosineVP, MeanField
 from dpolicy.minibatches import over_minibatches
+from dpolicy.modes import mode_discovery, novelty_reward
 from dpolicy.networks import MLP, ensemble
-from dpolicy.novelty import novelty_reward
-from dpolicy.schedules import CosineVP
 from dpolicy.train import load_run, off_policy, offline, on_policy, policy_of
 from dpolicy.train.replay import Replay
 
@@ -58,17 +56,17 @@ def dataset():
 
 TAKE_KEYS = [
     lambda key: MLP((1,), 1, hidden=(2,), key=key),
-    lambda key: critics.QNetwork(1, 1, hidden=(2,), key=key),
+    lambda key: networks.QNetwork(1, 1, hidden=(2,), key=key),
     lambda key: fields.Field(1, 1, **SMALL, key=key),
     lambda key: MeanField(1, 1, **SMALL, key=key),
     lambda key: ensemble(lambda key: jnp.zeros(()), 2, key=key),
-    lambda key: embeddings.RandomFourier(4, key=key),
-    lambda key: embeddings.LearnableFourier(4, key=key),
-    lambda key: embeddings.make_embedding("raw", key=key),
-    lambda key: policies.Gaussian(1, 1, hidden=(2,), key=KEY).sample(OBS, key),
-    lambda key: policies.TanhGaussian(1, 1, hidden=(2,), key=KEY).sample(OBS, key),
-    lambda key: policies.TanhGaussian(1, 1, hidden=(2,), key=KEY).entropy(OBS, key),
-    lambda key: policies.ResidualGaussian(1, 1, hidden=(2,), key=KEY).sample(OBS, ACTION, key),
+    lambda key: fields.RandomFourier(4, key=key),
+    lambda key: fields.LearnableFourier(4, key=key),
+    lambda key: fields.make_embedding("raw", key=key),
+    lambda key: networks.Gaussian(1, 1, hidden=(2,), key=KEY).sample(OBS, key),
+    lambda key: networks.TanhGaussian(1, 1, hidden=(2,), key=KEY).sample(OBS, key),
+    lambda key: networks.TanhGaussian(1, 1, hidden=(2,), key=KEY).entropy(OBS, key),
+    lambda key: networks.ResidualGaussian(1, 1, hidden=(2,), key=KEY).sample(OBS, ACTION, key),
     *(
         lambda key, sampler=sampler: sampler(FIELD, OBS, key)
         for sampler in (

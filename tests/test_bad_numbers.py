@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dpolicy import critics, embeddings, fields, guidance, losses, networks, policies, samplers, schedules
+from dpolicy import fields, losses, networks, samplers
 from dpolicy.algorithms import dppo, fpo, fpopp, genpo
 from dpolicy.ema import ema
 from dpolicy.learner import adam
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.usefixtures("unchecked_types")
 
 KEY = jax.random.key(0)
 ONES, DRAWS, MASK = jnp.ones(3), jnp.array([0.3, -0.2, 0.5]), jnp.array([True, False, False])
-SCHEDULE = schedules.RectifiedFlow()
-COSINE = schedules.CosineVP()
+SCHEDULE = fields.RectifiedFlow()
+COSINE = fields.CosineVP()
 NAN, INF = float("nan"), float("inf")
 
 NO_NUMBER = (NAN, INF, -INF, True, "1", 1j, [0.5], None)
@@ -241,23 +241,23 @@ TABLE = {
         {"steps": COUNT, "draws": COUNT, "clip": optional(POSITIVE)},
     ),
     "log_density_of_errors": (of(samplers.log_density_of_errors, ONES[:2], DRAWS), {"dim": COUNT}),
-    "RectifiedFlow": (of(schedules.RectifiedFlow), TIMES),
-    "Trigonometric": (of(schedules.Trigonometric), TIMES),
-    "CosineVP": (of(schedules.CosineVP), {**TIMES, "offset": POSITIVE}),
-    "LinearVP": (of(schedules.LinearVP), {**TIMES, "beta_min": POSITIVE, "beta_max": POSITIVE}),
+    "RectifiedFlow": (of(fields.RectifiedFlow), TIMES),
+    "Trigonometric": (of(fields.Trigonometric), TIMES),
+    "CosineVP": (of(fields.CosineVP), {**TIMES, "offset": POSITIVE}),
+    "LinearVP": (of(fields.LinearVP), {**TIMES, "beta_min": POSITIVE, "beta_max": POSITIVE}),
     "VarianceExploding": (
-        of(schedules.VarianceExploding),
+        of(fields.VarianceExploding),
         {**TIMES, "sigma_min": POSITIVE, "sigma_max": POSITIVE},
     ),
     "cosine_betas": (
-        of(schedules.cosine_betas, steps=3),
+        of(fields.cosine_betas, steps=3),
         {"steps": COUNT, "offset": NON_NEGATIVE, "maximum": INSIDE},
     ),
-    "linear_betas": (of(schedules.linear_betas, steps=3), {"steps": COUNT, "start": INSIDE, "end": INSIDE}),
-    "ddpm_table": (of(schedules.ddpm_table, SCHEDULE), {"steps": COUNT}),
+    "linear_betas": (of(fields.linear_betas, steps=3), {"steps": COUNT, "start": INSIDE, "end": INSIDE}),
+    "ddpm_table": (of(fields.ddpm_table, SCHEDULE), {"steps": COUNT}),
     "grid": (of(SCHEDULE.grid), {"steps": COUNT}),
-    "guided": (of(guidance.guided, FIELD, named), {"scale": NUMBER}),
-    "classifier_free": (of(guidance.classifier_free, FIELD, ONES), {"weight": NUMBER}),
+    "guided": (of(fields.guided, FIELD, named), {"scale": NUMBER}),
+    "classifier_free": (of(fields.classifier_free, FIELD, ONES), {"weight": NUMBER}),
     "ema": (of(ema, ONES, DRAWS), {"decay": FRACTION}),
     "adam": (
         of(adam, learning_rate=1e-3),
@@ -274,33 +274,36 @@ TABLE = {
     ),
     "MLP": (made(networks.MLP, in_sizes=(1,), out_size=1), {"out_size": COUNT, "final_scale": NON_NEGATIVE}),
     "ensemble": (of(networks.ensemble, named, key=KEY), {"size": COUNT}),
-    "QNetwork": (made(critics.QNetwork, obs_size=1, action_size=1), SIZES),
+    "QNetwork": (made(networks.QNetwork, obs_size=1, action_size=1), SIZES),
     "ValueNetwork": (
-        made(critics.ValueNetwork, obs_size=1),
+        made(networks.ValueNetwork, obs_size=1),
         {k: v for k, v in SIZES.items() if k != "action_size"},
     ),
-    "CategoricalQ": (made(critics.CategoricalQ, obs_size=1, action_size=1), {**SIZES, "atoms": COUNT_FROM_2}),
-    "Gaussian": (made(policies.Gaussian, obs_size=1, action_size=1), {**SIZES, "initial_std": POSITIVE}),
+    "CategoricalQ": (
+        made(networks.CategoricalQ, obs_size=1, action_size=1),
+        {**SIZES, "atoms": COUNT_FROM_2},
+    ),
+    "Gaussian": (made(networks.Gaussian, obs_size=1, action_size=1), {**SIZES, "initial_std": POSITIVE}),
     "ResidualGaussian": (
-        made(policies.ResidualGaussian, obs_size=1, action_size=1),
+        made(networks.ResidualGaussian, obs_size=1, action_size=1),
         {**SIZES, "initial_std": POSITIVE},
     ),
     "TanhGaussian": (
-        made(policies.TanhGaussian, obs_size=1, action_size=1),
+        made(networks.TanhGaussian, obs_size=1, action_size=1),
         {**SIZES, "log_std_min": NUMBER, "log_std_max": NUMBER, "initial_std": optional(POSITIVE)},
     ),
-    "gaussian_policy": (of(policies.gaussian_policy, policies.Gaussian), {"initial_std": POSITIVE}),
-    "CosSin": (of(embeddings.CosSin), {"size": (3, *COUNT_FROM_2)}),
+    "gaussian_policy": (of(networks.gaussian_policy, networks.Gaussian), {"initial_std": POSITIVE}),
+    "CosSin": (of(fields.CosSin), {"size": (3, *COUNT_FROM_2)}),
     "Sinusoidal": (
-        of(embeddings.Sinusoidal),
+        of(fields.Sinusoidal),
         {"size": (2, 5, *COUNT_FROM_2), "scale": POSITIVE, "shift": NUMBER},
     ),
-    "RandomFourier": (of(embeddings.RandomFourier, key=KEY), {"size": (3, *COUNT_FROM_2), "std": POSITIVE}),
+    "RandomFourier": (of(fields.RandomFourier, key=KEY), {"size": (3, *COUNT_FROM_2), "std": POSITIVE}),
     "LearnableFourier": (
-        of(embeddings.LearnableFourier, key=KEY),
+        of(fields.LearnableFourier, key=KEY),
         {"size": (3, *COUNT_FROM_2), "std": POSITIVE},
     ),
-    "Projected": (made(embeddings.Projected, inner=embeddings.Raw()), {"size": COUNT}),
+    "Projected": (made(fields.Projected, inner=fields.Raw()), {"size": COUNT}),
     "dppo": (
         dppo,
         {

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dpolicy import fields, losses, networks, samplers, schedules
+from dpolicy import fields, losses, networks, samplers
 from dpolicy._types import Transition
 from dpolicy.algorithms import sac
 from dpolicy.learner import adam, descend, learner
-from dpolicy.policies import gaussian_policy
+from dpolicy.networks import gaussian_policy
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 
@@ -29,7 +29,7 @@ def constant(model, example, key):
     [
         (lambda: losses.clip_schedule(3, 0.2, 0.1), "low must not exceed high, got 0.2 and 0.1."),
         (
-            lambda: schedules.linear_betas(3, start=0.02, end=0.01),
+            lambda: fields.linear_betas(3, start=0.02, end=0.01),
             "start must not exceed end, got 0.02 and 0.01.",
         ),
         (lambda: losses.truncated_normal(KEY, ONES, DRAWS), "lower must not exceed upper, got "),
@@ -190,14 +190,14 @@ def test_what_is_inside_passes():
     for eps in (0.2, 1, ONES):
         assert losses.ppo_clip(DRAWS, ONES, eps).shape == (3,)
     assert losses.clip_schedule(2, 0.2, 0.2).shape == (2,)
-    assert schedules.linear_betas(2, start=0.01, end=0.01) == (0.01, 0.01)
+    assert fields.linear_betas(2, start=0.01, end=0.01) == (0.01, 0.01)
     assert bool(jnp.all(jnp.isfinite(losses.truncated_normal(KEY, jnp.full(3, -INF), jnp.full(3, INF)))))
     jax.jit(lambda eps, tau: losses.ppo_clip(DRAWS, ONES, eps) + losses.expectile(DRAWS, tau))(-1.0, 2.0)
     jax.jit(lambda low, high: losses.truncated_normal(KEY, low, high))(ONES, DRAWS)
 
 
 FIELD = fields.FunctionField(
-    lambda x, t, obs: x, schedule=schedules.CosineVP(), prediction="noise", action_size=2
+    lambda x, t, obs: x, schedule=fields.CosineVP(), prediction="noise", action_size=2
 )
 TWO = jnp.ones(2)
 NO = jnp.zeros((), bool)

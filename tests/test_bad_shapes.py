@@ -6,22 +6,33 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dpolicy import fields, guidance, losses, samplers
+from dpolicy import fields, losses, samplers
 from dpolicy._types import Transition
-from dpolicy.critics import CategoricalQ, QNetwork, ValueNetwork
-from dpolicy.embeddings import CosSin, LearnableFourier, LogSNR, Raw, Sinusoidal, make_embedding
-from dpolicy.mean_field import MeanField
-from dpolicy.networks import MLP, ensemble
-from dpolicy.policies import (
+from dpolicy.fields import (
+    CosineVP,
+    CosSin,
+    LearnableFourier,
+    LogSNR,
+    MeanField,
+    Raw,
+    RectifiedFlow,
+    Sinusoidal,
+    make_embedding,
+)
+from dpolicy.networks import (
+    MLP,
+    CategoricalQ,
     Gaussian,
+    QNetwork,
     ResidualGaussian,
     TanhGaussian,
+    ValueNetwork,
+    ensemble,
     gaussian_entropy,
     gaussian_kl,
     gaussian_log_prob,
     tanh_log_det,
 )
-from dpolicy.schedules import CosineVP, RectifiedFlow
 
 KEY = jax.random.key(0)
 SCHEDULE = CosineVP()
@@ -235,7 +246,7 @@ FIELDS = [
         "t must be a scalar or broadcast to the shape (3,) of data",
     ),
     (
-        lambda: guidance.shift_score(ACTION, TIME, TIME, **PAIR),
+        lambda: fields.shift_score(ACTION, TIME, TIME, **PAIR),
         "value, shift must have the same shape, got (2,), ().",
     ),
 ]
@@ -289,8 +300,8 @@ USES = [
     lambda field: losses.prediction_change(losses.perturb(field.schedule))(
         field, transition(key=KEY, predictions=jnp.ones((1, 2))), KEY
     ),
-    lambda field: guidance.guided(field, lambda x, t, obs: jnp.sum(x))(ACTION, TIME, OBS),
-    lambda field: guidance.classifier_free(field, OBS, 1.0)(ACTION, TIME, OBS),
+    lambda field: fields.guided(field, lambda x, t, obs: jnp.sum(x))(ACTION, TIME, OBS),
+    lambda field: fields.classifier_free(field, OBS, 1.0)(ACTION, TIME, OBS),
 ]
 
 
@@ -331,19 +342,19 @@ def test_what_a_field_returns(value, sentence):
             "fn must return an array of shape (2,), got",
         ),
         (
-            lambda: guidance.guided(function_field(lambda x, t, obs: x), lambda x, t, obs: x)(
+            lambda: fields.guided(function_field(lambda x, t, obs: x), lambda x, t, obs: x)(
                 ACTION, TIME, OBS
             ),
             "energy must return a scalar, got shape (2,).",
         ),
         (
-            lambda: guidance.guided(
+            lambda: fields.guided(
                 function_field(lambda x, t, obs: x), lambda x, t, obs: jnp.sum(x), lambda t: jnp.ones(2)
             )(ACTION, TIME, OBS),
             "scale must return a scalar, got shape (2,).",
         ),
         (
-            lambda: guidance.classifier_free(function_field(lambda x, t, obs: x), OBS, lambda t: jnp.ones(2))(
+            lambda: fields.classifier_free(function_field(lambda x, t, obs: x), OBS, lambda t: jnp.ones(2))(
                 ACTION, TIME, OBS
             ),
             "weight must return a scalar, got shape (2,).",

@@ -9,12 +9,11 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from dpolicy import _checks, envs, fields, guidance, losses, samplers, schedules
+from dpolicy import _checks, envs, fields, losses, samplers
 from dpolicy.algorithms import ALGORITHMS
 from dpolicy.ema import ema
-from dpolicy.embeddings import LogSNR
+from dpolicy.fields import DiscreteVP, LogSNR, RectifiedFlow
 from dpolicy.networks import MLP
-from dpolicy.schedules import DiscreteVP, RectifiedFlow
 from dpolicy.train.replay import Replay
 
 KEY = jax.random.key(0)
@@ -143,22 +142,22 @@ def test_recipes_name_the_argument(name, options):
         (lambda: MLP((1,), 1, hidden=(), final_activation=1, key=KEY), "final_activation must be True"),
         (lambda: LogSNR("cosine"), "schedule must be a schedule"),
         (lambda: LogSNR(SCHEDULE, "raw"), "inner must be an embedding, such as Raw(), got 'raw'."),
-        (lambda: schedules.ddpm_table("cosine", 3), "schedule must be a schedule"),
-        (lambda: guidance.guided("f", linear), "field must be a field, got 'f'."),
-        (lambda: guidance.guided(function_field(), "q"), "energy must be a function (x, t, obs) -> scalar"),
-        (lambda: guidance.classifier_free("f", function_field(), 1.0), "conditional must be a field"),
-        (lambda: guidance.classifier_free(function_field(), "f", 1.0), "unconditional must be a field or"),
+        (lambda: fields.ddpm_table("cosine", 3), "schedule must be a schedule"),
+        (lambda: fields.guided("f", linear), "field must be a field, got 'f'."),
+        (lambda: fields.guided(function_field(), "q"), "energy must be a function (x, t, obs) -> scalar"),
+        (lambda: fields.classifier_free("f", function_field(), 1.0), "conditional must be a field"),
+        (lambda: fields.classifier_free(function_field(), "f", 1.0), "unconditional must be a field or"),
         (lambda: DiscreteVP(0.5), "betas must be a non-empty sequence of finite numbers in (0, 1), got 0.5."),
         (lambda: DiscreteVP(None), "betas must be a non-empty sequence"),
         (lambda: DiscreteVP("ab"), "betas must be a non-empty sequence"),
         (lambda: DiscreteVP(["0.5"]), "betas must be a non-empty sequence"),
-        (lambda: schedules.cosine_betas(3, offset=NAN), "offset must be a finite number in [0, inf)"),
-        (lambda: schedules.cosine_betas(3, offset=-1), "offset must be"),
-        (lambda: schedules.cosine_betas(3, maximum=NAN), "maximum must be a finite number in (0, 1)"),
-        (lambda: schedules.cosine_betas(3, maximum=2), "maximum must be"),
-        (lambda: schedules.linear_betas(3, start=-1), "start must be"),
-        (lambda: schedules.linear_betas(3, end=NAN), "end must be"),
-        (lambda: schedules.linear_betas(3, end=3), "end must be a finite number in (0, 1), got 3."),
+        (lambda: fields.cosine_betas(3, offset=NAN), "offset must be a finite number in [0, inf)"),
+        (lambda: fields.cosine_betas(3, offset=-1), "offset must be"),
+        (lambda: fields.cosine_betas(3, maximum=NAN), "maximum must be a finite number in (0, 1)"),
+        (lambda: fields.cosine_betas(3, maximum=2), "maximum must be"),
+        (lambda: fields.linear_betas(3, start=-1), "start must be"),
+        (lambda: fields.linear_betas(3, end=NAN), "end must be"),
+        (lambda: fields.linear_betas(3, end=3), "end must be a finite number in (0, 1), got 3."),
     ],
 )
 def test_fields_and_schedules(make, message):

@@ -18,17 +18,10 @@ import pytest
 
 from dpolicy import actor_critic, field_policy, proximal
 from dpolicy.algorithms import ALGORITHMS
-from dpolicy.discovery import mode_discovery
-from dpolicy.embeddings import EMBEDDINGS
 from dpolicy.envs.protocol import Spec
 from dpolicy.field_policy import SAMPLERS, SCHEDULES
-from dpolicy.learner import adam
-from dpolicy.mirror import mirror_descent
-from dpolicy.noisy_best import noisy_best
-from dpolicy.novelty import novelty_reward
-from dpolicy.policies import gaussian_policy
-from dpolicy.samplers import ddim, ddpm, ode, sde
-from dpolicy.schedules import (
+from dpolicy.fields import (
+    EMBEDDINGS,
     CosineVP,
     DiscreteVP,
     LinearVP,
@@ -38,6 +31,12 @@ from dpolicy.schedules import (
     cosine_betas,
     linear_betas,
 )
+from dpolicy.learner import adam
+from dpolicy.mirror import mirror_descent
+from dpolicy.modes import mode_discovery, novelty_reward
+from dpolicy.networks import gaussian_policy
+from dpolicy.noisy_best import noisy_best
+from dpolicy.samplers import ddim, ddpm, ode, sde
 from dpolicy.train import PROGRAMS
 
 BLOCKS = {

@@ -11,9 +11,9 @@ from dpolicy.actor_critic import actor_critic, critic_function
 from dpolicy.algorithms import bc, dipo
 from dpolicy.envs import MultiGoal
 from dpolicy.field_policy import SAMPLERS, field_policy
+from dpolicy.fields import CosineVP
 from dpolicy.losses import ascend, gradient_ascent, start
 from dpolicy.samplers import langevin, mean_flow, noise_free, ode, sde
-from dpolicy.schedules import CosineVP
 from dpolicy.train import Replay, off_policy
 
 TINY = {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2}

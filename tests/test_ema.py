@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpolicy.critics import ValueNetwork
 from dpolicy.ema import ema
+from dpolicy.networks import ValueNetwork
 
 
 def test_decay_weighs_the_old_value():

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpolicy.embeddings import (
+from dpolicy.fields import (
     EMBEDDINGS,
+    CosineVP,
     CosSin,
     LearnableFourier,
     LogSNR,
@@ -17,7 +18,6 @@ from dpolicy.embeddings import (
     make_embedding,
 )
 from dpolicy.networks import mish
-from dpolicy.schedules import CosineVP
 
 T = 0.3
 

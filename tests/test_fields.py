@@ -5,28 +5,26 @@ import numpy as np
 import pytest
 from oracles import GaussianMixture
 
-from dpolicy.embeddings import CosSin
 from dpolicy.fields import (
     PREDICTIONS,
+    CosineVP,
+    CosSin,
+    DiscreteVP,
     Field,
     FunctionField,
+    LinearVP,
+    RectifiedFlow,
+    Trigonometric,
+    VarianceExploding,
     as_pair,
     convert,
+    cosine_betas,
     express,
     predict,
     predict_data,
     predict_noise,
     predict_score,
     predict_velocity,
-)
-from dpolicy.schedules import (
-    CosineVP,
-    DiscreteVP,
-    LinearVP,
-    RectifiedFlow,
-    Trigonometric,
-    VarianceExploding,
-    cosine_betas,
 )
 
 SCHEDULES = [

@@ -9,10 +9,9 @@ import optax
 import pytest
 
 from dpolicy._types import Transition
-from dpolicy.fields import FunctionField
+from dpolicy.fields import CosineVP, FunctionField
 from dpolicy.learner import descend, global_norm, learner
 from dpolicy.losses import batched, clipped, matching, perturb
-from dpolicy.schedules import CosineVP
 from dpolicy.train.program import TrainState, guard
 
 NO, KEY = jnp.asarray(False), jax.random.key(0)

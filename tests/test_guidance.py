@@ -4,10 +4,18 @@ import numpy as np
 import pytest
 from oracles import GaussianMixture
 
-from dpolicy.fields import PREDICTIONS, convert, predict_data
-from dpolicy.guidance import classifier_free, guided, shift_score
+from dpolicy.fields import (
+    PREDICTIONS,
+    CosineVP,
+    RectifiedFlow,
+    VarianceExploding,
+    classifier_free,
+    convert,
+    guided,
+    predict_data,
+    shift_score,
+)
 from dpolicy.samplers import ode
-from dpolicy.schedules import CosineVP, RectifiedFlow, VarianceExploding
 
 SCHEDULES = [RectifiedFlow(), CosineVP(), VarianceExploding()]
 OBS = jnp.zeros(0)

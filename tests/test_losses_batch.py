@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dpolicy._types import Transition
-from dpolicy.fields import FunctionField
+from dpolicy.fields import CosineVP, FunctionField
 from dpolicy.losses import (
     add_q_score,
     ascend,
@@ -21,7 +21,6 @@ from dpolicy.losses import (
 )
 from dpolicy.losses.match import start
 from dpolicy.losses.noise import reverse_sample
-from dpolicy.schedules import CosineVP
 
 SCHEDULE, KEY = CosineVP(), jax.random.key(0)
 # Two states, of which the second sees three times the values and gradients of the first.

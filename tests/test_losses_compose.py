@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dpolicy._types import Transition
-from dpolicy.fields import FunctionField
+from dpolicy.fields import CosineVP, FunctionField, RectifiedFlow
 from dpolicy.losses import (
     add,
     averaged,
@@ -34,7 +34,6 @@ from dpolicy.losses import (
     weight_kl,
     weighted,
 )
-from dpolicy.schedules import CosineVP, RectifiedFlow
 
 
 def transition(action=(0.0,), reward=0.0, terminated=False, **extras):

@@ -10,10 +10,9 @@ from jax.scipy.stats import norm
 from dpolicy._types import Transition
 from dpolicy.algorithms import dppo
 from dpolicy.envs.protocol import Spec
-from dpolicy.fields import Field
+from dpolicy.fields import CosineVP, DiscreteVP, Field, RectifiedFlow, cosine_betas, ddpm_table
 from dpolicy.losses import chain_log_likelihood, clip_schedule, clipped, denoising_discounts, log_ratio
 from dpolicy.samplers import ddim, ddpm, ode
-from dpolicy.schedules import CosineVP, DiscreteVP, RectifiedFlow, cosine_betas, ddpm_table
 
 OBS, KEY, SIZE, STEPS = jnp.array([0.3, -0.2]), jax.random.key(0), 3, 6
 NOISY = {"min_std": 0.1, "final_noise": True}

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from dpolicy._types import Transition
-from dpolicy.fields import FunctionField
+from dpolicy.fields import CosineVP, DiscreteVP, FunctionField, LinearVP, RectifiedFlow, cosine_betas
 from dpolicy.losses import (
     Match,
     Target,
@@ -35,7 +35,6 @@ from dpolicy.losses import (
     uniform,
     uniform_times,
 )
-from dpolicy.schedules import CosineVP, DiscreteVP, LinearVP, RectifiedFlow, cosine_betas
 
 
 def transition(action, obs=(0.0,), **extras):

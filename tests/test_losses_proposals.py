@@ -9,6 +9,7 @@ from oracles import GaussianMixture
 from scipy import stats
 
 from dpolicy._types import Transition
+from dpolicy.fields import CosineVP, RectifiedFlow, VarianceExploding
 from dpolicy.losses import (
     Match,
     Target,
@@ -21,7 +22,6 @@ from dpolicy.losses import (
     truncated_normal,
 )
 from dpolicy.losses.truncated import _open_uniform, truncated_quantile
-from dpolicy.schedules import CosineVP, RectifiedFlow, VarianceExploding
 
 SCHEDULE = CosineVP()
 

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from dpolicy._types import Transition
-from dpolicy.fields import FunctionField
+from dpolicy.fields import FunctionField, RectifiedFlow
 from dpolicy.losses import (
     Match,
     Target,
@@ -26,8 +26,7 @@ from dpolicy.losses import (
     residual_gaussian_log_ratio,
     score_regulariser,
 )
-from dpolicy.policies import Gaussian, ResidualGaussian, gaussian_log_prob
-from dpolicy.schedules import RectifiedFlow
+from dpolicy.networks import Gaussian, ResidualGaussian, gaussian_log_prob
 
 FLOW = RectifiedFlow()
 

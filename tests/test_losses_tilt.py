@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from dpolicy._types import Transition
-from dpolicy.fields import FunctionField
+from dpolicy.fields import CosineVP, FunctionField, RectifiedFlow, VarianceExploding
 from dpolicy.losses import (
     Match,
     Target,
@@ -29,7 +29,6 @@ from dpolicy.losses import (
     tilt,
     weight_kl,
 )
-from dpolicy.schedules import CosineVP, RectifiedFlow, VarianceExploding
 
 SCHEDULE = CosineVP()
 

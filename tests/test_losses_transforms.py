@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dpolicy._types import Transition
-from dpolicy.fields import FunctionField
+from dpolicy.fields import CosineVP, FunctionField
 from dpolicy.losses import (
     Match,
     Target,
@@ -33,7 +33,6 @@ from dpolicy.losses import (
     uniform,
     weigh,
 )
-from dpolicy.schedules import CosineVP
 
 SCHEDULE = CosineVP()
 

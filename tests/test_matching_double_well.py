@@ -8,8 +8,7 @@ import optax
 import pytest
 
 from dpolicy._types import Transition
-from dpolicy.embeddings import CosSin
-from dpolicy.fields import Field
+from dpolicy.fields import CosineVP, CosSin, Field, RectifiedFlow
 from dpolicy.losses import (
     batched,
     boltzmann,
@@ -21,7 +20,6 @@ from dpolicy.losses import (
     uniform,
 )
 from dpolicy.samplers import ddpm, ode
-from dpolicy.schedules import CosineVP, RectifiedFlow
 
 COSINE, FLOW = CosineVP(), RectifiedFlow()
 OBS = jnp.zeros(1)

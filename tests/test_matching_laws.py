@@ -7,7 +7,7 @@ import pytest
 from oracles import GaussianMixture
 
 from dpolicy._types import Transition
-from dpolicy.fields import FunctionField
+from dpolicy.fields import CosineVP, FunctionField, RectifiedFlow
 from dpolicy.losses import (
     advantage,
     best,
@@ -23,7 +23,6 @@ from dpolicy.losses import (
     uniform,
 )
 from dpolicy.samplers import ddpm, ode
-from dpolicy.schedules import CosineVP, RectifiedFlow
 
 SCHEDULE, OBS = CosineVP(), jnp.zeros(1)
 STEPS, CELLS, SAMPLES = 20, 60, 5_000

@@ -16,10 +16,9 @@ import pytest
 
 from dpolicy._types import Transition
 from dpolicy.envs import faces, unequal_modes
-from dpolicy.fields import FunctionField
+from dpolicy.fields import CosineVP, FunctionField
 from dpolicy.losses import boltzmann, chain, perturb, posterior_mean, reverse_sample, smoothed_score, start
 from dpolicy.samplers import ode
-from dpolicy.schedules import CosineVP
 
 SCHEDULE, OBS, STEPS, CELLS, SAMPLES, MANY = CosineVP(), jnp.zeros(1), 60, 121, 2_000, 1e7
 TEMPERATURE = {"unequal_modes": 1.0, "faces": 0.5}

@@ -15,8 +15,7 @@ from dpolicy.algorithms import ALGORITHMS, dpmd, fpmd, maxentdp, qvpo, sdac
 from dpolicy.ema import ema
 from dpolicy.envs import MultiGoal
 from dpolicy.field_policy import field_policy
-from dpolicy.fields import FunctionField
-from dpolicy.schedules import CosineVP
+from dpolicy.fields import CosineVP, FunctionField
 
 SPEC = MultiGoal().spec
 SMALL = {"hidden": (8,), "critic_hidden": (8,), "target_rate": 0.5}

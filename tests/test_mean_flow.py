@@ -8,7 +8,7 @@ import pytest
 from oracles import GaussianMixture
 
 from dpolicy._types import Transition
-from dpolicy.fields import Field
+from dpolicy.fields import CosineVP, Field, MeanField, RectifiedFlow, Trigonometric
 from dpolicy.losses import (
     Match,
     Target,
@@ -19,9 +19,7 @@ from dpolicy.losses import (
     reverse_sample,
 )
 from dpolicy.losses.times import time_law
-from dpolicy.mean_field import MeanField
 from dpolicy.samplers import mean_flow
-from dpolicy.schedules import CosineVP, RectifiedFlow, Trigonometric
 
 MU, V = 0.3, 0.25
 OBS = jnp.zeros(1)

@@ -11,12 +11,26 @@ from scipy.spatial.distance import squareform
 
 from dpolicy._types import Transition
 from dpolicy.algorithm import Stored
-from dpolicy.clustering import average_linkage, clusters, path_distances, time_warping
-from dpolicy.discovery import mode_discovery
-from dpolicy.episodes import draw_by_label, finished_episodes, kept_episodes, paths
 from dpolicy.losses import categorical_loss, categorical_target, support
-from dpolicy.modes import balanced, bounded_by_group, by_group, heirs, per_group, shares
-from dpolicy.novelty import novelty_reward, positional_encoding
+from dpolicy.modes import (
+    average_linkage,
+    balanced,
+    bounded_by_group,
+    by_group,
+    clusters,
+    draw_by_label,
+    finished_episodes,
+    heirs,
+    kept_episodes,
+    mode_discovery,
+    novelty_reward,
+    path_distances,
+    paths,
+    per_group,
+    positional_encoding,
+    shares,
+    time_warping,
+)
 from dpolicy.train import Replay
 
 

@@ -4,12 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpolicy.critics import QNetwork, ValueNetwork
 from dpolicy.networks import (
     ACTIVATIONS,
     INITIALISATIONS,
     MLP,
     LayerNorm,
+    QNetwork,
+    ValueNetwork,
     elu,
     ensemble,
     mish,

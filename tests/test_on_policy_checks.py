@@ -15,7 +15,7 @@ from dpolicy._types import Transition
 from dpolicy.algorithms import dppo, fpo, ppo
 from dpolicy.cloning import clone_step, cloned
 from dpolicy.envs.protocol import Spec
-from dpolicy.fields import Field, FunctionField
+from dpolicy.fields import DiscreteVP, Field, FunctionField, RectifiedFlow, cosine_betas
 from dpolicy.learner import adam
 from dpolicy.losses import (
     adaptive_rate,
@@ -29,12 +29,11 @@ from dpolicy.losses import (
     ppo_clip,
 )
 from dpolicy.matched import explore_matched, matched_ratio
-from dpolicy.policies import ResidualGaussian, gaussian_kl
+from dpolicy.networks import ResidualGaussian, gaussian_kl
 from dpolicy.presets import preset, resolve
 from dpolicy.proximal import proximal
 from dpolicy.samplers import ddpm, ode
 from dpolicy.samplers._predict import predict_pair
-from dpolicy.schedules import DiscreteVP, RectifiedFlow, cosine_betas
 
 OBS, KEY = jnp.zeros(2), jax.random.key(0)
 

@@ -87,8 +87,10 @@ def exports(module):
 def test_every_public_name_is_exported_once():
     homes = {}
     for package in PACKAGES:
-        for name in exports(package):
-            homes.setdefault(name, []).append(package)
+        for name, module in exports(package).items():
+            # `dpolicy` repeats what is used most of a room.
+            if module not in PACKAGES:
+                homes.setdefault(name, []).append(package)
     assert len(homes) > 100
     assert {name: where for name, where in homes.items() if len(where) > 1} == {}
 

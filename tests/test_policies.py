@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate
 
-from dpolicy.policies import (
+from dpolicy.networks import (
     Gaussian,
     ResidualGaussian,
     TanhGaussian,

@@ -15,9 +15,9 @@ from dpolicy._types import Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.algorithms import ALGORITHMS, dp_cppo, dppo, fpo, fpopp, genpo, ppo
 from dpolicy.envs import MultiGoal
+from dpolicy.fields import RectifiedFlow
 from dpolicy.losses import perturb, power_times
 from dpolicy.losses.match import start
-from dpolicy.schedules import RectifiedFlow
 from dpolicy.train import RewardScale, on_policy
 
 SPEC = MultiGoal().spec

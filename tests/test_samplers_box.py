@@ -10,12 +10,12 @@ import pytest
 import scipy.stats
 from oracles import GaussianMixture
 
-from dpolicy.fields import PREDICTIONS, FunctionField
-from dpolicy.samplers import ddim, ddpm, langevin, ode, sde
-from dpolicy.schedules import (
+from dpolicy.fields import (
+    PREDICTIONS,
     AbstractSchedule,
     CosineVP,
     DiscreteVP,
+    FunctionField,
     LinearVP,
     RectifiedFlow,
     Trigonometric,
@@ -23,6 +23,7 @@ from dpolicy.schedules import (
     cosine_betas,
     linear_betas,
 )
+from dpolicy.samplers import ddim, ddpm, langevin, ode, sde
 
 OBS, KEY, POINTS, MOST = jnp.zeros(1), jax.random.key(0), 400, 20
 COUNTS = (1, 2, 5, 10, MOST)

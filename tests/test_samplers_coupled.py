@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from dpolicy._types import Transition
-from dpolicy.fields import Field, FunctionField
+from dpolicy.fields import Field, FunctionField, RectifiedFlow
 from dpolicy.losses import clipped, compression, exact_log_likelihood, log_ratio
 from dpolicy.samplers import coupled, tied_mixing
-from dpolicy.schedules import RectifiedFlow
 
 OBS, KEY = jnp.zeros(2), jax.random.key(0)
 

@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpolicy.fields import AbstractField
+from dpolicy.fields import AbstractField, AbstractSchedule, CosineVP, LinearVP, RectifiedFlow
 from dpolicy.samplers import best_of, ddim, ddpm, langevin, ode, sde, solve, unadjusted_langevin
-from dpolicy.schedules import AbstractSchedule, CosineVP, LinearVP, RectifiedFlow
 
 OBS, KEY = jnp.array([0.3, -0.2]), jax.random.key(0)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from oracles import GaussianMixture
 
+from dpolicy.fields import CosineVP, LinearVP, RectifiedFlow, Trigonometric, VarianceExploding
 from dpolicy.samplers import log_likelihood, ode
-from dpolicy.schedules import CosineVP, LinearVP, RectifiedFlow, Trigonometric, VarianceExploding
 
 OBS = jnp.zeros(1)
 ACTIONS = np.array([[-0.5, 0.1], [0.0, 0.0], [0.9, -0.4]])

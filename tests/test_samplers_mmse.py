@@ -7,8 +7,8 @@ import pytest
 from oracles import GaussianMixture
 from scipy import stats
 
+from dpolicy.fields import CosineVP, RectifiedFlow, VarianceExploding
 from dpolicy.samplers import log_density_of_errors, mmse_log_likelihood
-from dpolicy.schedules import CosineVP, RectifiedFlow, VarianceExploding
 
 SCHEDULE = CosineVP()
 TABLE = [  # V, a, true log p, and the estimate with 20, 100, 1000 intervals

@@ -7,18 +7,18 @@ import pytest
 import scipy.stats
 from oracles import GaussianMixture
 
-from dpolicy.fields import FunctionField
-from dpolicy.samplers import ddim, ddpm, langevin, ode, sde, unadjusted_langevin
-from dpolicy.schedules import (
+from dpolicy.fields import (
     AbstractSchedule,
     CosineVP,
     DiscreteVP,
+    FunctionField,
     LinearVP,
     RectifiedFlow,
     Trigonometric,
     VarianceExploding,
     cosine_betas,
 )
+from dpolicy.samplers import ddim, ddpm, langevin, ode, sde, unadjusted_langevin
 
 OBS = jnp.zeros(1)
 

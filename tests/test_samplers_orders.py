@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from oracles import GaussianMixture
 
-from dpolicy.fields import FunctionField
-from dpolicy.samplers import ddim, ddpm, langevin, ode, sde
-from dpolicy.schedules import (
+from dpolicy.fields import (
     CosineVP,
     DiscreteVP,
+    FunctionField,
     LinearVP,
     RectifiedFlow,
     Trigonometric,
     VarianceExploding,
     cosine_betas,
 )
+from dpolicy.samplers import ddim, ddpm, langevin, ode, sde
 
 OBS, KEY = jnp.zeros(1), jax.random.key(0)
 

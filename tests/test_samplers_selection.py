@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from oracles import GaussianMixture
 
-from dpolicy.fields import FunctionField
+from dpolicy.fields import (
+    CosineVP,
+    DiscreteVP,
+    FunctionField,
+    LinearVP,
+    RectifiedFlow,
+    Trigonometric,
+    VarianceExploding,
+    cosine_betas,
+)
 from dpolicy.samplers import (
     best_of,
     ddim,
@@ -19,15 +28,6 @@ from dpolicy.samplers import (
     unadjusted_langevin,
 )
 from dpolicy.samplers._predict import predict_pair
-from dpolicy.schedules import (
-    CosineVP,
-    DiscreteVP,
-    LinearVP,
-    RectifiedFlow,
-    Trigonometric,
-    VarianceExploding,
-    cosine_betas,
-)
 
 OBS, KEY = jnp.zeros(1), jax.random.key(0)
 SCHEDULES = [

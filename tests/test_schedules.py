@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dpolicy.field_policy import SCHEDULES as NAMED
-from dpolicy.schedules import (
+from dpolicy.fields import (
     CosineVP,
     DiscreteVP,
     LinearVP,

@@ -10,7 +10,7 @@ import pytest
 
 from dpolicy._select import weighed
 from dpolicy._types import Transition
-from dpolicy.fields import FunctionField
+from dpolicy.fields import CosineVP, FunctionField, MeanField, RectifiedFlow
 from dpolicy.losses import (
     add,
     advantage,
@@ -36,9 +36,7 @@ from dpolicy.losses import (
     weighted,
 )
 from dpolicy.losses.match import of_actions, start
-from dpolicy.mean_field import MeanField
 from dpolicy.modes import by_group, shares
-from dpolicy.schedules import CosineVP, RectifiedFlow
 
 NAN, NO, KEY = jnp.nan, jnp.asarray(False), jax.random.key(0)
 ENDS = jnp.asarray([False, True, False, False, True, False])

@@ -13,8 +13,6 @@ from jaxtyping import Array, Float, Int
 from dpolicy import _checks
 from dpolicy._types import Action, Critic, Key, Loss, Metrics, Mode, Model, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm, Memory, Stored
-from dpolicy.critics import CategoricalQ
-from dpolicy.discovery import Discovery, Modes, mode_discovery
 from dpolicy.ema import ema
 from dpolicy.field_policy import FieldPolicy, field_policy
 from dpolicy.learner import Learner, adam, descend, learner
@@ -29,9 +27,20 @@ from dpolicy.losses import (
 )
 from dpolicy.losses.categorical import check_support
 from dpolicy.losses.times import grid_times
-from dpolicy.modes import bounded_by_group, by_group, per_group, shares
-from dpolicy.networks import check_network, ensemble
-from dpolicy.novelty import Distillation, Novelty, novelty_reward
+from dpolicy.modes import (
+    Discovery,
+    Distillation,
+    Modes,
+    Novelty,
+    bounded_by_group,
+    by_group,
+    mode_discovery,
+    novelty_reward,
+    per_group,
+    shares,
+)
+from dpolicy.networks import CategoricalQ, ensemble
+from dpolicy.networks._mlp import check_network
 from dpolicy.recipe import composed
 
 _INSIDE = 1 - 1e-5  # improved actions stay this far inside the box

@@ -23,7 +23,7 @@ from dpolicy.losses import (
     score_regulariser,
 )
 from dpolicy.minibatches import over_minibatches
-from dpolicy.policies import ResidualGaussian, gaussian_kl, gaussian_policy
+from dpolicy.networks import ResidualGaussian, gaussian_kl, gaussian_policy
 from dpolicy.proximal import proximal
 from dpolicy.recipe import composed
 

@@ -11,9 +11,8 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Metrics, Mode, Number, Observation, Scalar
 from dpolicy.algorithm import Algorithm
-from dpolicy.embeddings import Projected, Sinusoidal
 from dpolicy.field_policy import FieldPolicy, field_policy
-from dpolicy.fields import AbstractField
+from dpolicy.fields import AbstractField, AbstractSchedule, DiscreteVP, Projected, Sinusoidal, cosine_betas
 from dpolicy.losses import (
     add,
     chain_log_likelihood,
@@ -26,7 +25,6 @@ from dpolicy.losses.ratios import LogLikelihood
 from dpolicy.proximal import acted, proximal
 from dpolicy.recipe import composed
 from dpolicy.samplers import Ancestral, ddim, ddpm
-from dpolicy.schedules import AbstractSchedule, DiscreteVP, cosine_betas
 
 DENOISERS = ("ddpm", "ddim", "euler")
 

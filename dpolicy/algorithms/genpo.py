@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Mode, Number, Observation
 from dpolicy.algorithm import Algorithm
-from dpolicy.embeddings import Projected, Sinusoidal
 from dpolicy.field_policy import FieldPolicy, field_policy
-from dpolicy.fields import AbstractField
+from dpolicy.fields import AbstractField, Projected, Sinusoidal
 from dpolicy.losses import add, clipped, compression, exact_log_likelihood, log_ratio
 from dpolicy.proximal import acted, proximal
 from dpolicy.recipe import composed

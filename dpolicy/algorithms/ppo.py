@@ -18,7 +18,7 @@ from dpolicy.losses import (
     gaussian_log_ratio,
     tanh_gaussian_log_ratio,
 )
-from dpolicy.policies import Gaussian, TanhGaussian, gaussian_kl, gaussian_policy
+from dpolicy.networks import Gaussian, TanhGaussian, gaussian_kl, gaussian_policy
 from dpolicy.proximal import proximal
 from dpolicy.recipe import composed
 

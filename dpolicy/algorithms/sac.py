@@ -10,8 +10,7 @@ from dpolicy._types import Action, Critic, Key, Number, Observation
 from dpolicy.actor_critic import actor_critic
 from dpolicy.algorithm import Algorithm
 from dpolicy.losses import soft_value
-from dpolicy.networks import ACTIVATIONS
-from dpolicy.policies import TanhGaussian
+from dpolicy.networks import ACTIVATIONS, TanhGaussian
 from dpolicy.recipe import composed
 
 

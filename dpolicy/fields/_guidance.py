@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Observation, Prediction, Scalar
-from dpolicy.fields import PREDICTIONS, AbstractField, check_time, evaluate, predict
-from dpolicy.schedules import AbstractSchedule
+from dpolicy.fields._predictions import PREDICTIONS, AbstractField, check_time, evaluate, predict
+from dpolicy.fields._schedule import AbstractSchedule
 
 Energy: TypeAlias = Callable[[Action, Scalar, Observation], Scalar]
 Scale: TypeAlias = float | int | Float[Array, ""] | Callable[[Scalar], Any]

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._schedule import AbstractSchedule, Time, as_float, check_schedule, constant
+from dpolicy.fields._schedule import AbstractSchedule, Time, as_float, check_schedule, constant
 
 
 class DiscreteVP(AbstractSchedule):

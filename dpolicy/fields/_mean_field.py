@@ -6,12 +6,12 @@ import equinox as eqx
 import jax
 
 from dpolicy import _checks
-from dpolicy._schedule import check_schedule, constant
 from dpolicy._types import Action, Key, Observation, Prediction, Scalar
-from dpolicy.embeddings import AbstractEmbedding, make_embedding
-from dpolicy.fields import AbstractField, encoded, observation_encoder
+from dpolicy.fields._embeddings import AbstractEmbedding, make_embedding
+from dpolicy.fields._field import encoded, observation_encoder
+from dpolicy.fields._predictions import AbstractField
+from dpolicy.fields._schedule import AbstractSchedule, check_schedule, constant
 from dpolicy.networks import MLP
-from dpolicy.schedules import AbstractSchedule
 
 
 class MeanField(AbstractField):

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
-from dpolicy.networks import MLP, check_parts
+from dpolicy.networks._mlp import MLP, check_parts
 
 
 class QNetwork(eqx.Module):

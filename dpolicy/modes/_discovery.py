@@ -11,9 +11,9 @@ from jaxtyping import Array, Bool, Float, Int
 from dpolicy import _checks
 from dpolicy._types import Key, Number
 from dpolicy.algorithm import Stored
-from dpolicy.clustering import clusters, path_distances
-from dpolicy.episodes import Episodes, draw_by_label, finished_episodes, kept_episodes, paths
-from dpolicy.modes import Heirs, balanced, heirs, shares
+from dpolicy.modes._clustering import clusters, path_distances
+from dpolicy.modes._episodes import Episodes, draw_by_label, finished_episodes, kept_episodes, paths
+from dpolicy.modes._groups import Heirs, balanced, heirs, shares
 from dpolicy.recipe import tunable
 
 _SAMPLED = 3  # members of a cluster that episodes outside the clustering are compared with

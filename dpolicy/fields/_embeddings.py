@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._schedule import check_schedule
 from dpolicy._types import Key, Scalar
+from dpolicy.fields._schedule import AbstractSchedule, check_schedule
 from dpolicy.networks import MLP
-from dpolicy.schedules import AbstractSchedule
 
 
 def _even(name: str, size: int) -> None:

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._discrete import DDPMTable as DDPMTable
-from dpolicy._discrete import DiscreteVP as DiscreteVP
-from dpolicy._discrete import cosine_betas as cosine_betas
-from dpolicy._discrete import ddpm_table as ddpm_table
-from dpolicy._discrete import linear_betas as linear_betas
-from dpolicy._schedule import AbstractSchedule as AbstractSchedule
-from dpolicy._schedule import Time, as_float, constant, interpolating_span, time_range
 from dpolicy._types import Prediction
+from dpolicy.fields._schedule import (
+    AbstractSchedule,
+    Time,
+    as_float,
+    constant,
+    interpolating_span,
+    time_range,
+)
 
 
 class RectifiedFlow(AbstractSchedule):

@@ -1,0 +1,28 @@
+"""Networks: perceptrons over several inputs, ensembles of them, critics and Gaussian policies.
+
+Modules hold arrays as leaves and everything else as static structure, so that they pass through `jax.jit`,
+`vmap` and checkpoints as they are.
+"""
+
+from dpolicy.networks._activations import ACTIVATIONS as ACTIVATIONS
+from dpolicy.networks._activations import elu as elu
+from dpolicy.networks._activations import mish as mish
+from dpolicy.networks._critics import CategoricalQ as CategoricalQ
+from dpolicy.networks._critics import QNetwork as QNetwork
+from dpolicy.networks._critics import ValueNetwork as ValueNetwork
+from dpolicy.networks._ensemble import Ensemble as Ensemble
+from dpolicy.networks._ensemble import ensemble as ensemble
+from dpolicy.networks._gaussian import gaussian_entropy as gaussian_entropy
+from dpolicy.networks._gaussian import gaussian_kl as gaussian_kl
+from dpolicy.networks._gaussian import gaussian_log_prob as gaussian_log_prob
+from dpolicy.networks._gaussian import tanh_log_det as tanh_log_det
+from dpolicy.networks._layers import INITIALISATIONS as INITIALISATIONS
+from dpolicy.networks._layers import LayerNorm as LayerNorm
+from dpolicy.networks._layers import Linear as Linear
+from dpolicy.networks._layers import nearest_orthogonal as nearest_orthogonal
+from dpolicy.networks._mlp import MLP as MLP
+from dpolicy.networks._policies import WIDTHS as WIDTHS
+from dpolicy.networks._policies import Gaussian as Gaussian
+from dpolicy.networks._policies import ResidualGaussian as ResidualGaussian
+from dpolicy.networks._policies import TanhGaussian as TanhGaussian
+from dpolicy.networks._policies import gaussian_policy as gaussian_policy
