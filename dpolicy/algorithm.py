@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from jaxtyping import Array, Int
 
 from dpolicy import _checks
-from dpolicy._types import Critic, Key, Loss, Metrics, Mode, Model, Transition
+from dpolicy._types import Critic, Key, Loss, Metrics, Mode, Model, Number, Transition
 
 Family: TypeAlias = Literal["on_policy", "off_policy", "offline"]
 
@@ -53,6 +53,20 @@ class Memory(NamedTuple):
     interval: int = 1
 
 
+class Horizon(NamedTuple):
+    """What a draw from a replay or a data set has to give: transitions of several steps (see `dpolicy.train.n_step`).
+
+    Attributes:
+        steps: Steps of each, fewer where an episode ends, or the newest transition is, before.
+        discount: gamma, of one step: each transition brings the `discount` of all its steps.
+        chunk: Whether the extras hold the actions of all the steps, "actions", and where they count, "actions_valid".
+    """
+
+    steps: int
+    discount: Number
+    chunk: bool = False
+
+
 class Algorithm(NamedTuple):
     """A learning algorithm as pure functions over one state pytree.
 
@@ -77,6 +91,8 @@ class Algorithm(NamedTuple):
             batch, from 0 (the first) to 1 (the last), where that differs between them; None where `act` says it all.
         with_actor: `(state, actor) -> state`: the state with that network in the place of the one that acts and of
             every copy of it (averages, references); None where the objective reads no network of the state.
+        horizon: Of how many steps the transitions are that it learns from off policy or offline; None for one, with a
+            discount of its own.
     """
 
     name: str
@@ -90,9 +106,25 @@ class Algorithm(NamedTuple):
     raw_observations: bool = False
     explore_at: Callable[[Any, Any, Key, Any], tuple[Any, dict[str, Any]]] | None = None
     with_actor: Callable[[Any, Model], Any] | None = None
+    horizon: Horizon | None = None
 
 
 def check_algorithm(algorithm: Any, name: str = "algorithm") -> None:
     """Raise `ValueError` unless the argument `name` is an `Algorithm`; a recipe that was not called is told so."""
     called = f", as {algorithm.__name__}() is: call the recipe" if hasattr(algorithm, "__name__") else ""
     _checks.instance(name, algorithm, Algorithm, f"an Algorithm{called}")
+
+
+def check_horizon(algorithm: Algorithm) -> None:
+    """Raise `ValueError` unless the horizon of an algorithm is None, or one that a draw from a replay can give."""
+    horizon, name = algorithm.horizon, f"the horizon of {algorithm.name}"
+    if horizon is None:
+        return
+    _checks.instance(name, horizon, Horizon, "a Horizon or None")
+    if algorithm.family == "on_policy":
+        raise ValueError(
+            f"{name} must be None, as a rollout holds every step that it needs, got {horizon!r}."
+        )
+    _checks.integer(f"steps of {name}", horizon.steps)
+    _checks.fraction(f"discount of {name}", horizon.discount)
+    _checks.boolean(f"chunk of {name}", horizon.chunk)

@@ -6,16 +6,18 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from dpolicy import _checks
 from dpolicy._types import Key, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm, Stored
-from dpolicy.envs import Environment, Vector, VectorState
+from dpolicy.envs import Environment, Step, Vector, VectorState
 from dpolicy.learner import keep_if
 from dpolicy.train.evaluate import evaluation, of_data, of_experience, summarise
 from dpolicy.train.normalise import Normaliser
 from dpolicy.train.program import Program, TrainState, check_observations, checked_parts, guard
 from dpolicy.train.replay import Replay
+from dpolicy.train.windows import stored_steps
 
 
 class Experience(eqx.Module):
@@ -46,7 +48,8 @@ def off_policy(
     The first `warmup` environment steps act uniformly in [-1, 1] and fill the replay without learning; they are
     taken in `init`. Raw observations are stored and standardised with the current statistics when drawn. What an
     algorithm keeps beside a transition (`Algorithm.memory`) is stored with it, and rewritten when it is drawn; it may
-    also choose what is drawn, and look at all that is stored now and then.
+    also choose what is drawn, and look at all that is stored now and then. Where it learns from several steps at a time
+    (`Algorithm.horizon`), the rows drawn are the first ones of windows, and what it keeps is that of the first.
 
     Args:
         algorithm: An off-policy algorithm.
@@ -81,35 +84,134 @@ def off_policy(
     ):
         _checks.integer(name, value)
     _checks.positive("reward_scale", reward_scale)
-    start = -(-warmup // num_envs) * num_envs
-    for name, value in (("batch_size", batch_size), ("warmup", start)):
-        if value > replay_size:
-            raise ValueError(f"{name} must not exceed the replay_size of {replay_size}, got {value}.")
-    for name, value in (("replay_size", replay_size), ("evaluation_interval", evaluation_interval)):
-        if value % num_envs:
-            raise ValueError(f"{name} must be a multiple of num_envs = {num_envs}, got {value}.")
-    length, looks = evaluation_interval // num_envs, 1
-    if algorithm.memory is not None and algorithm.memory.organise is not None:
-        between = min(algorithm.memory.interval, length)
-        looks = length // between
-        if length % between:
-            unit = f"num_envs * {between} = {num_envs * between}"
-            raise ValueError(
-                f"evaluation_interval must be a multiple of {unit} for {algorithm.name}, got {evaluation_interval}."
-            )
-    envs = Vector(env, num_envs, resets=resets)
+    loop = OffPolicyLoop(
+        algorithm=algorithm,
+        envs=Vector(env, num_envs, resets=resets),
+        batch_size=batch_size,
+        replay_size=replay_size,
+        warmup=-(-warmup // num_envs) * num_envs,
+        updates_per_step=updates_per_step,
+        interval=evaluation_interval,
+        reward_scale=reward_scale,
+        normalise_observations=normalise_observations,
+    )
+    loop.check_sizes()
     evaluate = evaluation(algorithm, env, evaluation_episodes, evaluation_modes)
-    spec, memory = env.spec, algorithm.memory
+
+    def step(state: TrainState) -> tuple[TrainState, Metrics]:
+        return evaluate(*loop.chunk(state))
+
+    return Program(loop.start, step, evaluation_interval, algorithm, loop.warmup)
+
+
+@dataclasses.dataclass(frozen=True)
+class OffPolicyLoop:
+    """The pieces of `off_policy`, each a pure function of what it is given; `chunk` and `start` make a program.
+
+    Attributes:
+        algorithm: What learns; its functions are checked (`checked_parts`).
+        envs: The environments stepped together.
+        batch_size: Transitions per update.
+        replay_size: Transitions kept.
+        warmup: Random environment steps that `start` takes, a multiple of the environments.
+        updates_per_step: Updates after each step of all environments.
+        interval: Environment steps of a chunk.
+        reward_scale: Factor on the rewards that are stored.
+        normalise_observations: Whether observations are standardised where the policy or an update sees them.
+    """
+
+    algorithm: Algorithm
+    envs: Vector
+    batch_size: int
+    replay_size: int
+    warmup: int
+    updates_per_step: int
+    interval: int
+    reward_scale: Number
+    normalise_observations: bool
+
+    def check_sizes(self) -> None:
+        """Raise `ValueError` unless the sizes fit each other; see `off_policy`."""
+        num, memory, horizon = self.envs.num, self.algorithm.memory, self.algorithm.horizon
+        for name, value in (("batch_size", self.batch_size), ("warmup", self.warmup)):
+            if value > self.replay_size:
+                raise ValueError(
+                    f"{name} must not exceed the replay_size of {self.replay_size}, got {value}."
+                )
+        for name, value in (("replay_size", self.replay_size), ("evaluation_interval", self.interval)):
+            if value % num:
+                raise ValueError(f"{name} must be a multiple of num_envs = {num}, got {value}.")
+        if horizon is not None and horizon.steps * num > self.replay_size:
+            raise ValueError(
+                f"replay_size must hold the {horizon.steps} steps of the horizon of {self.algorithm.name} for each "
+                f"environment, {horizon.steps * num}, got {self.replay_size}."
+            )
+        if memory is not None and memory.organise is not None:
+            between = min(memory.interval, self.interval // num)
+            if self.interval // num % between:
+                unit = f"num_envs * {between} = {num * between}"
+                raise ValueError(
+                    f"evaluation_interval must be a multiple of {unit} for {self.algorithm.name}, got {self.interval}."
+                )
+
+    @property
+    def looks(self) -> int:
+        """How often the algorithm looks at the whole replay in a chunk; 1 where it never does."""
+        memory, length = self.algorithm.memory, self.interval // self.envs.num
+        return 1 if memory is None or memory.organise is None else length // min(memory.interval, length)
+
+    def start(self, key: Key) -> TrainState:
+        """The state after the random steps, before the first update."""
+        spec, memory = self.envs.env.spec, self.algorithm.memory
+        algorithm_key, env_key, warmup_key, key = jax.random.split(_checks.one_key(key), 4)
+        no = jnp.asarray(False)
+        zeros = jnp.zeros(spec.obs_size)
+        blank = Transition(zeros, jnp.zeros(spec.action_size), jnp.zeros(()), zeros, no, no)
+        if memory is not None:
+            blank = dataclasses.replace(blank, extras=memory.start(blank))
+        experience = Experience(self.envs.init(env_key), Replay.start(blank, self.replay_size))
+        normaliser = Normaliser.start(spec.obs_size) if self.normalise_observations else None
+
+        def random_step(carry: Any, key: Key) -> tuple[Any, None]:
+            action_key, key = jax.random.split(key)
+            shape = (self.envs.num, spec.action_size)
+            action = jax.random.uniform(action_key, shape, minval=-1.0, maxval=1.0)
+            return self.observe(carry[0], carry[1], action, key)[:2], None
+
+        (experience, normaliser), _ = jax.lax.scan(
+            random_step, (experience, normaliser), jax.random.split(warmup_key, self.warmup // self.envs.num)
+        )
+        state = TrainState(
+            algorithm=self.algorithm.init(algorithm_key, spec),
+            normaliser=normaliser,
+            experience=experience,
+            key=key,
+            steps=jnp.asarray(self.warmup, jnp.int32),
+            alive=jnp.asarray(True),
+            failed_at=jnp.asarray(-1, jnp.int32),
+        )
+        return self.organised(state)
+
+    def act(self, state: TrainState, key: Key) -> Float[Array, "n a"]:
+        """How it explores in every environment now."""
+        see = state.normaliser or (lambda obs: obs)
+        obs, keys = see(state.experience.envs.obs), jax.random.split(key, self.envs.num)
+        if self.algorithm.explore_at is None:
+            act = jax.vmap(self.algorithm.act, in_axes=(None, 0, 0, None))
+            return act(state.algorithm, obs, keys, "explore")[0]
+        act = jax.vmap(self.algorithm.explore_at, in_axes=(None, 0, 0, 0))
+        return act(state.algorithm, obs, keys, jnp.linspace(0.0, 1.0, self.envs.num))[0]
 
     def observe(
-        experience: Experience, normaliser: Normaliser | None, action: Any, key: Key
-    ) -> tuple[Experience, Normaliser | None, Any]:
-        obs = experience.envs.obs
-        state, step = envs.step(experience.envs, action, key)
+        self, experience: Experience, normaliser: Normaliser | None, action: Float[Array, "n a"], key: Key
+    ) -> tuple[Experience, Normaliser | None, Step]:
+        """Take a step in every environment and store it; the statistics take in the observations acted on."""
+        obs, memory = experience.envs.obs, self.algorithm.memory
+        envs, step = self.envs.step(experience.envs, action, key)
         transition = Transition(
             obs=obs,
             action=action,
-            reward=step.reward * reward_scale,
+            reward=step.reward * self.reward_scale,
             next_obs=step.next_obs,
             terminated=step.terminated,
             truncated=step.truncated,
@@ -118,110 +220,87 @@ def off_policy(
             transition = dataclasses.replace(transition, extras=jax.vmap(memory.start)(transition))
         if normaliser is not None:
             normaliser = normaliser.update(obs)
-        return Experience(state, experience.replay.add(transition)), normaliser, step
+        return Experience(envs, experience.replay.add(transition)), normaliser, step
 
-    def stored(state: TrainState) -> Stored:
+    def stored(self, state: TrainState) -> Stored:
+        """The replay as an algorithm sees it."""
         replay = state.experience.replay
-        return Stored(replay.data, replay.cursor, replay.size, num_envs)
+        return Stored(replay.data, replay.cursor, replay.size, self.envs.num)
 
-    def organised(state: TrainState) -> TrainState:
+    def organised(self, state: TrainState) -> TrainState:
+        """The state after the algorithm's look at all that is stored; the same where it takes none."""
+        memory = self.algorithm.memory
         if memory is None or memory.organise is None:
             return state
         key, organise_key = jax.random.split(state.key)
-        seen, extras = memory.organise(state.algorithm, stored(state), organise_key)
+        seen, extras = memory.organise(state.algorithm, self.stored(state), organise_key)
         old = (state.algorithm, state.experience.replay.data.extras)
         where = lambda s: (s.algorithm, s.experience.replay.data.extras, s.key)
         return eqx.tree_at(where, state, (*keep_if(state.alive, old, (seen, extras)), key))
 
-    def init(key: Key) -> TrainState:
-        algorithm_key, env_key, warmup_key, key = jax.random.split(_checks.one_key(key), 4)
-        no = jnp.asarray(False)
-        zeros = jnp.zeros(spec.obs_size)
-        blank = Transition(zeros, jnp.zeros(spec.action_size), jnp.zeros(()), zeros, no, no)
-        if memory is not None:
-            blank = dataclasses.replace(blank, extras=memory.start(blank))
-        experience = Experience(envs.init(env_key), Replay.start(blank, replay_size))
-        normaliser = Normaliser.start(spec.obs_size) if normalise_observations else None
-
-        def random_step(carry: Any, key: Key) -> tuple[Any, None]:
-            action_key, key = jax.random.split(key)
-            action = jax.random.uniform(action_key, (num_envs, spec.action_size), minval=-1.0, maxval=1.0)
-            return observe(carry[0], carry[1], action, key)[:2], None
-
-        (experience, normaliser), _ = jax.lax.scan(
-            random_step, (experience, normaliser), jax.random.split(warmup_key, start // num_envs)
-        )
-        state = TrainState(
-            algorithm=algorithm.init(algorithm_key, spec),
-            normaliser=normaliser,
-            experience=experience,
-            key=key,
-            steps=jnp.asarray(start, jnp.int32),
-            alive=jnp.asarray(True),
-            failed_at=jnp.asarray(-1, jnp.int32),
-        )
-        return organised(state)
-
-    def learn(state: TrainState, key: Key) -> tuple[TrainState, Metrics]:
-        sample_key, update_key = jax.random.split(key)
+    def draw(self, state: TrainState, key: Key) -> tuple[Int[Array, " b"], Transition]:
+        """The rows of a batch, and the transitions that begin in them, as they were observed."""
+        memory, replay = self.algorithm.memory, state.experience.replay
         if memory is None or memory.draw is None:
-            rows = state.experience.replay.draw(sample_key, batch_size)
+            rows = replay.draw(key, self.batch_size)
         else:
-            rows = memory.draw(state.algorithm, stored(state), sample_key, batch_size)
-        drawn = batch = state.experience.replay[rows]
+            rows = memory.draw(state.algorithm, self.stored(state), key, self.batch_size)
+        return rows, stored_steps(self.stored(state), rows, self.algorithm.horizon)
+
+    def learn(self, state: TrainState, key: Key) -> tuple[TrainState, Metrics]:
+        """One update on a batch of the replay."""
+        memory = self.algorithm.memory
+        sample_key, update_key = jax.random.split(key)
+        rows, drawn = self.draw(state, sample_key)
+        batch = drawn
         if (see := state.normaliser) is not None:
             batch = eqx.tree_at(lambda b: (b.obs, b.next_obs), batch, (see(batch.obs), see(batch.next_obs)))
         if memory is not None:
             update_key, revise_key = jax.random.split(update_key)
             batch = memory.revise(state.algorithm, batch, revise_key)
-        updated, metrics = algorithm.update(state.algorithm, batch, update_key)
+        updated, metrics = self.algorithm.update(state.algorithm, batch, update_key)
         kept, alive, failed_at = guard(state.algorithm, updated, metrics, state, state.steps)
         if memory is not None:
-            extras = keep_if(alive, drawn.extras, batch.extras)
+            # Of a window's extras, its chunk of actions is made when it is drawn; only what is stored is rewritten.
+            stored = state.experience.replay.data.extras
+            extras = {name: keep_if(alive, drawn.extras[name], batch.extras[name]) for name in stored}
             replay = state.experience.replay.rewrite(rows, lambda item: item.extras, extras)
             state = eqx.tree_at(lambda s: s.experience.replay, state, replay)
         where = lambda s: (s.algorithm, s.alive, s.failed_at)
         given = of_data(drawn.action, drawn.obs, drawn.reward, drawn.next_obs)
         return eqx.tree_at(where, state, (kept, alive, failed_at)), {**metrics, **given}
 
-    def iteration(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+    def iteration(self, state: TrainState, _: None = None) -> tuple[TrainState, Metrics]:
+        """One step of all environments, and the updates after it."""
         key, act_key, env_key, learn_key = jax.random.split(state.key, 4)
-        see = state.normaliser or (lambda obs: obs)
-        obs, act_keys = see(state.experience.envs.obs), jax.random.split(act_key, num_envs)
-        if algorithm.explore_at is None:
-            act = jax.vmap(algorithm.act, in_axes=(None, 0, 0, None))
-            action, _extras = act(state.algorithm, obs, act_keys, "explore")
-        else:
-            act = jax.vmap(algorithm.explore_at, in_axes=(None, 0, 0, 0))
-            action, _extras = act(state.algorithm, obs, act_keys, jnp.linspace(0.0, 1.0, num_envs))
-        statistics = state.normaliser
-        experience, normaliser, step = observe(state.experience, statistics, action, env_key)
+        action, statistics = self.act(state, act_key), state.normaliser
+        experience, normaliser, step = self.observe(state.experience, statistics, action, env_key)
         state = TrainState(
             algorithm=state.algorithm,
             normaliser=normaliser,
             experience=experience,
             key=key,
-            steps=state.steps + num_envs,
+            steps=state.steps + self.envs.num,
             alive=state.alive,
             failed_at=state.failed_at,
         )
-        state, metrics = jax.lax.scan(learn, state, jax.random.split(learn_key, updates_per_step))
+        state, metrics = jax.lax.scan(self.learn, state, jax.random.split(learn_key, self.updates_per_step))
         # A diverged environment must not spoil the statistics that the last finite policy reads.
         if statistics is not None:
             statistics = keep_if(state.alive, statistics, state.normaliser)
             state = eqx.tree_at(lambda s: s.normaliser, state, statistics)
         return state, {**summarise(metrics), **of_experience(step)}
 
-    def stretch(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-        state, metrics = jax.lax.scan(iteration, state, None, length=length // looks)
-        return organised(state), metrics
-
-    def step(state: TrainState) -> tuple[TrainState, Metrics]:
+    def chunk(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        """All steps between two evaluations, with the algorithm's looks at the replay among them."""
+        length, looks = self.interval // self.envs.num, self.looks
         key, refresh_key = jax.random.split(state.key)
-        fresh = envs.refresh(state.experience.envs, refresh_key)
+        fresh = self.envs.refresh(state.experience.envs, refresh_key)
         state = eqx.tree_at(lambda s: (s.key, s.experience.envs), state, (key, fresh))
-        state, metrics = jax.lax.scan(stretch, state, None, length=looks)
-        metrics = {name: values.reshape(length, *values.shape[2:]) for name, values in metrics.items()}
-        return evaluate(state, metrics)
 
-    return Program(init, step, evaluation_interval, algorithm, start)
+        def stretch(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+            state, metrics = jax.lax.scan(self.iteration, state, None, length=length // looks)
+            return self.organised(state), metrics
+
+        state, metrics = jax.lax.scan(stretch, state, None, length=looks)
+        return state, {name: values.reshape(length, *values.shape[2:]) for name, values in metrics.items()}

@@ -1,7 +1,5 @@
 """Learning from a fixed data set in one compiled program."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.core
@@ -11,12 +9,14 @@ from dpolicy import _checks
 from dpolicy._types import Key, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.data import load
+from dpolicy.data.order import check_order
 from dpolicy.data.sources import checked, columns
 from dpolicy.envs import Environment
 from dpolicy.train.evaluate import evaluation
 from dpolicy.train.memory import check_room
 from dpolicy.train.normalise import Normaliser
 from dpolicy.train.program import Program, TrainState, check_observations, checked_parts, guard
+from dpolicy.train.windows import data_steps
 
 
 def offline(
@@ -34,6 +34,9 @@ def offline(
 ) -> Program:
     """Gradient steps on uniform batches of a data set, with evaluations in `env`.
 
+    An algorithm that learns from several steps at a time (`Algorithm.horizon`) is given windows of the data, whose rows
+    must then be in order of time; where they are seen not to be, they are refused (`dpolicy.data.check_order`).
+
     Args:
         algorithm: An offline algorithm.
         env: Where the policy is evaluated; its sizes must be the data's.
@@ -47,8 +50,8 @@ def offline(
         normalise_observations: Whether the policy sees observations standardised with the data's statistics.
 
     Raises:
-        ValueError: for an algorithm of another family, sizes that differ from the environment's, or a value out of
-            its range.
+        ValueError: for an algorithm of another family, sizes that differ from the environment's, a value out of
+            its range, or data out of order for an algorithm that learns from windows.
     """
     algorithm = checked_parts(algorithm, env, "offline")
     check_observations(algorithm, normalise_observations)
@@ -62,10 +65,13 @@ def offline(
         given = load(data, env, size=data_size, temperature=data_temperature)
     elif isinstance(dataset, Transition):
         given = dataset
-        if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(dataset)):
-            checked(columns(dataset), "dataset")
     else:
         raise ValueError(f"dataset must be a Transition or None, got {type(dataset).__name__}.")
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
+        if dataset is not None:
+            checked(columns(dataset), "dataset")
+        if algorithm.horizon is not None and algorithm.horizon.steps > 1:
+            check_order(given, "data" if dataset is None else "dataset")
     sizes = given.obs.shape[-1], given.action.shape[-1]
     if sizes != (env.spec.obs_size, env.spec.action_size):
         raise ValueError(
@@ -94,7 +100,7 @@ def offline(
     def iteration(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         key, sample_key, update_key = jax.random.split(state.key, 3)
         index = jax.random.randint(sample_key, (batch_size,), 0, given.reward.shape[0])
-        batch: Any = jax.tree.map(lambda leaf: leaf[index], given)
+        batch = data_steps(given, index, algorithm.horizon)
         updated, metrics = algorithm.update(state.algorithm, batch, update_key)
         kept, alive, failed_at = guard(state.algorithm, updated, metrics, state, state.steps + 1)
         state = TrainState(kept, state.normaliser, None, key, state.steps + 1, alive, failed_at)

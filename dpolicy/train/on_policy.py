@@ -1,15 +1,17 @@
 """Rollout and update of an on-policy algorithm in one compiled program."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Key, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm
-from dpolicy.envs import Environment, Step, Vector
+from dpolicy.envs import Environment, Step, Vector, VectorState
 from dpolicy.train.evaluate import evaluation, of_data, of_experience
 from dpolicy.train.normalise import Normaliser, RewardScale
 from dpolicy.train.program import Program, TrainState, check_observations, checked_parts, guard
@@ -61,40 +63,83 @@ def on_policy(
     _checks.positive("reward_scale", reward_scale)
     if reward_discount is not None:
         _checks.fraction("reward_discount", reward_discount)
-    envs = Vector(env, num_envs, resets=resets, random_start=True)
-    evaluate = evaluation(algorithm, env, evaluation_episodes, evaluation_modes)
-    steps_per_iteration = num_envs * rollout
-    chunk = steps_per_iteration * iterations_per_evaluation
+    chunk = num_envs * rollout * iterations_per_evaluation
     _checks.integer("num_envs * rollout * iterations_per_evaluation", chunk)
+    loop = OnPolicyLoop(
+        algorithm=algorithm,
+        envs=Vector(env, num_envs, resets=resets, random_start=True),
+        rollout=rollout,
+        iterations=iterations_per_evaluation,
+        normalise_observations=normalise_observations,
+        reward_scale=reward_scale,
+        reward_discount=reward_discount,
+    )
+    evaluate = evaluation(algorithm, env, evaluation_episodes, evaluation_modes)
 
-    def init(key: Key) -> TrainState:
+    def step(state: TrainState) -> tuple[TrainState, Metrics]:
+        return evaluate(*loop.chunk(state))
+
+    return Program(loop.start, step, chunk, algorithm)
+
+
+@dataclasses.dataclass(frozen=True)
+class OnPolicyLoop:
+    """The pieces of `on_policy`, each a pure function of what it is given; `chunk` and `start` make a program.
+
+    Attributes:
+        algorithm: What learns; its functions are checked (`checked_parts`).
+        envs: The environments stepped together.
+        rollout: Steps per environment and iteration.
+        iterations: Iterations of a chunk.
+        normalise_observations: Whether the policy sees standardised observations.
+        reward_scale: Factor on the rewards the algorithm learns from.
+        reward_discount: Of the return by whose deviation rewards are divided; None where they are not.
+    """
+
+    algorithm: Algorithm
+    envs: Vector
+    rollout: int
+    iterations: int
+    normalise_observations: bool
+    reward_scale: Number
+    reward_discount: Number | None
+
+    def start(self, key: Key) -> TrainState:
+        """The state before the first rollout."""
         algorithm_key, env_key, key = jax.random.split(_checks.one_key(key), 3)
+        spec = self.envs.env.spec
         return TrainState(
-            algorithm=algorithm.init(algorithm_key, env.spec),
-            normaliser=Normaliser.start(env.spec.obs_size) if normalise_observations else None,
-            experience=envs.init(env_key),
+            algorithm=self.algorithm.init(algorithm_key, spec),
+            normaliser=Normaliser.start(spec.obs_size) if self.normalise_observations else None,
+            experience=self.envs.init(env_key),
             key=key,
             steps=jnp.zeros((), jnp.int32),
             alive=jnp.asarray(True),
             failed_at=jnp.asarray(-1, jnp.int32),
-            rewards=None if reward_discount is None else RewardScale.start(num_envs),
+            rewards=None if self.reward_discount is None else RewardScale.start(self.envs.num),
         )
 
-    def collect(state: TrainState, key: Key) -> tuple[Any, Transition, Any, Step]:
-        see = state.normaliser or (lambda obs: obs)
+    def collect(
+        self, state: TrainState, key: Key
+    ) -> tuple[VectorState, Transition, Float[Array, "t n o"], Step]:
+        """A rollout: the environments after it, its transitions, the raw observations acted on, and what was shown.
 
-        def one(experience: Any, key: Key) -> tuple[Any, Any]:
+        Transitions hold observations as the policy sees them.
+        """
+        see, num = state.normaliser or (lambda obs: obs), self.envs.num
+
+        def one(experience: VectorState, key: Key) -> tuple[VectorState, Any]:
             act_key, env_key = jax.random.split(key)
             obs = see(experience.obs)
-            action, extras = jax.vmap(algorithm.act, in_axes=(None, 0, 0, None))(
-                state.algorithm, obs, jax.random.split(act_key, num_envs), "explore"
+            action, extras = jax.vmap(self.algorithm.act, in_axes=(None, 0, 0, None))(
+                state.algorithm, obs, jax.random.split(act_key, num), "explore"
             )
             raw = experience.obs
-            experience, step = envs.step(experience, action, env_key)
+            experience, step = self.envs.step(experience, action, env_key)
             transition = Transition(
                 obs=obs,
                 action=action,
-                reward=step.reward * reward_scale,
+                reward=step.reward * self.reward_scale,
                 next_obs=see(step.next_obs),
                 terminated=step.terminated,
                 truncated=step.truncated,
@@ -102,42 +147,39 @@ def on_policy(
             )
             return experience, (transition, raw, step)
 
-        experience, (batch, raw, steps) = jax.lax.scan(one, state.experience, jax.random.split(key, rollout))
-        return experience, batch, raw, steps
-
-    def iteration(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-        key, refresh_key, rollout_key, update_key = jax.random.split(state.key, 4)
-        experience, batch, raw, steps = collect(state, rollout_key)
-        see = state.normaliser or (lambda obs: obs)
+        experience, (batch, raw, steps) = jax.lax.scan(
+            one, state.experience, jax.random.split(key, self.rollout)
+        )
         following = jnp.concatenate([batch.obs[1:], see(experience.obs)[None]])
         batch = eqx.tree_at(lambda b: b.extras, batch, {**batch.extras, "following": following})
+        return experience, batch, raw, steps
+
+    def iteration(self, state: TrainState, _: None = None) -> tuple[TrainState, Metrics]:
+        """A rollout and the update on it."""
+        key, refresh_key, rollout_key, update_key = jax.random.split(state.key, 4)
+        experience, batch, raw, steps = self.collect(state, rollout_key)
         rewards = state.rewards
-        if rewards is not None and reward_discount is not None:
-            rewards, scaled = rewards.update(batch.reward, batch.done, reward_discount)
+        if rewards is not None and self.reward_discount is not None:
+            rewards, scaled = rewards.update(batch.reward, batch.done, self.reward_discount)
             batch = eqx.tree_at(lambda b: b.reward, batch, scaled)
-        updated, metrics = algorithm.update(state.algorithm, batch, update_key)
-        total = state.steps + steps_per_iteration
+        updated, metrics = self.algorithm.update(state.algorithm, batch, update_key)
+        total = state.steps + self.envs.num * self.rollout
         statistics = None if state.normaliser is None else state.normaliser.update(raw)
         old, new = (state.algorithm, state.normaliser, state.rewards), (updated, statistics, rewards)
         (kept, statistics, rewards), alive, failed_at = guard(old, new, metrics, state, total)
         given = of_data(batch.action, raw, steps.reward, steps.next_obs)
-        metrics = {**metrics, **of_experience(steps), **given}
-        return (
-            TrainState(
-                algorithm=kept,
-                normaliser=statistics,
-                experience=envs.refresh(experience, refresh_key),
-                key=key,
-                steps=total,
-                alive=alive,
-                failed_at=failed_at,
-                rewards=rewards,
-            ),
-            metrics,
+        state = TrainState(
+            algorithm=kept,
+            normaliser=statistics,
+            experience=self.envs.refresh(experience, refresh_key),
+            key=key,
+            steps=total,
+            alive=alive,
+            failed_at=failed_at,
+            rewards=rewards,
         )
+        return state, {**metrics, **of_experience(steps), **given}
 
-    def step(state: TrainState) -> tuple[TrainState, Metrics]:
-        state, metrics = jax.lax.scan(iteration, state, None, length=iterations_per_evaluation)
-        return evaluate(state, metrics)
-
-    return Program(init, step, chunk, algorithm)
+    def chunk(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        """All iterations between two evaluations."""
+        return jax.lax.scan(self.iteration, state, None, length=self.iterations)

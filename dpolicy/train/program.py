@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int
 
 from dpolicy import _checks
 from dpolicy._types import Key, Metrics, Mode
-from dpolicy.algorithm import Algorithm, Family, check_algorithm
+from dpolicy.algorithm import Algorithm, Family, check_algorithm, check_horizon
 from dpolicy.envs import Environment
 from dpolicy.learner import all_finite, keep_if
 from dpolicy.train.normalise import Normaliser, RewardScale
@@ -58,6 +58,7 @@ def checked_parts(algorithm: Any, env: Any, family: Family) -> Algorithm:
     """
     check_algorithm(algorithm)
     _checks.one_of("algorithm.family", algorithm.family, (family,))
+    check_horizon(algorithm)
     called = f", as {env.__name__}() is" if isinstance(env, type) else ""
     _checks.instance("env", env, Environment, f"an Environment{called}")
     name, size = algorithm.name, env.spec.action_size

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Int
 
 from dpolicy import _checks
 from dpolicy._types import Number, Transition
-from dpolicy.algorithm import Stored
+from dpolicy.algorithm import Horizon, Stored
 
 
 def ring_windows(
@@ -50,7 +50,7 @@ def data_windows(
     """The `steps` rows of a data set from each of these rows on, which must be in order of time.
 
     One environment's, episode after episode, each ended by a row that is terminated or truncated, as
-    `dpolicy.data.record` gives them. The end of the data ends the
+    `dpolicy.data.record` gives them (`dpolicy.data.check_order` looks whether they are). The end of the data ends the
     last episode.
 
     Args:
@@ -126,3 +126,19 @@ def n_step(
         extras=extras,
         discount=weights[count],
     )
+
+
+def stored_steps(stored: Stored, rows: Int[Array, " batch"], horizon: Horizon | None) -> Transition:
+    """The transitions in these rows of a ring, each with as many steps as the horizon asks for; None for one."""
+    if horizon is None:
+        return jax.tree.map(lambda ring: ring[rows], stored.items)
+    windows, valid = ring_windows(stored, rows, horizon.steps)
+    return n_step(windows, valid, horizon.discount, chunk=horizon.chunk)
+
+
+def data_steps(data: Transition, rows: Int[Array, " batch"], horizon: Horizon | None) -> Transition:
+    """The transitions in these rows of a data set, each with as many steps as the horizon asks for; None for one."""
+    if horizon is None:
+        return jax.tree.map(lambda leaf: leaf[rows], data)
+    windows, valid = data_windows(data, rows, horizon.steps)
+    return n_step(windows, valid, horizon.discount, chunk=horizon.chunk)

@@ -1,0 +1,35 @@
+"""Whether the rows of a data set are in order of time."""
+
+import numpy as np
+
+from dpolicy import _checks
+from dpolicy._types import Transition
+
+_ROUNDING = 1e-3  # what storing observations in half precision may change, relatively and absolutely
+
+
+def check_order(data: Transition, name: str = "data") -> None:
+    """Refuse a data set whose rows are seen not to be in order of time, one environment's, episode after episode.
+
+    Windows of several steps are read from such rows. A row that neither terminates nor is truncated must be followed by
+    the one that starts where it led to: obs[i + 1] is next_obs[i], but for rounding. Nothing is asked behind the last
+    row, which ends the data. That rows are not in order cannot always be seen: an environment whose observations do not
+    change, or episodes that are not marked as ended but begin where another led to, pass.
+
+    Args:
+        data: Transitions with one leading axis.
+        name: What it is called, for messages.
+
+    Raises:
+        ValueError: with the first row that is not followed by what it led to.
+    """
+    _checks.instance(name, data, Transition, "a Transition")
+    led_to, begins = np.asarray(data.next_obs)[:-1], np.asarray(data.obs)[1:]
+    follows = np.isclose(led_to, begins, _ROUNDING, _ROUNDING).all(axis=1) | np.asarray(data.done)[:-1]
+    if not follows.all():
+        row = int(np.argmin(follows))
+        raise ValueError(
+            f"{name} must be in order of time, with every episode's last row terminated or truncated, to be learned "
+            f"from in windows of several steps; row {row} goes on, but row {row + 1} begins elsewhere than where it "
+            f"led to ({int((~follows).sum())} of {len(follows)} rows do)."
+        )
