@@ -1,4 +1,4 @@
-"""No function of the library is long, none takes many arguments, no file is large; and what is still to be dissolved."""
+"""No function of the library is long, none takes many arguments, no file is large; what is still to be dissolved."""
 
 import ast
 from pathlib import Path
