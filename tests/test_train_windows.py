@@ -6,46 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rings import data, ring, row_of, step
 
-from dpolicy._types import Transition
 from dpolicy.algorithm import Stored
 from dpolicy.train import data_windows, n_step, ring_windows
 from dpolicy.train.replay import Replay
-
-NO = jnp.asarray(False)
-
-
-def step(time, env=0, *, ends="", extra=0.0):
-    """Step `time` of environment `env`: everything in it tells both."""
-    place = 100.0 * env + time
-    return Transition(
-        obs=jnp.array([place, 1.0]),
-        action=jnp.array([place / 1000]),
-        reward=jnp.asarray(2.0**time + env),
-        next_obs=jnp.array([place + 0.5, 2.0]),
-        terminated=jnp.asarray(ends == "terminated"),
-        truncated=jnp.asarray(ends == "truncated"),
-        extras={"mark": jnp.asarray(place + extra)},
-    )
-
-
-def together(items):
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *items)
-
-
-def ring(steps, capacity, ends, envs=1):
-    """A ring of `capacity` rows after `steps` lines of `envs` environments; `ends` says which (time, env) end how."""
-    replay = Replay.start(step(0), capacity)
-    for time in range(steps):
-        line = [step(time, env, ends=ends.get((time, env), "")) for env in range(envs)]
-        replay = replay.add(together(line))
-    return Stored(replay.data, replay.cursor, replay.size, envs)
-
-
-def row_of(stored, time, env=0):
-    place, written = np.asarray(stored.items.obs).T
-    (found,) = np.flatnonzero((place == 100 * env + time) & (written == 1))
-    return jnp.asarray([found])
 
 
 def one(stored, time, steps, env=0, discount=0.5, **options):
@@ -132,10 +97,6 @@ def test_an_empty_ring_gives_its_zeros():
     windows, valid = ring_windows(Stored(replay.data, replay.cursor, replay.size, 1), jnp.array([0]), 3)
     np.testing.assert_array_equal(valid, [[True, False, False]])
     assert not np.asarray(windows.reward).any()
-
-
-def data(ends=None):
-    return together([step(time, ends=(ends or {}).get(time, "")) for time in range(6)])
 
 
 def test_windows_of_a_data_set_end_with_episodes_and_with_the_data():

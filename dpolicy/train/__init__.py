@@ -32,6 +32,10 @@ from dpolicy.train.replay import Replay as Replay
 from dpolicy.train.runs import Run as Run
 from dpolicy.train.runs import evaluate_run as evaluate_run
 from dpolicy.train.runs import load_run as load_run
+from dpolicy.train.shares import draw_shares as draw_shares
+from dpolicy.train.shares import from_data as from_data
+from dpolicy.train.shares import from_replay as from_replay
+from dpolicy.train.shares import share_sizes as share_sizes
 from dpolicy.train.windows import data_windows as data_windows
 from dpolicy.train.windows import n_step as n_step
 from dpolicy.train.windows import ring_windows as ring_windows
