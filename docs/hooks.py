@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,13 @@ def _summary(module: str) -> str:
     """The first paragraph of a module's docstring."""
     docstring = ast.get_docstring(ast.parse(_file(module).read_text())) or ""
     return docstring.split("\n\n")[0]
+
+
+def shared_names(package: str) -> str:
+    """What the examples of a package begin with, from its docstring, as a block of code; empty where it has none."""
+    docstring = ast.get_docstring(ast.parse(_file(package).read_text())) or ""
+    _, sentence, block = docstring.partition("The examples begin with these names:")
+    return f"{sentence}\n\n```pycon\n{textwrap.dedent(block).strip()}\n```\n" if sentence else ""
 
 
 def _home(module: str, name: str) -> str:
@@ -282,6 +290,7 @@ def pages(repository: str) -> dict[str, str]:
     for name, (title, first) in PACKAGES.items():
         found = _first(exports(f"dpolicy.{name}"), first)
         intro = f"{_summary(f'dpolicy.{name}')}\n\nImport from `dpolicy.{name}`.\n"
+        intro += f"\n{shared_names(f'dpolicy.{name}')}"
         result[f"api/{name}.md"] = _reference(title, intro, found)
     for uri, (text, _) in notebooks().items():
         result[uri] = _notebook_page(uri, text, repository)

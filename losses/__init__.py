@@ -1,4 +1,22 @@
-"""The algebra of losses: formulas on arrays, transforms of matching records, ratios, and losses of losses."""
+"""The algebra of losses: formulas on arrays, transforms of matching records, ratios, and losses of losses.
+
+The examples begin with these names:
+
+    >>> import dpolicy as dp
+    >>> import equinox as eqx
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from dpolicy.losses import *
+    >>> jnp.set_printoptions(precision=3, suppress=True)
+    >>> key, obs, action, no = jax.random.key(0), jnp.array([0.5]), jnp.array([0.2, -0.4]), jnp.array(False)
+    >>> stored = lambda **extras: dp.Transition(obs, action, jnp.array(1.0), obs, no, no, extras)
+    >>> example = stored()
+    >>> two = start(example).over(jnp.array([[0.0, 0.0], [1.0, 0.0]]), jnp.array([0.5, 0.5]), 2)
+    >>> q = lambda obs, action: -jnp.sum(action**2)
+    >>> square = lambda model, example, key: (model**2, {"loss": model**2})
+    >>> schedule = dp.RectifiedFlow()
+    >>> field = dp.FunctionField(lambda x, t, obs: x, schedule=schedule, prediction="velocity", action_size=2)
+"""
 
 from dpolicy.losses._batch import batch_max as batch_max
 from dpolicy.losses._batch import batch_mean as batch_mean

@@ -22,6 +22,10 @@ def batch_mean(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The mean of `x` over the axis "batch", which `batched` maps (or a `vmap` of yours); `x` itself outside one.
 
     It stays right when the batch is sharded over devices under the same axis name.
+
+    Examples:
+        >>> print(jax.vmap(batch_mean, axis_name="batch")(jnp.array([1.0, 3.0])))
+        [2. 2.]
     """
     try:
         return lax.pmean(x, BATCH_AXIS)
@@ -30,7 +34,12 @@ def batch_mean(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def batch_max(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The largest `x` over the axis of `batch_mean`; `x` itself outside one."""
+    """The largest `x` over the axis of `batch_mean`; `x` itself outside one.
+
+    Examples:
+        >>> print(jax.vmap(batch_max, axis_name="batch")(jnp.array([1.0, 3.0])))
+        [3. 3.]
+    """
     try:
         return lax.pmax(x, BATCH_AXIS)
     except NameError:

@@ -33,6 +33,12 @@ def candidates(policy: Callable[[Observation, Key], Action], n: int) -> Transfor
     """Replace the actions by `n` draws `policy(obs, key)`, of equal weight and the same total weight.
 
     The base measure of what follows is then that policy: with `boltzmann` the fit is policy mirror descent.
+
+    Examples:
+        >>> policy = lambda obs, key: obs[0] * jnp.ones(2)
+        >>> match = candidates(policy, 4)(example, start(example), key)
+        >>> print(match.action[0], match.weight)
+        [0.5 0.5] [0.25 0.25 0.25 0.25]
     """
     function("policy", policy, "(obs, key) -> action")
     integer("n", n)
@@ -48,7 +54,12 @@ def candidates(policy: Callable[[Observation, Key], Action], n: int) -> Transfor
 
 
 def uniform(n: int, *, bound: float = 1.0) -> Transform:
-    """Replace the actions by `n` draws uniform on [-bound, bound]^d, of equal weight and the same total weight."""
+    """Replace the actions by `n` draws uniform on [-bound, bound]^d, of equal weight and the same total weight.
+
+    Examples:
+        >>> print(uniform(4)(example, start(example), key).weight)
+        [0.25 0.25 0.25 0.25]
+    """
     integer("n", n)
     positive("bound", bound)
 
@@ -65,6 +76,10 @@ def mix(*branches: Transform | tuple[Number, Transform]) -> Transform:
 
     A branch is a transform or a pair (share, transform), whose weights are multiplied by the share (default
     1 / number of branches). QVPO's uniform term: mix((1.0, chain()), (10 * omega, uniform(10))).
+
+    Examples:
+        >>> print(mix(chain(), (0.3, uniform(3)))(example, start(example), key).weight)
+        [0.5 0.1 0.1 0.1]
     """
     if not branches:
         raise ValueError("mix must be given at least one branch, got none.")
@@ -98,6 +113,10 @@ def best(q: Critic) -> Transform:
 
     After `candidates` alone it weighs 1; after `advantage(q)` its advantage (QVPO, arXiv 2405.16173). The metrics `ess`
     and `weight_kl` are those of the weights among which it was the best.
+
+    Examples:
+        >>> print(best(q)(example, two, key).action)
+        [[0. 0.]]
     """
     critic("q", q)
 
@@ -116,7 +135,13 @@ def best(q: Critic) -> Transform:
 
 
 def jitter(std: Number, *, bound: float | None = None) -> Transform:
-    """Add N(0, std^2) to every action, clipped to [-bound, bound] when a bound is given."""
+    """Add N(0, std^2) to every action, clipped to [-bound, bound] when a bound is given.
+
+    Examples:
+        >>> moved = jitter(10.0, bound=0.5)(example, two, key).action
+        >>> print(moved.shape, float(jnp.abs(moved).max()))
+        (2, 2) 0.5
+    """
     non_negative("std", std)
     if bound is not None:
         positive("bound", bound)
@@ -148,6 +173,11 @@ def gradient_ascent(
     (under the axis "batch", as in `batched`), taken as one vector, are scaled down to that norm before. Several
     actions may climb one value, such as their mean Q; `limit` then maps their gradients, to bound them by groups.
     Source: DIPO (arXiv 2305.13122), code.
+
+    Examples:
+        >>> value = lambda action: -jnp.sum((action - 0.3) ** 2)
+        >>> print(gradient_ascent(value, jnp.array([0.0, 1.0]), steps=1, rate=0.1))
+        [0.1 0.9]
     """
     integer("steps", steps, 0)
     positive("rate", rate)
@@ -183,7 +213,13 @@ def ascend(
     bound: float = 1.0,
     max_grad_norm: Number | None = None,
 ) -> Transform:
-    """Move every action up the gradient of Q (see `gradient_ascent`): the target actions of DIPO."""
+    """Move every action up the gradient of Q (see `gradient_ascent`): the target actions of DIPO.
+
+    Examples:
+        >>> print(ascend(q, steps=2, rate=0.1)(example, two, key).action)
+        [[0.  0. ]
+         [0.8 0. ]]
+    """
     critic("q", q)
     integer("steps", steps, 0)
     positive("rate", rate)

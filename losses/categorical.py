@@ -16,7 +16,12 @@ def check_support(low: Number, high: Number, atoms: int, names: str = "{}") -> N
 
 
 def support(low: Number, high: Number, atoms: int) -> Float[Array, " n"]:
-    """The atoms z_i = low + i (high - low) / (atoms - 1), i = 0 ... atoms - 1."""
+    """The atoms z_i = low + i (high - low) / (atoms - 1), i = 0 ... atoms - 1.
+
+    Examples:
+        >>> print(support(-1.0, 1.0, 5))
+        [-1.  -0.5  0.   0.5  1. ]
+    """
     check_support(low, high, atoms)
     return low + (high - low) * jnp.linspace(0.0, 1.0, atoms)
 
@@ -35,6 +40,11 @@ def categorical_target(
     Each value, clipped to [low, high], gives its probability to the two nearest atoms in proportion to how near they
     are: y_i = sum_j p_j max(0, 1 - |(z'_j - z_i) / dz|). The mean is kept where nothing is clipped. A time limit does
     not cut the bootstrap. Source: C51 (Bellemare et al. 2017, arXiv 1707.06887, eq. 7).
+
+    Examples:
+        >>> law, reward = jnp.array([1.0, 0.0, 0.0]), jnp.array(0.5)
+        >>> print(categorical_target(law, reward, jnp.array(True), 0.9, low=-1.0, high=1.0))
+        [0.  0.5 0.5]
     """
     fraction("discount", discount)
     vector("probabilities", probabilities)
@@ -55,6 +65,11 @@ def categorical_loss(log_probabilities: Float[Array, " n"], target: Float[Array,
     Unlike the cross-entropy of a categorical law it has its minimum at p = y also where y does not sum to one, as an
     element-wise minimum of two laws does not (the softmax then cannot reach it). log(1 - p) is kept finite at p = 1.
     Source: DDiffPG (arXiv 2406.00681), code.
+
+    Examples:
+        >>> loss = categorical_loss(jnp.log(jnp.array([0.5, 0.5])), jnp.array([1.0, 0.0]))
+        >>> print(f"{loss:.3f}")
+        0.693
     """
     same_shapes(log_probabilities=log_probabilities, target=target)
     vector("log_probabilities", log_probabilities)

@@ -22,6 +22,10 @@ def noise_predictions(transform: Transform) -> Callable[[Any, Any, Key], Float[A
     The points come from a stream of example.extras["key"], the key stored with the transition, that the ratio does not
     draw from, so they are the same in every pass;
     stored at rollout as extras["predictions"], the predictions are what `prediction_change` compares with.
+
+    Examples:
+        >>> print(noise_predictions(perturb(schedule, draws=3))(field, stored(key=key), key).shape)
+        (3, 2)
     """
     function("transform", transform, "(example, match, key) -> match")
 
@@ -38,6 +42,13 @@ def prediction_change(transform: Transform) -> Callable[[Any, Any, Key], Scalar]
     """`(field, example, key) -> mean |eps_new - eps_old|^2 / d`, what FPO++ adapts its rate to (arXiv 2602.02481).
 
     The mean is over the noised points; `transform`, and what must have been stored: see `noise_predictions`.
+
+    Examples:
+        >>> transform = perturb(schedule, draws=3)
+        >>> old = noise_predictions(transform)(field, stored(key=key), key)
+        >>> change = prediction_change(transform)(field, stored(key=key, predictions=old - 0.5), key)
+        >>> print(f"{change:.2f}")
+        0.25
     """
     predictions = noise_predictions(transform)
 

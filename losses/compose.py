@@ -20,6 +20,12 @@ def add(**terms: tuple[Number, Loss]) -> Loss:
     Each term is (coefficient, loss); term `i` draws from `fold_in(key, i)`. The metrics are `loss`, the
     total, and those of each term under its name: `bc/loss`, `q/value`, ... A term whose coefficient is 0 adds
     nothing to value and gradient, whatever its own.
+
+    Examples:
+        >>> loss = add(fit=(1.0, square), decay=(0.5, square))
+        >>> value, metrics = loss(jnp.array(2.0), example, key)
+        >>> print(value, sorted(metrics))
+        6.0 ['decay/loss', 'fit/loss', 'loss']
     """
     if not terms:
         raise ValueError("add must be given at least one term name=(coefficient, loss), got none.")
@@ -42,7 +48,14 @@ def add(**terms: tuple[Number, Loss]) -> Loss:
 
 
 def averaged(loss: Loss, draws: int) -> Loss:
-    """The mean of `loss` over `draws` independent keys."""
+    """The mean of `loss` over `draws` independent keys.
+
+    Examples:
+        >>> noisy = lambda model, example, key: (model + jax.random.normal(key), {})
+        >>> value, _ = averaged(noisy, 10_000)(jnp.array(2.0), example, key)
+        >>> print(f"{value:.1f}")
+        2.0
+    """
     function("loss", loss, "(model, example, key) -> (scalar, metrics)")
     integer("draws", draws)
 
@@ -73,6 +86,11 @@ def batched(loss: Loss) -> Callable[[Any, Any, Key], tuple[Scalar, Metrics]]:
     The model is shared, every leaf of `batch` carries a leading axis, and the key is split among the
     examples. The mapped axis is named "batch", so a block may use statistics of the whole batch. Metrics are
     averaged, except that names ending in `_min` and `_max` keep the extreme.
+
+    Examples:
+        >>> batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), example)
+        >>> print(batched(square)(jnp.array(3.0), batch, key)[0])
+        9.0
     """
     function("loss", loss, "(model, example, key) -> (scalar, metrics)")
 
@@ -89,7 +107,12 @@ def batched(loss: Loss) -> Callable[[Any, Any, Key], tuple[Scalar, Metrics]]:
 
 
 def on(selector: Callable[[Any], Any], loss: Loss) -> Loss:
-    """Apply `loss` to a part of a composite model: on(lambda model: model.field, loss)."""
+    """Apply `loss` to a part of a composite model: on(lambda model: model.field, loss).
+
+    Examples:
+        >>> print(on(lambda model: model["actor"], square)({"actor": jnp.array(3.0)}, example, key)[0])
+        9.0
+    """
     function("selector", selector, "model -> part")
     function("loss", loss, "(model, example, key) -> (scalar, metrics)")
 
@@ -100,7 +123,14 @@ def on(selector: Callable[[Any], Any], loss: Loss) -> Loss:
 
 
 def given(view: Callable[[Any], Any], loss: Loss) -> Loss:
-    """Apply `loss` to `view(example)`, e.g. to the same transition with another action."""
+    """Apply `loss` to `view(example)`, e.g. to the same transition with another action.
+
+    Examples:
+        >>> reward = lambda model, example, key: (model * example.reward, {})
+        >>> doubled = lambda example: eqx.tree_at(lambda e: e.reward, example, 2 * example.reward)
+        >>> print(given(doubled, reward)(jnp.array(3.0), example, key)[0])
+        6.0
+    """
     function("view", view, "example -> example")
     function("loss", loss, "(model, example, key) -> (scalar, metrics)")
 
@@ -114,6 +144,10 @@ def weighted(weight: Callable[[Any], Scalar], loss: Loss) -> Loss:
     """Multiply `loss` by `weight(example)`, e.g. a mask; the metrics stay unweighted except `loss`.
 
     An example of weight 0 may hold numbers that are not finite: `loss` reads 0 for them.
+
+    Examples:
+        >>> print(weighted(lambda example: 0.5 * example.reward, square)(jnp.array(3.0), example, key)[0])
+        4.5
     """
     function("weight", weight, "example -> scalar")
     function("loss", loss, "(model, example, key) -> (scalar, metrics)")

@@ -42,6 +42,12 @@ def chain_log_likelihood(
 
     Raises:
         ValueError: For arguments out of range, or a sampler without noise in some step or that clips x.
+
+    Examples:
+        >>> sampler = dp.samplers.ddpm(steps=3, min_std=0.1, final_noise=True)
+        >>> points = sampler.chain(field, obs, key)
+        >>> print(chain_log_likelihood(sampler)(field, stored(chain=points), key).shape)
+        (3,)
     """
     instance("sampler", sampler, Ancestral, "made by ddpm or ddim")
     trained = sampler.steps if trained is None else trained
@@ -84,6 +90,10 @@ def clip_schedule(steps: int, low: Number, high: Number, rate: Number = 3.0) -> 
 
     Raises:
         ValueError: For arguments out of range, and a `low` above `high`.
+
+    Examples:
+        >>> print(clip_schedule(3, 0.01, 0.1))
+        [0.01  0.026 0.1  ]
     """
     integer("steps", steps)
     positive("low", low)
@@ -95,7 +105,12 @@ def clip_schedule(steps: int, low: Number, high: Number, rate: Number = 3.0) -> 
 
 
 def denoising_discounts(steps: int, discount: Number) -> Float[Array, " {steps}"]:
-    """discount^(steps - 1 - j): what the advantage is multiplied by at step j; 1 at the last, j = steps - 1."""
+    """discount^(steps - 1 - j): what the advantage is multiplied by at step j; 1 at the last, j = steps - 1.
+
+    Examples:
+        >>> print(denoising_discounts(3, 0.5))
+        [0.25 0.5  1.  ]
+    """
     integer("steps", steps)
     fraction("discount", discount)
     return jnp.asarray(discount, float) ** jnp.arange(steps - 1, -1, -1)

@@ -22,6 +22,11 @@ def distil(
         student: (model, obs, start) -> action, one network call.
         teacher: (obs, start) -> action, e.g. `lambda obs, z: sampler(field, obs, key, start=z)`; not
             differentiated.
+
+    Examples:
+        >>> loss = distil(lambda scale, obs, z: scale * z, teacher=lambda obs, z: 2 * z)
+        >>> print(loss(jnp.array(2.0), example, key)[0])
+        0.0
     """
     function("student", student, "(model, obs, start) -> action")
     function("teacher", teacher, "(obs, start) -> action")

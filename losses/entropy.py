@@ -17,13 +17,25 @@ from dpolicy.losses.match import Transform, start
 
 
 def entropy(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
-    """The policy's entropy H, model.entropy(): maximise it with a negative coefficient."""
+    """The policy's entropy H, model.entropy(): maximise it with a negative coefficient.
+
+    Examples:
+        >>> policy = dp.Gaussian(1, 2, hidden=(4,), initial_std=1.0, key=key)
+        >>> print(f"{entropy(policy, example, key)[0]:.3f}")
+        2.838
+    """
     value = model.entropy()
     return value, {"loss": value}
 
 
 def estimated_entropy(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
-    """An estimate of H in the example's state, model.entropy(obs, key), where it has no closed form."""
+    """An estimate of H in the example's state, model.entropy(obs, key), where it has no closed form.
+
+    Examples:
+        >>> policy = dp.TanhGaussian(1, 2, hidden=(4,), key=key)
+        >>> print(estimated_entropy(policy, example, key)[0].shape)
+        ()
+    """
     value = model.entropy(example.obs, key)
     return value, {"loss": value}
 
@@ -36,6 +48,11 @@ def score_regulariser(
     It pulls the residual step a0 + mu + noise towards one Langevin step for N(0, I). `model` offers
     `offset(obs, base)` and `log_std`; a0 is example.extras["base"]. By default no gradient flows into Sigma,
     which would shrink it against the entropy bonus; `variance_gradient=True` lets it.
+
+    Examples:
+        >>> policy = dp.ResidualGaussian(1, 2, hidden=(4,), initial_std=1.0, final_scale=0.0, key=key)
+        >>> print(score_regulariser(policy, stored(base=jnp.array([1.0, 1.0])), key)[0])
+        0.5
     """
     base = example.extras["base"]
     variance = jnp.exp(2 * model.log_std)
@@ -52,6 +69,10 @@ def knn_entropy(points: Float[Array, "n d"], *, floor: Number = 1e-6) -> Scalar:
 
     Raises:
         ValueError: For fewer than two points, and for a floor that is not above zero.
+
+    Examples:
+        >>> print(f"{knn_entropy(jnp.array([[0.0], [1.0]])):.3f}")
+        1.693
     """
     array("points", points)
     if np.ndim(points) != 2:
@@ -77,6 +98,11 @@ def predicted_entropy(transform: Transform) -> Loss:
 
     Args:
         transform: Makes the points, two or more, such as `perturb(schedule, draws=16)`.
+
+    Examples:
+        >>> value, metrics = predicted_entropy(perturb(schedule, draws=4))(field, example, key)
+        >>> print(value.shape)
+        ()
     """
     function("transform", transform, "(example, match, key) -> match")
 
@@ -95,6 +121,11 @@ def dual(multiplier_of: Callable[[Any], Scalar], slack: Callable[[Any], Scalar])
     The slack is not differentiated. Descent raises the multiplier while the slack is negative. SAC's temperature:
     multiplier exp(model), slack `-log_prob - target_entropy`. A temperature that keeps KL(weights || equal) at
     delta: slack `delta - weight_kl`.
+
+    Examples:
+        >>> loss = dual(jnp.exp, slack=lambda example: example.reward - 3.0)
+        >>> print(loss(jnp.array(0.0), example, key)[0])
+        -2.0
     """
     function("multiplier_of", multiplier_of, "model -> scalar")
     function("slack", slack, "example -> scalar")

@@ -47,6 +47,12 @@ def gae(
 
     Returns:
         (advantages, returns), both of the shape of `rewards`.
+
+    Examples:
+        >>> zeros, never = jnp.zeros(3), jnp.zeros(3, bool)
+        >>> advantages, _ = gae(jnp.ones(3), zeros, zeros, never, never, discount=0.5, trace=1.0)
+        >>> print(advantages)
+        [1.75 1.5  1.  ]
     """
     fraction("discount", discount)
     fraction("trace", trace)
@@ -94,6 +100,10 @@ def standardise(
 
     Numbers that are equal up to rounding give 0: where the deviation is at most 8 machine epsilons of the largest of
     them, or of `magnitude`, the size of what they are differences of (of returns and values, for advantages).
+
+    Examples:
+        >>> print(standardise(jnp.array([1.0, 2.0, 3.0])))
+        [-1.225  0.     1.225]
     """
     array("x", x)
     positive("eps", eps)

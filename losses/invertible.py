@@ -19,6 +19,12 @@ def exact_log_likelihood(sampler: Coupled) -> LogLikelihood:
 
     The log-ratio of two fields is (|z_old|^2 - |z_new|^2) / 2 with z the inverse of the pair: the determinant is a
     constant and cancels.
+
+    Examples:
+        >>> sampler = dp.samplers.coupled(steps=2)
+        >>> pair = sampler.forward(field, sampler.start(field, key), obs)
+        >>> print(exact_log_likelihood(sampler)(field, stored(pair=pair), key).shape)
+        ()
     """
     instance("sampler", sampler, Coupled, "made by coupled")
 
@@ -36,6 +42,11 @@ def compression(sampler: Coupled, *, gap: str = "norm") -> Loss:
     Args:
         sampler: Made by `coupled`.
         gap: `norm`, sqrt(|x - y|^2 + 1e-8) (the reference code), or `squared` (the paper's text).
+
+    Examples:
+        >>> value, metrics = compression(dp.samplers.coupled(steps=2), gap="squared")(field, example, key)
+        >>> print(bool(jnp.isclose(value, metrics["gap"] ** 2)))
+        True
     """
     instance("sampler", sampler, Coupled, "made by coupled")
     one_of("gap", gap, GAPS)

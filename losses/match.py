@@ -28,6 +28,12 @@ class Target(eqx.Module):
 
     The pair determines all four kinds of prediction. A target that is a score alone has
     `noise = -sigma score`, `data = (x - sigma noise) / alpha`.
+
+    Examples:
+        >>> match = perturb(schedule)(example, start(example), key)
+        >>> t, data, noise = match.t[:, None], match.target.data, match.target.noise
+        >>> print(bool(jnp.allclose(match.x, (1 - t) * data + t * noise)))
+        True
     """
 
     data: Float[Array, "k a"]
@@ -41,6 +47,12 @@ class Match(eqx.Module):
     point `i // (k / p)` (a reverse proposal: many clean actions around one `x`, where the field is evaluated
     once). Weights are a measure over the candidates of the state: they sum to 1 until a transform weighs them
     otherwise.
+
+    Examples:
+        >>> print(two.action.shape, two.weight, two.candidates)
+        (2, 2) [0.5 0.5] 2
+        >>> print(perturb(schedule, draws=3)(example, two, key).x.shape)
+        (6, 2)
     """
 
     action: Float[Array, "k a"]
@@ -70,7 +82,13 @@ Transform: TypeAlias = Callable[[Any, Match, Key], Match]
 
 
 def start(example: Any) -> Match:
-    """The record every chain begins with: the example's own action, no noise, weight 1."""
+    """The record every chain begins with: the example's own action, no noise, weight 1.
+
+    Examples:
+        >>> match = start(example)
+        >>> print(match.action, match.weight)
+        [[ 0.2 -0.4]] [1.]
+    """
     return of_actions(example.action[None])
 
 
@@ -85,7 +103,13 @@ def of_actions(
 
 
 class Chain(eqx.Module):
-    """Transforms applied in order; see `chain`."""
+    """Transforms applied in order; see `chain`.
+
+    Examples:
+        >>> proposals = chain(uniform(8), best(q))
+        >>> print(len(proposals.transforms), proposals(example, start(example), key).action.shape)
+        2 (1, 2)
+    """
 
     transforms: tuple[Transform, ...]
 
@@ -100,6 +124,13 @@ def chain(*transforms: Transform) -> Chain:
     """Apply `transforms` from left to right; link `i` draws from `fold_in(key, i)`.
 
     Appending a link therefore changes the draws of no other. `chain()` is the identity.
+
+    Examples:
+        >>> links = chain(uniform(8), boltzmann(q, 0.1), perturb(schedule))
+        >>> print(links(example, start(example), key).x.shape)
+        (8, 2)
+        >>> print(chain()(example, two, key) is two)
+        True
     """
     for transform in transforms:
         if not callable(transform):
@@ -197,6 +228,14 @@ def matching(
     Raises:
         ValueError: For an unknown option, a chain that adds no noise, another schedule than the field's, or scores
             on a schedule that reaches sigma = 0.
+
+    Examples:
+        >>> value, metrics = matching(perturb(schedule))(field, example, key)
+        >>> print(value.shape, sorted(metrics))
+        () ['loss', 'target']
+        >>> sdac = matching(chain(perturb(schedule), reverse_sample(schedule, 8), boltzmann(q, 0.05)))
+        >>> print(sorted(sdac(field, example, key)[1]))
+        ['ess', 'face', 'loss', 'target', 'weight_kl']
     """
     one_of("reduction", reduction, ("mean", "sum", "sqrt"))
     if not callable(time_weight):
@@ -248,6 +287,10 @@ def weight_metrics(match: Match) -> Metrics:
     - `batch_ess`, `zero_weight`: for weights with no common sum (exp(Q / temperature), an advantage) the effective
       number of examples in the batch, each with its total weight, and the share of those that weigh nothing.
     - `face`: the share of reverse proposals on a face of the box.
+
+    Examples:
+        >>> print({name: float(value) for name, value in weight_metrics(two).items()})
+        {'ess': 2.0, 'weight_kl': 0.0}
     """
     metrics = {**compared(match), **match.report}
     if not match.normalised:
@@ -272,6 +315,10 @@ def effective_sample_size(match: Match) -> Scalar:
     """(sum w)^2 / sum w^2 among the candidates of each noised point, averaged over the points.
 
     Draws of the same action (`perturb(schedule, draws=n)`) count once.
+
+    Examples:
+        >>> print(effective_sample_size(two), effective_sample_size(boltzmann(q, 0.01)(example, two, key)))
+        2.0 1.0
     """
     share, copies = _shares(match)
     squares = jnp.sum(share**2, axis=1)
@@ -282,6 +329,11 @@ def weight_kl(match: Match) -> Scalar:
     """sum w log(n w), the divergence of the normalised weights from equal ones, averaged over the noised points.
 
     Between 0 (equal weights) and log n (one candidate carries all).
+
+    Examples:
+        >>> uneven = boltzmann(q, 0.01)(example, two, key)
+        >>> print(weight_kl(two), f"{weight_kl(uneven):.3f}")
+        0.0 0.693
     """
     share, _ = _shares(match)
     logs = jnp.log(jnp.where(share > 0, share * share.shape[1], 1))

@@ -33,6 +33,12 @@ def mean_flow_matching(transform: Transform, *, equal_share: Number = 0.0) -> Lo
 
     Raises:
         ValueError: For a chain that adds no noise, or another schedule than the field's.
+
+    Examples:
+        >>> shape = {"hidden": (4,), "embedding": "cos_sin", "initialisation": "torch"}
+        >>> field = dp.MeanField(1, 2, schedule=schedule, key=key, **shape)
+        >>> print(mean_flow_matching(perturb(schedule, times="later"))(field, example, key)[0].shape)
+        ()
     """
     fraction("equal_share", equal_share)
     links = transform if isinstance(transform, Chain) else chain(transform)

@@ -32,6 +32,11 @@ def perturb(schedule: AbstractSchedule, *, draws: int = 1, times: str | TimeLaw 
 
     Raises:
         ValueError: For an unknown law, and when the chain has already added noise.
+
+    Examples:
+        >>> match = perturb(schedule, draws=3)(example, start(example), key)
+        >>> print(match.x.shape, match.t.shape, match.weight)
+        (3, 2) (3,) [0.333 0.333 0.333]
     """
     check_schedule(schedule)
     integer("draws", draws)
@@ -89,6 +94,11 @@ def reverse_sample(
 
     Raises:
         ValueError: Unless forward noise with the same kind of schedule was added before, and only once.
+
+    Examples:
+        >>> match = chain(perturb(schedule), reverse_sample(schedule, 8))(example, start(example), key)
+        >>> print(match.x.shape, match.action.shape, bool(jnp.abs(match.action).max() <= 1))
+        (1, 2) (8, 2) True
     """
     check_schedule(schedule)
     integer("n", n, 2)

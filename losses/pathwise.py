@@ -45,6 +45,14 @@ def bptt(
         q: The critic that is ascended; (obs, action) -> scalar.
         normaliser: When given, the loss is divided by the batch mean of |normaliser(s, a)|, without gradient, so
             that the scale of rewards drops out. Diffusion-QL (arXiv 2208.06193) takes the other critic of the pair.
+
+    Examples:
+        >>> loss = bptt(lambda gain, obs, key: gain * obs, q)
+        >>> print(loss(jnp.array(4.0), example, key)[0])
+        4.0
+        >>> flow = bptt(dp.samplers.ode(steps=2), q)
+        >>> print(flow(field, example, key)[0].shape)
+        ()
     """
     function("sampler", sampler, "(model, obs, key) -> action")
     _check_critics(q, normaliser)
@@ -67,6 +75,12 @@ def one_step(
 
     x_t = alpha a + sigma eps, and x0_hat is the field's data prediction there, clipped to [-clip, clip] (no
     gradient where the clip is active).
+
+    Examples:
+        >>> constant = lambda x, t, obs: jnp.array([0.5, 0.5])
+        >>> half = dp.FunctionField(constant, schedule=schedule, prediction="data", action_size=2)
+        >>> print(one_step(schedule, q)(half, example, key)[0])
+        0.5
     """
     _check_critics(q, normaliser)
     if clip is not None:
@@ -90,6 +104,11 @@ def soft_value(
     """temperature * log p(a | s) - Q(s, a) at a reparameterised sample: SAC's policy loss (arXiv 1801.01290).
 
     `sample(model, obs, key)` returns (action, log-probability).
+
+    Examples:
+        >>> sample = lambda gain, obs, key: (gain * obs, jnp.array(-3.0))
+        >>> print(soft_value(sample, q, 0.5)(jnp.array(4.0), example, key)[0])
+        2.5
     """
     function("sample", sample, "(model, obs, key) -> (action, log_prob)")
     critic("q", q)

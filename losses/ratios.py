@@ -45,7 +45,13 @@ def _straight_through_jvp(primals, tangents):
 def straight_through_clamp(
     x: Float[Array, "*batch"], low: Number | None = None, high: Number | None = None
 ) -> Float[Array, "*batch"]:
-    """clip(x, low, high) whose gradient is the identity, also outside the range."""
+    """clip(x, low, high) whose gradient is the identity, also outside the range.
+
+    Examples:
+        >>> clamp = lambda x: straight_through_clamp(x, high=1.0)
+        >>> print(*jax.value_and_grad(clamp)(jnp.array(3.0)))
+        1.0 1.0
+    """
     array("x", x)
     for name, bound in (("low", low), ("high", high)):
         if bound is not None:
@@ -72,6 +78,11 @@ def log_ratio_from_losses(
 
     Raises:
         ValueError: Unless there are as many old losses as new ones, of the same draws.
+
+    Examples:
+        >>> new, old = jnp.array([1.0, 2.0]), jnp.array([2.0, 4.0])
+        >>> print(log_ratio_from_losses(new, old), log_ratio_from_losses(new, old, "per_sample"))
+        1.5 [1. 2.]
     """
     same_shapes(new=new, old=old)
     vector("new", new)
@@ -92,7 +103,13 @@ def ratio_from_losses(
     *,
     clamp: Number = 3.0,
 ) -> Array:
-    """exp of `log_ratio_from_losses`."""
+    """exp of `log_ratio_from_losses`.
+
+    Examples:
+        >>> ratio = ratio_from_losses(jnp.array([1.0, 2.0]), jnp.array([2.0, 2.0]))
+        >>> print(f"{ratio:.3f}")
+        1.649
+    """
     return jnp.exp(log_ratio_from_losses(new, old, mode, clamp=clamp))
 
 
@@ -101,6 +118,12 @@ class LogRatio(eqx.Module):
 
     `log_likelihood` is what to store at rollout as `extras["log_prob"]`; `combine(new, old)` makes the
     log-ratio.
+
+    Examples:
+        >>> likelihood = lambda model, example, key: model * example.action[0]
+        >>> ratio = LogRatio(likelihood, lambda new, old: jnp.minimum(new - old, 0.5))
+        >>> print(ratio(jnp.array(10.0), stored(log_prob=jnp.array(1.0)), key))
+        0.5
     """
 
     log_likelihood: LogLikelihood
@@ -114,7 +137,13 @@ class LogRatio(eqx.Module):
 
 
 def log_ratio(log_likelihood: LogLikelihood, *, clip: Number | None = None) -> LogRatio:
-    """New minus stored log-likelihood; with `clip`, bounded above by it, straight-through (no gradient is cut)."""
+    """New minus stored log-likelihood; with `clip`, bounded above by it, straight-through (no gradient is cut).
+
+    Examples:
+        >>> likelihood = lambda model, example, key: model * example.action[0]
+        >>> print(log_ratio(likelihood)(jnp.array(10.0), stored(log_prob=jnp.array(1.5)), key))
+        0.5
+    """
     function("log_likelihood", log_likelihood, "(model, example, key) -> scalar or vector")
     if clip is None:
         return LogRatio(log_likelihood)
@@ -123,17 +152,36 @@ def log_ratio(log_likelihood: LogLikelihood, *, clip: Number | None = None) -> L
 
 
 def gaussian_log_likelihood(model: Any, example: Any, key: Key) -> Array:
-    """log p(a | s) = model.log_prob(obs, action)."""
+    """log p(a | s) = model.log_prob(obs, action).
+
+    Examples:
+        >>> policy = dp.Gaussian(1, 2, hidden=(4,), initial_std=1.0, final_scale=0.0, key=key)
+        >>> print(f"{gaussian_log_likelihood(policy, stored(), key):.3f}")
+        -1.938
+    """
     return model.log_prob(example.obs, example.action)
 
 
 def tanh_gaussian_log_likelihood(model: Any, example: Any, key: Key) -> Array:
-    """log p(tanh(u) | s) = model.log_prob_from_unsquashed(obs, u), with u = example.extras["unsquashed"]."""
+    """log p(tanh(u) | s) = model.log_prob_from_unsquashed(obs, u), with u = example.extras["unsquashed"].
+
+    Examples:
+        >>> policy = dp.TanhGaussian(1, 2, hidden=(4,), final_scale=0.0, key=key)
+        >>> value = tanh_gaussian_log_likelihood(policy, stored(unsquashed=jnp.zeros(2)), key)
+        >>> print(f"{value:.3f}")
+        -1.838
+    """
     return model.log_prob_from_unsquashed(example.obs, example.extras["unsquashed"])
 
 
 def residual_gaussian_log_likelihood(model: Any, example: Any, key: Key) -> Array:
-    """log p(a | a0, s) = model.log_prob(obs, base, action), a0 = example.extras["base"] (arXiv 2603.04790)."""
+    """log p(a | a0, s) = model.log_prob(obs, base, action), a0 = example.extras["base"] (arXiv 2603.04790).
+
+    Examples:
+        >>> policy = dp.ResidualGaussian(1, 2, hidden=(4,), initial_std=1.0, final_scale=0.0, key=key)
+        >>> print(f"{residual_gaussian_log_likelihood(policy, stored(base=action), key):.3f}")
+        -1.838
+    """
     return model.log_prob(example.obs, example.extras["base"], example.action)
 
 
@@ -152,6 +200,11 @@ def flow_matching_log_likelihood(
         draws: How many (t, eps) are drawn for each transition.
         per_draw: Return the `draws` values instead of their mean.
         loss_clip: Each loss is bounded above by it, without gradient beyond (FPO++: 20).
+
+    Examples:
+        >>> likelihood = flow_matching_log_likelihood(matching(perturb(schedule)), 4, per_draw=True)
+        >>> print(likelihood(field, stored(key=key), key).shape)
+        (4,)
     """
     function("loss", loss, "(model, example, key) -> (scalar, metrics)")
     boolean("per_draw", per_draw)
@@ -193,6 +246,12 @@ def flow_matching_log_ratio(
         old_loss_clip: Bound of the stored loss alone, so that an action that was badly fitted cannot gain more than
             it (FPO++ when fine-tuning: 4).
         clip: Upper bound of the log-ratio, straight-through.
+
+    Examples:
+        >>> ratio = flow_matching_log_ratio(matching(perturb(schedule)), draws=4)
+        >>> old = ratio.log_likelihood(field, stored(key=key), key)
+        >>> print(f"{ratio(field, stored(key=key, log_prob=old - 0.5), key):.2f}")
+        0.50
     """
     positive("clamp", clamp)
     one_of("mode", mode, ("mean_then_exp", "per_sample", "exp_then_mean"))

@@ -21,6 +21,11 @@ def ppo_clip(
     """min(rho A, clip(rho, 1 - eps, 1 + eps) A), rho = exp(log_ratio) (PPO, arXiv 1707.06347, eq. 7).
 
     rho is held at e^80 from there on, so that it and its gradient are finite in single precision.
+
+    Examples:
+        >>> log_ratio, advantage = jnp.log(jnp.array([1.5, 0.5])), jnp.array([1.0, 1.0])
+        >>> print(ppo_clip(log_ratio, advantage, 0.25))
+        [1.25 0.5 ]
     """
     same_shapes(log_ratio=log_ratio, advantage=advantage)
     widths("eps", eps, log_ratio.shape)
@@ -35,6 +40,11 @@ def spo(
     """rho A - |A| (rho - 1)^2 / (2 eps), whose maximum is at rho = 1 + eps sign(A): it pulls an overshoot back.
 
     rho is held at e^40 from there on, whose square is finite in single precision.
+
+    Examples:
+        >>> log_ratio, advantage = jnp.log(jnp.array([1.25, 1.5])), jnp.array([1.0, 1.0])
+        >>> print(spo(log_ratio, advantage, 0.25))
+        [1.125 1.   ]
     """
     same_shapes(log_ratio=log_ratio, advantage=advantage)
     widths("eps", eps, log_ratio.shape)
@@ -45,7 +55,13 @@ def spo(
 def aspo(
     log_ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], eps: Number | Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """`ppo_clip` where A > 0, `spo` elsewhere (FPO++, arXiv 2602.02481, eqs. 11-13; at A = 0 as in its code)."""
+    """`ppo_clip` where A > 0, `spo` elsewhere (FPO++, arXiv 2602.02481, eqs. 11-13; at A = 0 as in its code).
+
+    Examples:
+        >>> log_ratio, advantage = jnp.log(jnp.array([1.5, 1.5])), jnp.array([1.0, -1.0])
+        >>> print(aspo(log_ratio, advantage, 0.25))
+        [ 1.25 -2.  ]
+    """
     return jnp.where(advantage > 0, ppo_clip(log_ratio, advantage, eps), spo(log_ratio, advantage, eps))
 
 
@@ -55,7 +71,12 @@ ADVANTAGES = ("signed", "positive", "softplus")
 
 
 def kl_k1(log_ratio: Float[Array, "*batch"]) -> Scalar:
-    """mean(log p_old - log p_new) over samples of the old policy: unbiased for KL(old || new), may be negative."""
+    """mean(log p_old - log p_new) over samples of the old policy: unbiased for KL(old || new), may be negative.
+
+    Examples:
+        >>> print(f"{kl_k1(jnp.log(jnp.array([0.5, 1.0]))):.3f}")
+        0.347
+    """
     array("log_ratio", log_ratio)
     return -jnp.mean(log_ratio)
 
@@ -64,6 +85,10 @@ def kl_k3(log_ratio: Float[Array, "*batch"]) -> Scalar:
     """mean(exp(d) - 1 - d), d = log p_new - log p_old: unbiased for KL(old || new) and never negative.
 
     exp(d) is held at e^80 from there on.
+
+    Examples:
+        >>> print(f"{kl_k3(jnp.log(jnp.array([0.5, 1.0]))):.3f}")
+        0.097
     """
     array("log_ratio", log_ratio)
     return jnp.mean(jnp.expm1(jnp.minimum(log_ratio, 80.0)) - log_ratio)
@@ -86,6 +111,11 @@ def adaptive_rate(
 
     Raises:
         ValueError: For a factor below 1, a `low` above `high` and other arguments out of range.
+
+    Examples:
+        >>> slower, faster = adaptive_rate(0.3, 0.05, 0.01, high=1.0), adaptive_rate(0.3, 0.001, 0.01, high=1.0)
+        >>> print(f"{slower:.2f} {faster:.2f}")
+        0.20 0.45
     """
     for name, value in (("rate", rate), ("target", target), ("low", low), ("high", high)):
         positive(name, value)
@@ -103,6 +133,10 @@ def bounded_advantage(advantage: Float[Array, "*batch"], how: str = "signed") ->
 
     `signed`: as it is. `positive`: max(A, 0). `softplus`: log(1 + e^A). A flow-matching loss can be raised without
     bound, unlike a density, so FPO's objective has no optimum where A < 0; the last two never raise it.
+
+    Examples:
+        >>> print(bounded_advantage(jnp.array([-1.0, 2.0]), "positive"))
+        [0. 2.]
     """
     one_of("advantages", how, ADVANTAGES)
     array("advantage", advantage)
@@ -136,6 +170,14 @@ def clipped(
     Raises:
         ValueError: For an unknown option; when called, for a vector of `eps` or `weights` of another length than
             that of the ratios.
+
+    Examples:
+        >>> likelihood = lambda model, example, key: model * example.action[0]
+        >>> loss = clipped(log_ratio(likelihood), eps=0.2)
+        >>> seen = stored(log_prob=jnp.array(1.0), advantage=jnp.array(2.0))
+        >>> value, metrics = loss(jnp.array(10.0), seen, key)
+        >>> print(f"{value:.1f}", f"{metrics['ratio']:.2f}", metrics["clip_fraction"])
+        -2.4 2.72 1.0
     """
     function("log_ratio", log_ratio, "(model, example, key) -> scalar or vector")
     positive("eps", eps, ndim=(0, 1))

@@ -54,6 +54,11 @@ def q_score(q: Critic, temperature: Number, *, variant: str = "paper") -> Transf
 
     Fit a field that predicts noise or score: the same target as a velocity or as data is singular as t -> 1.
     The target is the score of the unsmoothed density; smoothed, it is `smoothed_score`.
+
+    Examples:
+        >>> match = chain(perturb(schedule), q_score(q, 2.0))(example, start(example), key)
+        >>> print(bool(jnp.allclose(match.target.noise, match.t[:, None] * match.x)))
+        True
     """
     critic("q", q)
     positive("temperature", temperature)
@@ -79,6 +84,12 @@ def add_q_score(q: Critic, scale: Number, *, normaliser: Critic | None = None) -
 
     Source: DAC (arXiv 2405.20555), where scale = 1 / (2 eta) in the mean-over-coordinates reduction. With a
     `normaliser` the scale is divided by the batch mean of |normaliser(obs, action)| at the chain's actions.
+
+    Examples:
+        >>> match = perturb(schedule)(example, start(example), key)
+        >>> moved = add_q_score(q, 0.5)(example, match, key).target.noise - match.target.noise
+        >>> print(bool(jnp.allclose(moved, match.t[:, None] * match.x, atol=1e-6)))
+        True
     """
     critic("q", q)
     in_range("scale", scale)
@@ -127,6 +138,11 @@ def smoothed_score(
         normalise: Measure the temperature in units of the batch mean of |grad Q|.
         noise_share: 0 is iDEM, 1 the target of MaxEntDP.
         max_norm: Bound on the norm of the score sum_i w_i grad_a Q / temperature (iDEM: 20 or 70).
+
+    Examples:
+        >>> links = chain(perturb(schedule), reverse_sample(schedule, 8), smoothed_score(q, 0.1))
+        >>> print(links(example, start(example), key).target.noise.shape)
+        (1, 2)
     """
     critic("q", q)
     positive("temperature", temperature)
@@ -162,6 +178,11 @@ def posterior_mean() -> Transform:
 
     The gradient of the loss stays the same, draw by draw; only a constant, the weighted spread of targets,
     drops out.
+
+    Examples:
+        >>> links = chain(perturb(schedule), reverse_sample(schedule, 8), boltzmann(q, 0.1), posterior_mean())
+        >>> print(links(example, start(example), key).target.data.shape)
+        (1, 2)
     """
 
     def transform(example: Any, match: Match, key: Key) -> Match:

@@ -33,6 +33,10 @@ def linear_weights(value: Float[Array, " n"], temperature: Number, floor: Number
 
     Raises:
         ValueError: For a temperature that is not above zero or a floor of 1 or more.
+
+    Examples:
+        >>> print(linear_weights(jnp.array([0.0, -1.0]), 2.0))
+        [0.75 0.25]
     """
     positive("temperature", temperature)
     in_range("floor", floor, high=1.0, open_high=True)
@@ -53,6 +57,10 @@ def square_weights(value: Float[Array, " n"], temperature: Number) -> Float[Arra
 
     Raises:
         ValueError: For a temperature that is not above zero.
+
+    Examples:
+        >>> print(square_weights(jnp.array([0.0, -1.0]), 5.0))
+        [0.64 0.36]
     """
     positive("temperature", temperature)
     vector("value", value)
@@ -79,6 +87,10 @@ def tilt(q: Critic, temperature: Number, *, shape: str = "exponential", floor: N
     Raises:
         ValueError: For a single candidate, an unknown shape, and a floor of 1 or more or for another shape than
             linear.
+
+    Examples:
+        >>> print(tilt(q, 2.0, shape="linear")(example, two, key).weight)
+        [0.75 0.25]
     """
     critic("q", q)
     one_of("shape", shape, SHAPES)

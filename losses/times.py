@@ -14,7 +14,12 @@ TimeLaw: TypeAlias = Callable[[AbstractSchedule, Key], Scalar]
 
 
 def uniform_times() -> TimeLaw:
-    """t ~ U(t_min, t_max) of the schedule."""
+    """t ~ U(t_min, t_max) of the schedule.
+
+    Examples:
+        >>> print(0 <= uniform_times()(schedule, key) <= 1)
+        True
+    """
 
     def draw(schedule: AbstractSchedule, key: Key) -> Scalar:
         return jax.random.uniform(key, minval=schedule.t_min, maxval=schedule.t_max)
@@ -26,6 +31,10 @@ def grid_times(steps: int = 10) -> TimeLaw:
     """t uniform over the points where a sampler of `steps` equal steps evaluates the field.
 
     For rectified flow {1/steps, ..., 1} (FPO's default, steps = 10).
+
+    Examples:
+        >>> print(float(grid_times(4)(schedule, key)) in (0.25, 0.5, 0.75, 1.0))
+        True
     """
     integer("steps", steps)
 
@@ -40,6 +49,11 @@ def power_times(exponent: Number = 1.0, *, low: Number = 0.005, high: Number = 0
 
     Its mean is low + (high - low) / (1 + exponent). An exponent above 1 favours small t, near the action.
     Source: FPO++ (arXiv 2602.02481), code; exponent 1 there.
+
+    Examples:
+        >>> draw = jax.vmap(lambda key: power_times(3.0, low=0.0, high=1.0)(schedule, key))
+        >>> print(f"{draw(jax.random.split(key, 10_000)).mean():.2f}")
+        0.25
     """
     positive("exponent", exponent)
     in_range("low", low, 0.0, 1.0)
@@ -55,7 +69,13 @@ def power_times(exponent: Number = 1.0, *, low: Number = 0.005, high: Number = 0
 
 
 def logit_normal_times(mean: float = -1.2, std: float = 1.2) -> TimeLaw:
-    """t = sigmoid(mean + std n), n ~ N(0, 1). Defaults: FPO's humanoid code, with t = 0 at the action."""
+    """t = sigmoid(mean + std n), n ~ N(0, 1). Defaults: FPO's humanoid code, with t = 0 at the action.
+
+    Examples:
+        >>> draw = jax.vmap(lambda key: logit_normal_times(mean=0.0)(schedule, key))
+        >>> print(f"{draw(jax.random.split(key, 10_000)).mean():.1f}")
+        0.5
+    """
     in_range("mean", mean)
     positive("std", std)
 
@@ -67,7 +87,13 @@ def logit_normal_times(mean: float = -1.2, std: float = 1.2) -> TimeLaw:
 
 
 def later_times() -> TimeLaw:
-    """The later of two draws of U(t_min, t_max): the t of MeanFlow's pairs r <= t, of which r is then U(t_min, t)."""
+    """The later of two draws of U(t_min, t_max): the t of MeanFlow's pairs r <= t, of which r is then U(t_min, t).
+
+    Examples:
+        >>> draw = jax.vmap(lambda key: later_times()(schedule, key))
+        >>> print(f"{draw(jax.random.split(key, 10_000)).mean():.2f}")
+        0.67
+    """
 
     def draw(schedule: AbstractSchedule, key: Key) -> Scalar:
         return jnp.max(jax.random.uniform(key, (2,), minval=schedule.t_min, maxval=schedule.t_max))

@@ -60,6 +60,11 @@ def truncated_normal(key: Key, lower: Float[Array, "*s"], upper: Float[Array, "*
     Finite and inside the bounds however far both lie on one side of zero, where an inverse distribution
     function through `erf` returns infinities past about five standard deviations in single precision. Raises
     `ValueError` for bounds of two shapes, or a `lower` above its `upper`.
+
+    Examples:
+        >>> z = truncated_normal(key, jnp.array([20.0, -1.0]), jnp.array([jnp.inf, 1.0]))
+        >>> print(bool(20 <= z[0] < 21), bool(-1 <= z[1] <= 1))
+        True True
     """
     same_shapes(lower=lower, upper=upper)
     ordered("lower", lower, "upper", upper)

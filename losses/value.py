@@ -32,7 +32,13 @@ def td_target(
     next_value: Float[Array, "*batch"],
     discount: Number,
 ) -> Float[Array, "*batch"]:
-    """reward + discount (1 - terminated) next_value. A time limit does not cut the bootstrap."""
+    """reward + discount (1 - terminated) next_value. A time limit does not cut the bootstrap.
+
+    Examples:
+        >>> reward, next_value = jnp.array([1.0, 1.0]), jnp.array([10.0, 10.0])
+        >>> print(td_target(reward, jnp.array([False, True]), next_value, 0.5))
+        [6. 1.]
+    """
     same_shapes(reward=reward, terminated=terminated, next_value=next_value)
     masks(terminated=terminated)
     fraction("discount", discount)
@@ -47,6 +53,10 @@ def reduce_ensemble(
     - `min`, `mean`;
     - `lcb`: mean - pessimism * std with the population standard deviation. For two members `pessimism=1` is
       the minimum and `pessimism=0` the mean. Where all members agree, the deviation has no gradient.
+
+    Examples:
+        >>> print(reduce_ensemble(jnp.array([1.0, 3.0])), reduce_ensemble(jnp.array([1.0, 3.0]), "mean"))
+        1.0 2.0
     """
     one_of("how", how, ("min", "mean", "lcb"))
     array("values", values)
@@ -62,14 +72,24 @@ def reduce_ensemble(
 
 
 def expectile_weight(u: Float[Array, "*batch"], tau: Number) -> Float[Array, "*batch"]:
-    """|tau - 1(u < 0)|: with u = Q - V the weight of IDQL's implicit policy (arXiv 2304.10573)."""
+    """|tau - 1(u < 0)|: with u = Q - V the weight of IDQL's implicit policy (arXiv 2304.10573).
+
+    Examples:
+        >>> print(expectile_weight(jnp.array([-1.0, 2.0]), 0.75))
+        [0.25 0.75]
+    """
     array("u", u)
     in_range("tau", tau, 0.0, 1.0, open_low=True, open_high=True)
     return jnp.where(u < 0, 1 - tau, tau) * jnp.ones_like(u)
 
 
 def expectile(u: Float[Array, "*batch"], tau: Number) -> Float[Array, "*batch"]:
-    """|tau - 1(u < 0)| u^2, u = target - value: the asymmetric loss of IQL (arXiv 2110.06169, eq. 5)."""
+    """|tau - 1(u < 0)| u^2, u = target - value: the asymmetric loss of IQL (arXiv 2110.06169, eq. 5).
+
+    Examples:
+        >>> print(expectile(jnp.array([-1.0, 2.0]), 0.75))
+        [0.25 3.  ]
+    """
     return expectile_weight(u, tau) * u**2
 
 
@@ -79,7 +99,12 @@ def clipped_value_loss(
     target: Float[Array, "*batch"],
     eps: Number,
 ) -> Float[Array, "*batch"]:
-    """max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2), without a factor 1/2; `eps` in units of V."""
+    """max((V - R)^2, (V_old + clip(V - V_old, -eps, eps) - R)^2), without a factor 1/2; `eps` in units of V.
+
+    Examples:
+        >>> print(clipped_value_loss(jnp.array(2.0), jnp.array(0.0), jnp.array(2.0), eps=0.5))
+        2.25
+    """
     same_shapes(value=value, old_value=old_value, target=target)
     positive("eps", eps)
     clipped = old_value + jnp.clip(value - old_value, -eps, eps)
@@ -87,12 +112,22 @@ def clipped_value_loss(
 
 
 def f_dice_conjugate(u: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """f*(u) = u^2 / 4 + u for u >= 0, exp(u) - 1 otherwise (Diffusion-DICE, arXiv 2407.20109)."""
+    """f*(u) = u^2 / 4 + u for u >= 0, exp(u) - 1 otherwise (Diffusion-DICE, arXiv 2407.20109).
+
+    Examples:
+        >>> print(f_dice_conjugate(jnp.array([0.0, 2.0])))
+        [0. 3.]
+    """
     return jnp.where(u >= 0, u**2 / 4 + u, jnp.expm1(jnp.minimum(u, 0)))
 
 
 def f_dice_weight(u: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """The derivative of `f_dice_conjugate`: u / 2 + 1 for u >= 0, exp(u) otherwise; u = (Q - V) / eta."""
+    """The derivative of `f_dice_conjugate`: u / 2 + 1 for u >= 0, exp(u) otherwise; u = (Q - V) / eta.
+
+    Examples:
+        >>> print(f_dice_weight(jnp.array([0.0, 2.0])))
+        [1. 2.]
+    """
     return jnp.where(u >= 0, u / 2 + 1, jnp.exp(jnp.minimum(u, 0)))
 
 
@@ -102,6 +137,11 @@ def bellman(target: Callable[[Any, Key], Scalar]) -> Loss:
     mean_i (Q_i(s, a) - y)^2 with y = target(example, key), built over target networks by the caller, e.g.
     `lambda example, key: td_target(example.reward, example.terminated, next_value(example, key), discount)`.
     The model is called as `critic(obs, action)` and may return one value or a vector of them.
+
+    Examples:
+        >>> loss = bellman(lambda example, key: td_target(example.reward, no, jnp.array(2.0), 0.5))
+        >>> print(loss(lambda obs, action: jnp.zeros(2), example, key)[0])
+        4.0
     """
     function("target", target, "(example, key) -> scalar")
 
@@ -115,7 +155,13 @@ def bellman(target: Callable[[Any, Key], Scalar]) -> Loss:
 
 
 def expectile_regression(q: Callable[[Any, Any], Scalar], tau: Number) -> Loss:
-    """Fit V(s) to the tau-expectile of q(s, a) over the data's actions; the model is called `value(obs)`."""
+    """Fit V(s) to the tau-expectile of q(s, a) over the data's actions; the model is called `value(obs)`.
+
+    Examples:
+        >>> loss = expectile_regression(lambda obs, action: jnp.array(2.0), 0.75)
+        >>> print(loss(lambda obs: jnp.array(0.0), example, key)[0])
+        3.0
+    """
     critic("q", q)
     in_range("tau", tau, 0.0, 1.0, open_low=True, open_high=True)
 
@@ -132,6 +178,11 @@ def value_regression(*, eps: Number | None = None) -> Loss:
     """(V(s) - R)^2 with R = example.extras["return"], clipped around extras["value"] by `eps` when given.
 
     Value clipping depends on the scale of returns (see `clipped_value_loss`).
+
+    Examples:
+        >>> seen = stored(**{"return": jnp.array(2.0)})
+        >>> print(value_regression()(lambda obs: jnp.array(0.0), seen, key)[0])
+        4.0
     """
     if eps is not None:
         positive("eps", eps)
@@ -152,6 +203,11 @@ def explained_variance(value: Float[Array, "*batch"], target: Float[Array, "*bat
     """1 - Var(target - value) / Var(target): 1 is perfect, 0 no better than a constant.
 
     It is 0 for a target that is constant up to rounding.
+
+    Examples:
+        >>> target = jnp.array([1.0, 2.0, 3.0])
+        >>> print(explained_variance(target, target), explained_variance(jnp.zeros(3), target))
+        1.0 0.0
     """
     same_shapes(value=value, target=target)
     _, _, deviation = spread(target)

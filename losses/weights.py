@@ -75,6 +75,10 @@ def boltzmann(
 
     Raises:
         ValueError: For a single candidate when normalising.
+
+    Examples:
+        >>> print(boltzmann(q, 1.0)(example, two, key).weight)
+        [0.731 0.269]
     """
     critic("q", q)
     boolean("normalise", normalise)
@@ -109,6 +113,10 @@ def advantage(q: Critic, *, baseline: Callable[[Any], Scalar] | None = None) -> 
 
     Raises:
         ValueError: For a single candidate without a baseline: its advantage is 0.
+
+    Examples:
+        >>> print(advantage(q)(example, two, key).weight)
+        [0.25 0.  ]
     """
     critic("q", q)
     if baseline is not None:
@@ -131,7 +139,12 @@ def advantage(q: Critic, *, baseline: Callable[[Any], Scalar] | None = None) -> 
 
 
 def weigh(weight: Callable[[Any, Any], Scalar]) -> Transform:
-    """Multiply the weights by `weight(obs, action)` >= 0, e.g. an importance ratio or an expectile weight."""
+    """Multiply the weights by `weight(obs, action)` >= 0, e.g. an importance ratio or an expectile weight.
+
+    Examples:
+        >>> print(weigh(lambda obs, action: 1 + action[0])(example, two, key).weight)
+        [0.5 1. ]
+    """
     function("weight", weight, "(obs, action) -> scalar")
 
     def transform(example: Any, match: Match, key: Key) -> Match:
@@ -145,6 +158,10 @@ def report(**values_of: Callable[[Any, Any], Scalar]) -> Transform:
     """Leave the record as it is, and the mean of each value(obs, action) over the candidates as a metric of its name.
 
     E.g. the moments of Q that running statistics follow: report(q=q, q_square=lambda obs, action: q(obs, action)**2).
+
+    Examples:
+        >>> print(report(mean_q=q)(example, two, key).report["mean_q"])
+        -0.5
     """
     if not values_of:
         raise ValueError("report must be given at least one function, by name, got none.")

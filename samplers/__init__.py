@@ -1,4 +1,18 @@
-"""Samplers: any callable `sample(field, obs, key) -> action` for one example; `vmap` for a batch, or `solve`."""
+"""Samplers: any callable `sample(field, obs, key) -> action` for one example; `vmap` for a batch, or `solve`.
+
+The examples begin with these names:
+
+    >>> import dpolicy as dp
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from dpolicy.samplers import *
+    >>> jnp.set_printoptions(precision=3, suppress=True)
+    >>> key, obs, goal = jax.random.key(0), jnp.array([0.5]), jnp.array([0.5, -0.5])
+    >>> q = lambda obs, action: -jnp.sum(action**2)
+    >>> shape = {"schedule": dp.Trigonometric(), "action_size": 2}
+    >>> point = dp.FunctionField(lambda x, t, obs: goal, prediction="data", **shape)
+    >>> normal = dp.FunctionField(lambda x, t, obs: 0 * x, prediction="velocity", **shape)
+"""
 
 from dpolicy.samplers._grid import Grid as Grid
 from dpolicy.samplers._grid import Prior as Prior

@@ -59,6 +59,10 @@ class Grid(eqx.Module):
 
     `times` are data, uniform or not; None stands for the schedule's own grid, from t_max down to t_min (FlowRL's
     cosine: .9946 to .001), or the points k/K of a `DiscreteVP`, whose last has alpha = 1 and sigma = 0.
+
+    Examples:
+        >>> print(Grid(4)(point), Grid(2, (1.0, 0.2, 0.0))(point))
+        [1.   0.75 0.5  0.25 0.  ] [1.  0.2 0. ]
     """
 
     times: Float[Array, " n"] | None
@@ -103,7 +107,12 @@ def bounded(action: Float[Array, "*batch a"], clip: Number | None) -> Float[Arra
 
 
 class Prior(eqx.Module):
-    """The law of x_1: N(0, (scale * prior_std)^2), or zero."""
+    """The law of x_1: N(0, (scale * prior_std)^2), or zero.
+
+    Examples:
+        >>> print(Prior("normal", 1.0)(point, key).shape, Prior("zero", 1.0)(point, key))
+        (2,) [0. 0.]
+    """
 
     scale: Number
     initial: str = eqx.field(static=True)

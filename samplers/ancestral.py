@@ -18,7 +18,13 @@ VARIANCES = ("beta", "posterior")
 
 
 class Coefficients(NamedTuple):
-    """x <- data * clean action + noise * predicted noise + state * x + std * z, evaluated at time `t`."""
+    """x <- data * clean action + noise * predicted noise + state * x + std * z, evaluated at time `t`.
+
+    Examples:
+        >>> rows = ddim(steps=4).coefficients(point)
+        >>> print(rows.t.shape, rows.std)
+        (4,) [0. 0. 0. 0.]
+    """
 
     t: Float[Array, "..."]
     data: Float[Array, "..."]
@@ -65,7 +71,13 @@ class DDIMRule(eqx.Module):
 
 
 class Ancestral(AbstractChain):
-    """A Markov chain of Gaussian steps; built by `ddpm` and `ddim`."""
+    """A Markov chain of Gaussian steps; built by `ddpm` and `ddim`.
+
+    Examples:
+        >>> mean, std = ddpm(steps=4).kernel(point, jnp.zeros(2), obs, 3)
+        >>> print(mean, std)
+        [ 0.5 -0.5] 0.0
+    """
 
     grid: Grid
     prior: Prior
@@ -187,6 +199,12 @@ def ddpm(
 
     Raises:
         ValueError: For arguments out of range.
+
+    Examples:
+        >>> print(ddpm(steps=4)(point, obs, key))
+        [ 0.5 -0.5]
+        >>> print(ddpm(steps=4, min_std=0.1, final_noise=True).chain(point, obs, key).shape)
+        (5, 2)
     """
     _checks.one_of("variance", variance, VARIANCES)
     return _ancestral(
@@ -244,6 +262,10 @@ def ddim(
 
     Raises:
         ValueError: For arguments out of range.
+
+    Examples:
+        >>> print(ddim(steps=4)(point, obs, key))
+        [ 0.5 -0.5]
     """
     _checks.fraction("eta", eta)
     return _ancestral(

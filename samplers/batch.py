@@ -36,6 +36,10 @@ def solve(
 
     Raises:
         ValueError: For any other sampler, and for shapes that do not fit.
+
+    Examples:
+        >>> print(solve(ode(steps=4), point, jnp.zeros((3, 1)), key).shape)
+        (3, 2)
     """
     if not isinstance(sampler, ODE | SDE):
         name = type(sampler).__name__

@@ -28,6 +28,11 @@ def select(
 
     Raises:
         ValueError: For a temperature without a key, or one that is not above zero.
+
+    Examples:
+        >>> actions, values = jnp.array([[0.1], [0.9]]), jnp.array([2.0, 1.0])
+        >>> print(select(actions, values), select(actions, values, key, temperature=1.0).shape)
+        [0.1] (1,)
     """
     _checks.array("actions", actions)
     _checks.array("values", values)
@@ -44,7 +49,13 @@ def select(
 
 
 class BestOf(eqx.Module):
-    """Selection among `n` samples; built by `best_of`."""
+    """Selection among `n` samples; built by `best_of`.
+
+    Examples:
+        >>> sampler = best_of(4, ode(steps=2), q, temperature=0.1)
+        >>> print(sampler.n, sampler.temperature)
+        4 0.1
+    """
 
     sampler: Sampler
     q: Critic
@@ -82,6 +93,11 @@ def best_of(n: int, sampler: Sampler, q: Critic, *, temperature: Number | None =
 
     Raises:
         ValueError: For an `n` that is no positive int or a temperature that is not above zero.
+
+    Examples:
+        >>> values = [q(obs, best_of(n, ode(steps=2), q)(normal, obs, key)) for n in (1, 16)]
+        >>> print(bool(values[1] > values[0]))
+        True
     """
     _checks.integer("n", n)
     _checks.function("sampler", sampler, "(field, obs, key) -> action")

@@ -19,7 +19,13 @@ Rows = tuple[Coefficients, Float[Array, "..."], Float[Array, "..."], Float[Array
 
 
 class PredictorCorrector(AbstractChain):
-    """Langevin corrections before every step of an ancestral predictor; built by `langevin`."""
+    """Langevin corrections before every step of an ancestral predictor; built by `langevin`.
+
+    Examples:
+        >>> sampler = langevin(steps=2, corrections=3)
+        >>> print(sampler.steps, sampler.corrections)
+        2 3
+    """
 
     predictor: Ancestral
     step_size: Number
@@ -106,6 +112,10 @@ def langevin(
 
     Raises:
         ValueError: For arguments out of range.
+
+    Examples:
+        >>> print(langevin(steps=2, step_size=0.2)(point, obs, key))
+        [ 0.5 -0.5]
     """
     _checks.integer("corrections", corrections, 0)
     _checks.in_range("step_size", step_size, 0.0, 2.0, open_low=True, open_high=True)
@@ -123,7 +133,12 @@ def langevin(
 
 
 class Unadjusted(AbstractChain):
-    """Langevin steps on a fixed score; built by `unadjusted_langevin`."""
+    """Langevin steps on a fixed score; built by `unadjusted_langevin`.
+
+    Examples:
+        >>> print(unadjusted_langevin(steps=4).step_sizes)
+        [1.   0.75 0.5  0.25]
+    """
 
     prior: Prior
     step_sizes: Float[Array, " steps"]
@@ -183,6 +198,11 @@ def unadjusted_langevin(
 
     Raises:
         ValueError: For arguments out of range.
+
+    Examples:
+        >>> score = dp.FunctionField(lambda x, t, obs: -x, prediction="score", **shape)
+        >>> print(unadjusted_langevin(steps=4)(score, obs, key).shape)
+        (2,)
     """
     _checks.integer("steps", steps)
     _checks.fraction("time", time)

@@ -72,6 +72,11 @@ def log_likelihood(
 
     Raises:
         ValueError: For arguments out of range, for "hutchinson" without a key and for a `DiscreteVP`.
+
+    Examples:
+        >>> value = log_likelihood(normal, jnp.zeros(2), obs, steps=4, solver="euler")
+        >>> print(f"{value:.3f}")
+        -1.838
     """
     _checks.one_of("method", method, METHODS)
     _checks.one_of("solver", solver, SOLVERS)

@@ -14,7 +14,12 @@ from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, bounded, check_
 
 
 class MeanFlow(eqx.Module):
-    """The sampler of a field of average velocities; built by `mean_flow`."""
+    """The sampler of a field of average velocities; built by `mean_flow`.
+
+    Examples:
+        >>> print(mean_flow(steps=2).steps)
+        2
+    """
 
     grid: Grid
     prior: Prior
@@ -74,6 +79,12 @@ def mean_flow(
 
     Raises:
         ValueError: For arguments out of range, and for a field that has no average velocities.
+
+    Examples:
+        >>> shape = {"hidden": (4,), "embedding": "cos_sin", "initialisation": "torch"}
+        >>> field = dp.MeanField(1, 2, schedule=dp.RectifiedFlow(), key=key, **shape)
+        >>> print(mean_flow()(field, obs, key).shape)
+        (2,)
     """
     check_bound("clip", clip)
     return MeanFlow(Grid(steps, times), Prior(initial, initial_scale), clip)

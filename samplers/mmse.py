@@ -25,6 +25,11 @@ def log_density_of_errors(errors: Float[Array, " n"], signal: Float[Array, " n+1
 
     Raises:
         ValueError: Unless `signal` holds one number more than `errors`.
+
+    Examples:
+        >>> value = log_density_of_errors(jnp.array([0.5]), jnp.array([0.9, 0.5]), 1)
+        >>> print(f"{value:.3f}")
+        -1.419
     """
     _checks.integer("dim", dim)
     _checks.vector("errors", errors)
@@ -65,6 +70,10 @@ def mmse_log_likelihood(
 
     Raises:
         ValueError: For arguments out of range.
+
+    Examples:
+        >>> print(mmse_log_likelihood(normal, jnp.zeros(2), obs, key, steps=4, draws=2).shape)
+        ()
     """
     _checks.integer("steps", steps)
     _checks.integer("draws", draws)

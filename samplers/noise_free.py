@@ -18,6 +18,10 @@ def noise_free(sampler: Any) -> Any:
 
     Raises:
         ValueError: For another sampler (Langevin's corrections are nothing without their noise).
+
+    Examples:
+        >>> print(noise_free(sde(eta=1.0)).eta)
+        0.0
     """
     if isinstance(sampler, Ancestral):
         return dataclasses.replace(sampler, noise_bound=0.0)

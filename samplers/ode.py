@@ -43,7 +43,12 @@ class Steps(NamedTuple):
 
 
 class ODE(eqx.Module):
-    """The probability-flow ODE sampler; built by `ode`."""
+    """The probability-flow ODE sampler; built by `ode`.
+
+    Examples:
+        >>> print(ode(steps=4).chain(point, obs, key).shape)
+        (5, 2)
+    """
 
     grid: Grid
     prior: Prior
@@ -182,6 +187,10 @@ def ode(
 
     Raises:
         ValueError: For arguments out of range, and "tsit5" for a `DiscreteVP`.
+
+    Examples:
+        >>> print(ode(steps=4)(point, obs, key), ode(steps=4, solver="heun")(point, obs, key))
+        [ 0.5 -0.5] [ 0.5 -0.5]
     """
     _checks.one_of("solver", solver, SOLVERS)
     check_bound("clip", clip)

@@ -44,7 +44,12 @@ def _diffusion_over_sigma(
 
 
 class SDE(AbstractChain):
-    """The Euler-Maruyama sampler; built by `sde`."""
+    """The Euler-Maruyama sampler; built by `sde`.
+
+    Examples:
+        >>> print(sde(steps=4).chain(point, obs, key).shape)
+        (5, 2)
+    """
 
     grid: Grid
     prior: Prior
@@ -127,6 +132,10 @@ def sde(
 
     Raises:
         ValueError: For arguments out of range.
+
+    Examples:
+        >>> print(sde(steps=4, eta=0.5)(point, obs, key))
+        [ 0.5 -0.5]
     """
     _checks.non_negative("eta", eta)
     _checks.one_of("diffusion", diffusion, DIFFUSIONS)

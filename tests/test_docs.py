@@ -201,6 +201,13 @@ def test_reference_pages_begin_with_what_is_used_most():
     assert page.index("dpolicy.losses.match.matching\n") < page.index("dpolicy.losses.match.Match\n")
 
 
+@pytest.mark.parametrize("package", ["losses", "samplers"])
+def test_a_reference_page_shows_what_its_examples_begin_with(package):
+    page = hooks.pages("")[f"api/{package}.md"]
+    block = re.search(r"begin with these names:\n\n```pycon\n(.*?)\n```\n", page, re.DOTALL).group(1)
+    assert f">>> from dpolicy.{package} import *" in block.splitlines()
+
+
 def test_every_export_is_on_its_reference_page():
     pages = hooks.pages("https://example.org")
     for package in hooks.PACKAGES:
