@@ -1,9 +1,10 @@
 """Log-likelihoods of stored actions, exact or by proxy, and the log-ratios made of them.
 
-A log-likelihood is `(model, example, key) -> scalar or vector`. At rollout its value goes into
+A log-likelihood is a function `(model, example, key) -> scalar or vector`. At rollout its value goes into
 `example.extras["log_prob"]`; at the update the log-ratio is the new value minus the stored one. Both go
 through the same function, so the ratio is 1 while the parameters are unchanged: exactly, or up to rounding (1e-6)
-where an inverse is computed, as in GenPO.
+where an inverse is computed, as in GenPO. A log-ratio is called like a log-likelihood, but has a type of its own,
+`LogRatio`: one in the place of the other would train on, towards something else.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from dpolicy._checks import (
     function,
     in_range,
     integer,
+    loss_value,
     one_key,
     one_of,
     ordered,
@@ -129,6 +131,14 @@ class LogRatio(eqx.Module):
     log_likelihood: LogLikelihood
     combine: Callable[[Array, Array], Array] = jnp.subtract
 
+    def __check_init__(self) -> None:
+        function("log_likelihood", self.log_likelihood, "(model, example, key) -> scalar or vector")
+        if isinstance(self.log_likelihood, LogRatio):
+            raise ValueError(
+                "log_likelihood must be a log-likelihood, such as gaussian_log_likelihood, got a LogRatio."
+            )
+        function("combine", self.combine, "(new, old) -> log-ratio")
+
     def __call__(self, model: Any, example: Any, key: Key) -> Array:
         old = jax.lax.stop_gradient(example.extras["log_prob"])
         new = self.log_likelihood(model, example, key)
@@ -144,7 +154,6 @@ def log_ratio(log_likelihood: LogLikelihood, *, clip: Number | None = None) -> L
         >>> print(log_ratio(likelihood)(jnp.array(10.0), stored(log_prob=jnp.array(1.5)), key))
         0.5
     """
-    function("log_likelihood", log_likelihood, "(model, example, key) -> scalar or vector")
     if clip is None:
         return LogRatio(log_likelihood)
     positive("clip", clip)
@@ -214,7 +223,7 @@ def flow_matching_log_likelihood(
 
     def log_likelihood(model: Any, example: Any, key: Key) -> Array:
         keys = jax.random.split(one_key(example.extras["key"], "extras['key']"), draws)
-        values = jax.vmap(lambda key: loss(model, example, key)[0])(keys)
+        values = jax.vmap(lambda key: loss_value("loss", loss(model, example, key))[0])(keys)
         values = values if loss_clip is None else jnp.minimum(values, loss_clip)
         return -values if per_draw else -jnp.mean(values)
 

@@ -1,18 +1,15 @@
 """Clipped surrogate objectives: formulas to maximise, and the loss `clipped` around them."""
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy._checks import array, function, in_range, one_of, ordered, positive, same_shapes, widths
+from dpolicy._checks import array, in_range, instance, one_of, ordered, positive, same_shapes, widths
 from dpolicy._select import sound, weighed
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
-from dpolicy.losses.ratios import straight_through_clamp
-
-LogRatioFunction: TypeAlias = Callable[[Any, Any, Key], Array]
+from dpolicy.losses.ratios import LogRatio, straight_through_clamp
 
 
 def ppo_clip(
@@ -144,7 +141,7 @@ def bounded_advantage(advantage: Float[Array, "*batch"], how: str = "signed") ->
 
 
 def clipped(
-    log_ratio: LogRatioFunction,
+    log_ratio: LogRatio,
     *,
     eps: Number | Float[Array, " n"],
     surrogate: str = "ppo",
@@ -157,7 +154,7 @@ def clipped(
     DPPO); the surrogate is averaged over it. At ratio 1 the gradient is -A grad log_ratio.
 
     Args:
-        log_ratio: (model, example, key) -> scalar or vector; see `dpolicy.losses.ratios`.
+        log_ratio: Such as `gaussian_log_ratio` or log_ratio(log_likelihood).
         eps: Half-width of the clip range of the ratio; for a vector of ratios a vector of them may be given.
         surrogate: `ppo`, `spo` or `aspo`.
         advantages: `signed`, `positive` or `softplus`; see `bounded_advantage`.
@@ -168,8 +165,8 @@ def clipped(
         ratio), `clip_fraction`, `kl` (k3), `kl_k1`.
 
     Raises:
-        ValueError: For an unknown option; when called, for a vector of `eps` or `weights` of another length than
-            that of the ratios.
+        ValueError: For anything but a `LogRatio`, such as a log-likelihood, and an unknown option; when called, for a
+            vector of `eps` or `weights` of another length than that of the ratios.
 
     Examples:
         >>> likelihood = lambda model, example, key: model * example.action[0]
@@ -179,7 +176,7 @@ def clipped(
         >>> print(f"{value:.1f}", f"{metrics['ratio']:.2f}", metrics["clip_fraction"])
         -2.4 2.72 1.0
     """
-    function("log_ratio", log_ratio, "(model, example, key) -> scalar or vector")
+    instance("log_ratio", log_ratio, LogRatio, "a log-ratio, such as log_ratio(log_likelihood)")
     positive("eps", eps, ndim=(0, 1))
     one_of("surrogate", surrogate, _SURROGATES)
     one_of("advantages", advantages, ADVANTAGES)

@@ -1,5 +1,7 @@
 """What a user's function returns is taken as it is or refused in a sentence, never broadcast; and other bad input."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -12,6 +14,7 @@ from dpolicy.envs import Spec
 from dpolicy.extras import dual_temperature, tuned_noise
 from dpolicy.fields import CosineVP, FunctionField
 from dpolicy.losses import (
+    LogRatio,
     add_q_score,
     advantage,
     ascend,
@@ -19,6 +22,11 @@ from dpolicy.losses import (
     boltzmann,
     candidates,
     chain,
+    clipped,
+    flow_matching_log_ratio,
+    gaussian_log_likelihood,
+    gaussian_log_ratio,
+    log_ratio,
     matching,
     perturb,
     posterior_mean,
@@ -30,7 +38,7 @@ from dpolicy.losses import (
     weigh,
 )
 
-SCHEDULE = CosineVP()
+KEY, SCHEDULE = jax.random.key(0), CosineVP()
 FIELD = FunctionField(lambda x, t, obs: x, schedule=SCHEDULE, prediction="noise", action_size=2)
 NOISE = perturb(SCHEDULE)
 FOUR = candidates(lambda obs, key: jax.random.normal(key, (2,)), 4)
@@ -49,10 +57,13 @@ def single(obs, action):
     return q(obs, action)[None]
 
 
-def loss(*links, **options):
+def example(**extras):
     end = jnp.zeros((), bool)
-    example = Transition(jnp.zeros(3), jnp.zeros(2), jnp.zeros(()), jnp.zeros(3), end, end)
-    return matching(chain(*links), **options)(FIELD, example, jax.random.key(0))[0]
+    return Transition(jnp.zeros(3), jnp.zeros(2), jnp.zeros(()), jnp.zeros(3), end, end, extras=extras)
+
+
+def loss(*links, **options):
+    return matching(chain(*links), **options)(FIELD, example(), KEY)[0]
 
 
 @pytest.mark.parametrize("critic", [pair, single, lambda obs, action: (q(obs, action), 0.0)])
@@ -112,6 +123,53 @@ def test_a_critic_returns_a_scalar(critic, name, links):
 def test_other_functions(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def likelihood(model, example, key):
+    return -model * jnp.sum(example.action**2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: clipped(gaussian_log_likelihood, eps=0.2),
+            r"log_ratio must be a log-ratio, such as log_ratio\(log_likelihood\), "
+            "got <function gaussian_log_likelihood .*>.",
+        ),
+        (
+            lambda: clipped(likelihood, eps=0.2),
+            "log_ratio must be a log-ratio, .* got <function likelihood .*>.",
+        ),
+        (lambda: clipped(matching(NOISE), eps=0.2), "log_ratio must be a log-ratio, .* got <function .*>."),
+        (
+            lambda: clipped(log_ratio, eps=0.2),
+            "log_ratio must be a log-ratio, .* got <function log_ratio .*>.",
+        ),
+        *(
+            (
+                lambda make=make: make(gaussian_log_ratio),
+                "log_likelihood must be a log-likelihood, such as gaussian_log_likelihood, got a LogRatio.",
+            )
+            for make in (log_ratio, LogRatio, lambda ratio: log_ratio(ratio, clip=1.0))
+        ),
+        (
+            lambda: LogRatio(likelihood, 1.0),
+            r"combine must be a function \(new, old\) -> log-ratio, got 1.0.",
+        ),
+        (
+            lambda: flow_matching_log_ratio(likelihood).log_likelihood(1.0, example(key=KEY), KEY),
+            r"loss must return \(scalar, metrics\), with a dict of metrics, got a ArrayImpl\..*",
+        ),
+        (
+            lambda: log_ratio(matching(NOISE))(FIELD, example(log_prob=jnp.zeros(())), KEY),
+            r"the log-likelihood must be an array, got \(.*\).",
+        ),
+    ],
+)
+def test_log_ratios_and_log_likelihoods_are_told_apart(make, message, unchecked_types):
+    with pytest.raises(ValueError, match=re.compile(f"^{message}$", re.DOTALL)):
+        make()
 
 
 @pytest.mark.parametrize(

@@ -207,8 +207,8 @@ def test_fields_and_schedules(make, message):
         (lambda: losses.soft_value(None, linear, 1.0), "sample must be a function"),
         (lambda: losses.soft_value(identity, linear, -1), "temperature must be a finite number in [0, inf)"),
         (lambda: losses.soft_value(identity, linear, NAN), "temperature must be"),
-        (lambda: losses.clipped(None, eps=0.1), "log_ratio must be a function"),
-        (lambda: losses.clipped(identity, eps=np.array([])), "eps must be"),
+        (lambda: losses.clipped(None, eps=0.1), "log_ratio must be a log-ratio"),
+        (lambda: losses.clipped(losses.gaussian_log_ratio, eps=np.array([])), "eps must be"),
         (lambda: losses.log_ratio(None), "log_likelihood must be a function"),
         (lambda: losses.flow_matching_log_likelihood(None), "loss must be a function"),
         (

@@ -11,7 +11,7 @@ import pytest
 from dpolicy._types import Transition
 from dpolicy.fields import CosineVP, FunctionField
 from dpolicy.learner import descend, global_norm, learner
-from dpolicy.losses import batched, clipped, matching, perturb
+from dpolicy.losses import LogRatio, batched, clipped, matching, perturb
 from dpolicy.train.program import TrainState, guard
 
 NO, KEY = jnp.asarray(False), jax.random.key(0)
@@ -22,8 +22,10 @@ BIG = float(np.finfo(np.float32).max)
 @pytest.mark.parametrize(("surrogate", "held"), [("ppo", 80.0), ("spo", 40.0), ("aspo", 80.0)])
 @pytest.mark.parametrize("log_ratio", [100.0, [1.0, 100.0]])
 def test_ratios_are_reported_as_the_surrogate_holds_them(surrogate, held, log_ratio):
-    example = dataclasses.replace(EXAMPLE, extras={"advantage": jnp.asarray(2.0)})
-    loss = clipped(lambda model, example, key: model * jnp.asarray(log_ratio), eps=0.2, surrogate=surrogate)
+    stored = {"advantage": jnp.asarray(2.0), "log_prob": jnp.zeros(np.shape(log_ratio))}
+    example = dataclasses.replace(EXAMPLE, extras=stored)
+    ratio = LogRatio(lambda model, example, key: model * jnp.asarray(log_ratio))
+    loss = clipped(ratio, eps=0.2, surrogate=surrogate)
     (value, metrics), gradient = jax.value_and_grad(lambda m: loss(m, example, KEY), has_aux=True)(1.0)
     assert jnp.isfinite(value) and jnp.isfinite(gradient)
     assert all(np.isfinite(number) for number in metrics.values())

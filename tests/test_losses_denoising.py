@@ -107,8 +107,8 @@ def test_surrogate_gradient_is_that_of_the_discounted_log_densities(x64):
 def test_clip_of_each_step():
     """A ratio outside its own step's range loses its gradient, one inside a wider range does not."""
     log = lambda model, example, key: model * jnp.array([1.0, 1.0])
-    loss = clipped(log, eps=jnp.array([0.01, 0.5]))
-    example = stored(jnp.zeros((1, 1)), advantage=jnp.asarray(1.0))
+    loss = clipped(log_ratio(log), eps=jnp.array([0.01, 0.5]))
+    example = stored(jnp.zeros((1, 1)), advantage=jnp.asarray(1.0), log_prob=jnp.zeros(2))
     model = jnp.asarray(0.1)
     value, metrics = loss(model, example, KEY)
     np.testing.assert_allclose(value, -(1.01 + np.exp(0.1)) / 2, rtol=1e-6)
@@ -119,8 +119,8 @@ def test_clip_of_each_step():
 
 
 def test_one_ratio_is_not_broadcast_over_several_steps(unchecked_types):
-    example = stored(jnp.zeros((1, 1)), advantage=jnp.asarray(1.0))
-    one = lambda model, example, key: model
+    example = stored(jnp.zeros((1, 1)), advantage=jnp.asarray(1.0), log_prob=jnp.zeros(()))
+    one = log_ratio(lambda model, example, key: model)
     several = jnp.array([0.01, 0.5])
     with pytest.raises(ValueError, match=r"eps must be a number or of the shape \(1,\), got \(2,\)"):
         clipped(one, eps=several)(jnp.asarray(0.1), example, KEY)

@@ -21,6 +21,7 @@ from dpolicy.losses import (
     chain,
     clipped,
     gae,
+    log_ratio,
     matching,
     mean_flow_matching,
     mix,
@@ -263,9 +264,9 @@ def test_proposals_without_weight_do_not_enter_a_mean(link):
 
 
 def test_ratios_without_weight_do_not_enter_a_surrogate():
-    example = dataclasses.replace(EXAMPLE, extras={"advantage": jnp.asarray(2.0)})
-    ratio = lambda model, example, key: jnp.stack([model, jnp.asarray(NAN), 2 * model])
-    loss = clipped(ratio, eps=0.2, weights=jnp.asarray([1.0, 0.0, 0.5]))
+    example = dataclasses.replace(EXAMPLE, extras={"advantage": jnp.asarray(2.0), "log_prob": jnp.zeros(3)})
+    likelihood = lambda model, example, key: jnp.stack([model, jnp.asarray(NAN), 2 * model])
+    loss = clipped(log_ratio(likelihood), eps=0.2, weights=jnp.asarray([1.0, 0.0, 0.5]))
     found = jax.value_and_grad(lambda model: loss(model, example, KEY)[0])(0.0)
     np.testing.assert_allclose(found, (-1, -(2 + 2) / 3), rtol=1e-6)
 
