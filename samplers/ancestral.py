@@ -1,5 +1,6 @@
 """Ancestral sampling on a time grid: DDPM and DDIM, as one linear-Gaussian kernel with different coefficients."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -129,33 +130,6 @@ class Ancestral(AbstractChain):
         return x if self.final_noise else bounded(x, self.clip)
 
 
-def _ancestral(
-    rule: DDPMRule | DDIMRule,
-    steps: int,
-    times: Any,
-    initial: str,
-    initial_scale: Any,
-    clip: Any,
-    clip_state: Any,
-    min_std: Any,
-    noise_bound: Any,
-    recompute: bool,
-    final_noise: bool,
-    truncate: int | None,
-) -> Ancestral:
-    _checks.boolean("recompute", recompute)
-    _checks.boolean("final_noise", final_noise)
-    check_bound("clip", clip)
-    check_bound("clip_state", clip_state)
-    check_bound("noise_bound", noise_bound)
-    _checks.non_negative("min_std", min_std)
-    grid, prior = Grid(steps, times), Prior(initial, initial_scale)
-    check_truncate(truncate, steps)
-    return Ancestral(
-        grid, prior, rule, clip, clip_state, min_std, noise_bound, recompute, final_noise, truncate
-    )
-
-
 def ddpm(
     *,
     steps: int = 20,
@@ -207,19 +181,24 @@ def ddpm(
         (5, 2)
     """
     _checks.one_of("variance", variance, VARIANCES)
-    return _ancestral(
-        DDPMRule(variance),
-        steps,
-        times,
-        initial,
-        initial_scale,
-        clip,
-        clip_state,
-        min_std,
-        noise_bound,
-        True,
-        final_noise,
-        truncate,
+    check_bound("clip", clip)
+    check_bound("clip_state", clip_state)
+    check_bound("noise_bound", noise_bound)
+    _checks.non_negative("min_std", min_std)
+    _checks.boolean("final_noise", final_noise)
+    grid, prior = Grid(steps, times), Prior(initial, initial_scale)
+    check_truncate(truncate, steps)
+    return Ancestral(
+        grid=grid,
+        prior=prior,
+        rule=DDPMRule(variance),
+        clip=clip,
+        clip_state=clip_state,
+        min_std=min_std,
+        noise_bound=noise_bound,
+        recompute=True,
+        final_noise=final_noise,
+        truncate=truncate,
     )
 
 
@@ -268,17 +247,17 @@ def ddim(
         [ 0.5 -0.5]
     """
     _checks.fraction("eta", eta)
-    return _ancestral(
-        DDIMRule(eta),
-        steps,
-        times,
-        initial,
-        initial_scale,
-        clip,
-        clip_state,
-        min_std,
-        noise_bound,
-        recompute,
-        final_noise,
-        truncate,
+    _checks.boolean("recompute", recompute)
+    same = ddpm(
+        steps=steps,
+        clip=clip,
+        initial=initial,
+        initial_scale=initial_scale,
+        times=times,
+        truncate=truncate,
+        clip_state=clip_state,
+        min_std=min_std,
+        noise_bound=noise_bound,
+        final_noise=final_noise,
     )
+    return dataclasses.replace(same, rule=DDIMRule(eta), recompute=recompute)

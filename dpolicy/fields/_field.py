@@ -16,36 +16,58 @@ from dpolicy.networks import MLP
 from dpolicy.networks._mlp import check_parts
 
 
-def observation_encoder(
-    obs_size: int, hidden: tuple[int, ...], *, activation: str, initialisation: str, key: Key
-) -> MLP | None:
-    """A network of the observation that a field puts before its own, or None for no widths."""
-    if not hidden:
-        return None
-    return MLP(
-        (obs_size,),
-        hidden[-1],
-        hidden=hidden[:-1],
-        activation=activation,
-        initialisation=initialisation,
-        final_activation=True,
-        key=key,
-    )
+class NetworkField(AbstractField):
+    """What fields that are networks share: an MLP over the noised action, embedded times and the observation."""
+
+    encoder: eqx.AbstractVar[MLP | None]
+    mlp: eqx.AbstractVar[MLP]
+    output_scale: eqx.AbstractVar[float]
+
+    def _start(
+        self,
+        obs_size: int,
+        action_size: int,
+        times: tuple[AbstractEmbedding, ...],
+        *,
+        schedule: AbstractSchedule,
+        prediction: Prediction,
+        obs_hidden: tuple[int, ...],
+        output_scale: float | int,
+        encoder_key: Key,
+        activation: str,
+        initialisation: str,
+        **network: Any,
+    ) -> None:
+        """Everything but the embeddings `times`; `network` are more settings of the MLP."""
+        check_schedule(schedule)
+        _checks.integer("obs_size", obs_size, 0)
+        _checks.integer("action_size", action_size)
+        _checks.one_of("prediction", prediction, PREDICTIONS)
+        _checks.sizes("obs_hidden", obs_hidden)
+        self.schedule, self.prediction, self.action_size = schedule, prediction, action_size
+        self.output_scale = constant("output_scale", output_scale)
+        both: dict[str, Any] = {"activation": activation, "initialisation": initialisation}
+        self.encoder, features = None, obs_size
+        if obs_hidden:
+            *widths, features = obs_hidden
+            self.encoder = MLP(
+                (obs_size,), features, hidden=tuple(widths), final_activation=True, key=encoder_key, **both
+            )
+        parts = action_size, *(embedding.size for embedding in times), features
+        self.mlp = MLP(parts, action_size, **both, **network)
+
+    def _evaluate(self, x: Action, times: tuple[Float[Array, " n"], ...], obs: Observation) -> Action:
+        """The prediction at a noised action, embedded times and an observation."""
+        if self.encoder is None:
+            _checks.shaped("obs", obs, self.mlp.in_sizes[-1:])
+            features = obs
+        else:
+            check_parts(self.encoder, obs=obs)
+            features = self.encoder(obs)
+        return self.output_scale * self.mlp(x, *times, features)
 
 
-def encoded(encoder: MLP | None, obs: Observation, mlp: Any) -> Float[Array, " n"]:
-    """What the observation is to the network `mlp` after it, as its last part.
-
-    Raises `ValueError` for an observation of another size, or a batch of them.
-    """
-    if encoder is None:
-        _checks.shaped("obs", obs, mlp.in_sizes[-1:])
-        return obs
-    check_parts(encoder, obs=obs)
-    return encoder(obs)
-
-
-class Field(AbstractField):
+class Field(NetworkField):
     """A network: MLP over the noised action, the embedded time and the observation, times `output_scale`.
 
     The defaults are FlowRL's (arXiv 2603.27450, appendix A): three Mish layers of 256, orthogonal with gain
@@ -81,34 +103,29 @@ class Field(AbstractField):
         output_scale: float | int = 1.0,
         key: Key,
     ):
-        check_schedule(schedule)
-        _checks.integer("obs_size", obs_size, 0)
-        _checks.integer("action_size", action_size)
-        _checks.one_of("prediction", prediction, PREDICTIONS)
-        _checks.sizes("obs_hidden", obs_hidden)
         embedding_key, encoder_key, mlp_key = jax.random.split(_checks.one_key(key), 3)
         self.embedding = make_embedding(embedding, key=embedding_key)
-        self.encoder = observation_encoder(
-            obs_size, obs_hidden, activation=activation, initialisation=initialisation, key=encoder_key
-        )
-        self.mlp = MLP(
-            (action_size, self.embedding.size, obs_hidden[-1] if obs_hidden else obs_size),
+        self._start(
+            obs_size,
             action_size,
+            (self.embedding,),
+            schedule=schedule,
+            prediction=prediction,
             hidden=hidden,
             activation=activation,
+            obs_hidden=obs_hidden,
             initialisation=initialisation,
             final_scale=final_scale,
             layer_norm=layer_norm,
             residual=residual,
+            output_scale=output_scale,
+            encoder_key=encoder_key,
             key=mlp_key,
         )
-        self.schedule, self.prediction, self.action_size = schedule, prediction, action_size
-        self.output_scale = constant("output_scale", output_scale)
 
     def __call__(self, x: Action, t: Scalar, obs: Observation) -> Action:
         _checks.shaped("x", x, (self.action_size,))
-        features = encoded(self.encoder, obs, self.mlp)
-        return self.output_scale * self.mlp(x, self.embedding(t), features)
+        return self._evaluate(x, (self.embedding(t),), obs)
 
 
 class FunctionField(AbstractField):

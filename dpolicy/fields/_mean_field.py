@@ -8,13 +8,12 @@ import jax
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Prediction, Scalar
 from dpolicy.fields._embeddings import AbstractEmbedding, make_embedding
-from dpolicy.fields._field import encoded, observation_encoder
-from dpolicy.fields._predictions import AbstractField
-from dpolicy.fields._schedule import AbstractSchedule, check_schedule, constant
+from dpolicy.fields._field import NetworkField
+from dpolicy.fields._schedule import AbstractSchedule
 from dpolicy.networks import MLP
 
 
-class MeanField(AbstractField):
+class MeanField(NetworkField):
     """u(x, r, t, s), the average over [r, t] of the velocity along the path through x at t: x_r = x - (t - r) u.
 
     As a field it predicts the velocity, u(x, t, t, s), so every sampler takes it; `mean_flow` uses the averages. A
@@ -48,40 +47,31 @@ class MeanField(AbstractField):
         output_scale: float | int = 1.0,
         key: Key,
     ):
-        check_schedule(schedule)
-        _checks.integer("obs_size", obs_size, 0)
-        _checks.integer("action_size", action_size)
-        _checks.sizes("obs_hidden", obs_hidden)
         embedding_key, span_key, mlp_key, encoder_key = jax.random.split(_checks.one_key(key), 4)
         self.embedding = make_embedding(embedding, key=embedding_key)
         self.span_embedding = make_embedding(embedding, key=span_key)
-        self.encoder = observation_encoder(
+        self._start(
             obs_size,
-            obs_hidden,
-            activation=activation,
-            initialisation=initialisation,
-            key=encoder_key,
-        )
-        features = obs_hidden[-1] if obs_hidden else obs_size
-        self.mlp = MLP(
-            (action_size, self.embedding.size, self.span_embedding.size, features),
             action_size,
+            (self.embedding, self.span_embedding),
+            schedule=schedule,
+            prediction="velocity",
             hidden=hidden,
+            obs_hidden=obs_hidden,
             activation=activation,
             initialisation=initialisation,
             residual=residual,
+            output_scale=output_scale,
+            encoder_key=encoder_key,
             key=mlp_key,
         )
-        self.schedule, self.prediction, self.action_size = schedule, "velocity", action_size
-        self.output_scale = constant("output_scale", output_scale)
 
     def average(self, x: Action, r: Scalar, t: Scalar, obs: Observation) -> Action:
         """The average velocity over [r, t]."""
         _checks.shaped("x", x, (self.action_size,))
         _checks.shaped("r", r, ())
         _checks.shaped("t", t, ())
-        features = encoded(self.encoder, obs, self.mlp)
-        return self.output_scale * self.mlp(x, self.embedding(t), self.span_embedding(t - r), features)
+        return self._evaluate(x, (self.embedding(t), self.span_embedding(t - r)), obs)
 
     def __call__(self, x: Action, t: Scalar, obs: Observation) -> Action:
         return self.average(x, t, t, obs)

@@ -1,5 +1,6 @@
 """Gaussian policies: squashed (SAC, PPO), of state-independent width (PPO) and residual (DP-CPPO)."""
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -117,12 +118,35 @@ class _FreeWidth(eqx.Module):
     mlp: MLP
     log_std: Float[Array, " a"]
 
-    def _start(self, inputs: tuple[int, ...], action_size: int, initial_std: Number, **shape: Any) -> None:
-        _checks.integer("obs_size", inputs[0], 0)
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        *,
+        hidden: tuple[int, ...] = (256, 256),
+        activation: str = "elu",
+        initial_std: Number = 1.0,
+        initialisation: str = "orthogonal",
+        final_scale: float | int = 0.01,
+        key: Key,
+    ):
+        _checks.integer("obs_size", obs_size, 0)
         _checks.integer("action_size", action_size)
         _checks.positive("initial_std", initial_std)
-        self.mlp = MLP(inputs, action_size, **shape)
+        self.mlp = MLP(
+            self._inputs(obs_size, action_size),
+            action_size,
+            hidden=hidden,
+            activation=activation,
+            initialisation=initialisation,
+            final_scale=final_scale,
+            key=key,
+        )
         self.log_std = jnp.full(action_size, jnp.log(jnp.asarray(initial_std, float)))
+
+    @abc.abstractmethod
+    def _inputs(self, obs_size: int, action_size: int) -> tuple[int, ...]:
+        """The sizes of what the network is called with."""
 
     def _around(self, mean: Action, key: Key) -> tuple[Action, Scalar]:
         action = _drawn(mean, self.log_std, key)
@@ -139,28 +163,8 @@ class Gaussian(_FreeWidth):
     The last layer of the mean starts small: `final_scale`.
     """
 
-    def __init__(
-        self,
-        obs_size: int,
-        action_size: int,
-        *,
-        hidden: tuple[int, ...] = (256, 256),
-        activation: str = "elu",
-        initial_std: Number = 1.0,
-        initialisation: str = "orthogonal",
-        final_scale: float | int = 0.01,
-        key: Key,
-    ):
-        self._start(
-            (obs_size,),
-            action_size,
-            initial_std,
-            hidden=hidden,
-            activation=activation,
-            initialisation=initialisation,
-            final_scale=final_scale,
-            key=key,
-        )
+    def _inputs(self, obs_size: int, action_size: int) -> tuple[int, ...]:
+        return (obs_size,)
 
     def mean(self, obs: Observation) -> Action:
         """The mean action."""
@@ -192,28 +196,8 @@ class ResidualGaussian(_FreeWidth):
     that of the conditional: a lower bound on that of the marginal policy.
     """
 
-    def __init__(
-        self,
-        obs_size: int,
-        action_size: int,
-        *,
-        hidden: tuple[int, ...] = (256, 256),
-        activation: str = "elu",
-        initial_std: Number = 1.0,
-        initialisation: str = "orthogonal",
-        final_scale: float | int = 0.01,
-        key: Key,
-    ):
-        self._start(
-            (obs_size, action_size),
-            action_size,
-            initial_std,
-            hidden=hidden,
-            activation=activation,
-            initialisation=initialisation,
-            final_scale=final_scale,
-            key=key,
-        )
+    def _inputs(self, obs_size: int, action_size: int) -> tuple[int, ...]:
+        return obs_size, action_size
 
     def offset(self, obs: Observation, base: Action) -> Action:
         """mu(a0, s)."""
