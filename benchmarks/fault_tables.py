@@ -59,6 +59,7 @@ TESTS = {
     "dpolicy/modes/_novelty.py": "defaults mode_discovery ddiffpg",
     "dpolicy/learner.py": "defaults guard actor_critic on_policy_checks proximal",
     "dpolicy/_advantages.py": "spread proximal on_policy_checks",
+    "dpolicy/_batch.py": "losses_batch losses_matching losses_compose checks",
     "dpolicy/_spread.py": "spread losses_formulas proximal on_policy_checks",
     "dpolicy/_select.py": "select losses_formulas losses_matching",
     "dpolicy/minibatches.py": "minibatches on_policy_checks proximal",

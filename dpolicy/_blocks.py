@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from dpolicy.losses._batch import BATCH_AXIS
+from dpolicy._batch import BATCH_AXIS
 
 # Evaluations at once, over the whole batch: at widths of 256, what a layer hands to the next is then 512 KiB.
 _ROWS = 512

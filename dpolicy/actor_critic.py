@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dpolicy import _checks
+from dpolicy._batch import BATCH_AXIS
 from dpolicy._types import Action, Critic, Key, Loss, Metrics, Mode, Model, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm, Family, Memory
 from dpolicy.ema import ema
 from dpolicy.extras import ANNEALS, Extra, FromState, Updated, annealed, resolve
 from dpolicy.learner import Learner, adam, descend, learner
 from dpolicy.losses import batched, reduce_ensemble, td_target
-from dpolicy.losses._batch import BATCH_AXIS
 from dpolicy.networks import ACTIVATIONS, QNetwork, ensemble
 from dpolicy.recipe import tunable
 

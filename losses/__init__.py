@@ -18,8 +18,8 @@ The examples begin with these names:
     >>> field = dp.FunctionField(lambda x, t, obs: x, schedule=schedule, prediction="velocity", action_size=2)
 """
 
-from dpolicy.losses._batch import batch_max as batch_max
-from dpolicy.losses._batch import batch_mean as batch_mean
+from dpolicy._batch import batch_max as batch_max
+from dpolicy._batch import batch_mean as batch_mean
 from dpolicy.losses.candidates import ascend as ascend
 from dpolicy.losses.candidates import best as best
 from dpolicy.losses.candidates import candidates as candidates

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dpolicy._batch import batch_sum
 from dpolicy._blocks import in_blocks
 from dpolicy._checks import critic, function, integer, non_negative, positive, returned
 from dpolicy._select import weighed
 from dpolicy._types import Action, Critic, Key, Number, Observation, Scalar
-from dpolicy.losses._batch import batch_sum
 from dpolicy.losses.match import Match, Transform, compared
 from dpolicy.losses.weights import values
 

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpolicy._batch import BATCH_AXIS
 from dpolicy._checks import function, in_range, integer, loss_value, one_key, returned
 from dpolicy._metrics import reduce_metrics
 from dpolicy._select import heeded, sound, weighed
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
-from dpolicy.losses._batch import BATCH_AXIS
 
 
 def add(**terms: tuple[Number, Loss]) -> Loss:

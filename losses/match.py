@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dpolicy._batch import batch_max, batch_sum
 from dpolicy._checks import one_key, one_of, positive, returned
 from dpolicy._select import sound, weighed
 from dpolicy._types import Key, Loss, Metrics, Number, Prediction, Scalar
 from dpolicy.fields import AbstractSchedule, convert, express
 from dpolicy.fields._predictions import evaluate
-from dpolicy.losses._batch import batch_max, batch_sum
 
 
 class Target(eqx.Module):

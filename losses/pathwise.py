@@ -6,12 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpolicy._batch import batch_mean
 from dpolicy._checks import critic, function, non_negative, paired, positive, returned
 from dpolicy._select import weighed
 from dpolicy._types import Action, Critic, Key, Loss, Metrics, Number, Observation, Scalar
 from dpolicy.fields import AbstractSchedule, convert
 from dpolicy.fields._predictions import evaluate
-from dpolicy.losses._batch import batch_mean
 from dpolicy.losses.match import start
 from dpolicy.losses.noise import perturb
 from dpolicy.losses.times import TimeLaw

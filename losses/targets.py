@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dpolicy._batch import batch_mean
 from dpolicy._blocks import in_blocks
 from dpolicy._checks import boolean, critic, fraction, in_range, one_of, positive, returned
 from dpolicy._select import sound, weighed
 from dpolicy._types import Critic, Key, Number
-from dpolicy.losses._batch import batch_mean
 from dpolicy.losses.match import Match, Target, Transform, compared
 from dpolicy.losses.weights import require_candidates, softmax_weights, values, with_weight
 

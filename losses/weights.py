@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dpolicy._batch import batch_max
 from dpolicy._blocks import in_blocks
 from dpolicy._checks import boolean, critic, function, positive, returned
 from dpolicy._select import weighed
 from dpolicy._types import Critic, Key, Number, Scalar
-from dpolicy.losses._batch import batch_max
 from dpolicy.losses.match import WEIGHT_METRICS, Match, Transform
 
 

@@ -15,14 +15,17 @@ from test_cli_commands import mistake
 from dpolicy import FieldPolicy, Transition, field_policy
 from dpolicy.algorithms import bc, dppo
 from dpolicy.cli import main
+from dpolicy.cli._flags import flags_of
 from dpolicy.cli.train import resolve as resolve_words
 from dpolicy.envs import Spec, make
 from dpolicy.losses import chain_log_likelihood
 from dpolicy.presets import resolve
 from dpolicy.samplers import ddim, ddpm
 from dpolicy.train import build, load_run, on_policy, pretrained_field
+from dpolicy.train.building import make_algorithm
 from dpolicy.train.checkpoint import Checkpoints
-from dpolicy.train.configuration import pinned
+from dpolicy.train.naming import recipe_of
+from dpolicy.train.pinning import pinned
 
 ENV = "--env probe/time_limit --time-limit 4 --action-chunk 2 --no-progress"
 NETWORK = "--hidden 4 --activation relu --embedding raw"
@@ -75,7 +78,7 @@ def test_the_start_is_the_average_of_the_first_living_seed(here):
     assert (field.prediction, len(field.schedule.betas), field.action_size) == ("noise", 4, 2)
     newest = first_seed(run.state.algorithm.learner.model)
     assert not np.array_equal(field.mlp.layers[0].bias, newest.mlp.layers[0].bias)
-    state = dppo(pretrained="bc", sampler_steps=4, trained_steps=2).init(jax.random.key(0), run.env.spec)
+    state = dppo(pretrained=field, sampler_steps=4, trained_steps=2).init(jax.random.key(0), run.env.spec)
     leaves_equal(state.learner.model.policy, field)
     leaves_equal(state.extra, field)
 
@@ -211,7 +214,41 @@ def test_standardised_observations_are_refused_in_python_too():
 
 def test_a_description_that_lacks_something_is_refused():
     with pytest.raises(ValueError, match=r"^pretrained must have 'algorithm', got run, seed\.$"):
-        dppo(pretrained={"run": "bc", "seed": 0})
+        pretrained_field({"run": "bc", "seed": 0})
+
+
+def test_the_recipe_takes_a_field(unchecked_types):
+    with pytest.raises(ValueError) as caught:
+        dppo(pretrained="runs/bc")
+    assert str(caught.value) == (
+        "pretrained must be a field or None, got 'runs/bc': pass dpolicy.train.pretrained_field('runs/bc'), the field "
+        "of a run."
+    )
+    with pytest.raises(ValueError, match=r"^pretrained must be a field or None, got 3\.$"):
+        dppo(pretrained=3)
+
+
+STARTING = """
+from dpolicy.algorithms import bc
+from dpolicy.fields import AbstractField
+
+seen = []
+
+def mine(*, pretrained: AbstractField | None = None):
+    seen.append(pretrained)
+    return bc(hidden=(4,))
+"""
+
+
+def test_a_recipe_of_ones_own_is_given_the_field(here):
+    (here / "starting.py").write_text(STARTING)
+    (flag,) = flags_of(recipe_of("starting.py:mine"))
+    assert (flag.name, flag.type, flag.default) == ("pretrained", str | None, None)
+    make_algorithm("starting.py:mine", {"pretrained": "bc"})
+    make_algorithm("starting.py:mine", {"pretrained": None})
+    *_, given, nothing = recipe_of("starting.py:mine").__globals__["seen"]
+    leaves_equal(given, pretrained_field("bc"))
+    assert nothing is None
 
 
 def test_a_field_of_other_observations_is_refused():

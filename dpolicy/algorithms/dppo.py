@@ -40,16 +40,6 @@ def _cloning(likelihood: LogLikelihood) -> Callable[..., tuple[Scalar, Metrics]]
     return loss
 
 
-def _found(
-    pretrained: AbstractField | Mapping[str, Any] | str | os.PathLike[str] | None,
-) -> AbstractField | None:
-    if pretrained is None:
-        return None
-    from dpolicy.train import pretrained_field  # which knows the recipes
-
-    return pretrained_field(pretrained)
-
-
 def _check_fits(schedule: AbstractSchedule, steps: int) -> None:
     """Refuse a pretrained field whose schedule the chain cannot follow."""
     try:
@@ -104,7 +94,7 @@ def dppo(
     log_prob_low: Number | None = -5.0,
     log_prob_high: Number | None = 2.0,
     squash: bool = False,
-    pretrained: AbstractField | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    pretrained: AbstractField | None = None,
     cloning_coefficient: Number | None = None,
 ) -> Algorithm:
     """DPPO: every denoising step is a Gaussian decision with a clipped ratio of its own (arXiv 2409.00588).
@@ -139,10 +129,10 @@ def dppo(
         log_prob_low: Lower clamp of each coordinate's log-density; None for none.
         log_prob_high: Upper clamp; None for none.
         squash: Whether the environment receives tanh of the chain's last point.
-        pretrained: A field to start from, or the directory of the run of bc that fitted it (its average, of the first
-            seed that has not failed; a description of that run also), with its schedule, prediction and network; its
-            weights serve the steps that are not trained. It must have been fitted to observations as they are, and is
-            given them so (`normalise_observations=False`).
+        pretrained: A field to start from, with its schedule, prediction and network; its weights serve the steps that
+            are not trained. It must have been fitted to observations as they are, and is given them so
+            (`normalise_observations=False`). A configuration, as the command line, names the directory of the run of bc
+            that fitted it (`dpolicy.train.pretrained_field`: its average, of the first seed that has not failed).
         cloning_coefficient: Weight of staying likely to produce the pretrained policy's actions; None for none.
     """
     _checks.positive("clip", clip)
@@ -160,9 +150,13 @@ def dppo(
         raise ValueError(f"schedule_steps must be None for the denoiser euler, got {schedule_steps!r}.")
     if schedule_steps is not None:
         _checks.integer("schedule_steps", schedule_steps)
+    if pretrained is not None and not isinstance(pretrained, AbstractField):
+        named = isinstance(pretrained, (str, os.PathLike, Mapping))
+        hint = f": pass dpolicy.train.pretrained_field({pretrained!r}), the field of a run" if named else ""
+        raise ValueError(f"pretrained must be a field or None, got {pretrained!r}{hint}.")
     betas = cosine_betas(sampler_steps if schedule_steps is None else schedule_steps)
     schedule = DiscreteVP(betas)
-    begin = _found(pretrained)
+    begin = pretrained
     if begin is None:
         if len(betas) % sampler_steps:
             raise ValueError(

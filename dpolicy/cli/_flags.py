@@ -20,6 +20,8 @@ from dpolicy.cli._usage import UsageError
 REQUIRED = inspect.Parameter.empty
 _WORDS = {int: "an integer", float: "a number", bool: "True or False", str: "a word", Path: "a path"}
 _NoneType = type(None)
+# An argument that takes a field, which a configuration names by the directory of the run that fitted it.
+_PRETRAINED = "pretrained"
 
 
 class Flag(NamedTuple):
@@ -106,6 +108,8 @@ def flags_of(function: Callable[..., Any]) -> list[Flag]:
         if parameter.kind is not parameter.KEYWORD_ONLY and not optional:
             continue
         kind = command_line_type(hints.get(name), parameter.default)
+        if kind is None and name == _PRETRAINED:
+            kind = str | None if parameter.default is None else str
         if kind is not None:
             default: Any = parameter.default
             default = float(default) if kind is float and _is_int(default) else default

@@ -21,7 +21,7 @@ def _settings(word: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     NAME is one of the library's or, for one of your own, file.py:NAME or module:NAME.
     """
     from dpolicy.algorithms import ALGORITHMS
-    from dpolicy.train.building import recipe_of
+    from dpolicy.train.naming import recipe_of
 
     name, colon, settings = word.partition(":")
     if name not in ALGORITHMS and settings.partition(":")[0].isidentifier():

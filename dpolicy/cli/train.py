@@ -130,7 +130,7 @@ def env_options(values: Mapping[str, Any], prog: str) -> dict[str, Any]:
 
 def _option_value(text: str) -> Any:
     """What is typed as JSON is a number, True, a list, ...; anything else is a word."""
-    from dpolicy.train.building import tuples
+    from dpolicy.train.naming import tuples
 
     try:
         return tuples(json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text)))
@@ -186,8 +186,9 @@ def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
     from dpolicy.presets import presets_for
     from dpolicy.presets import resolve as defaults
     from dpolicy.train import PROGRAMS
-    from dpolicy.train.building import family_of, recipe_of
+    from dpolicy.train.building import family_of
     from dpolicy.train.configuration import MOST_SEED
+    from dpolicy.train.naming import recipe_of
 
     prog = f"{_PROG} {name}"
     with explained(_PROG):
@@ -279,8 +280,9 @@ def _train(
     progress = run["progress"]
     from dpolicy.plots import learning_curve
     from dpolicy.reports import report_files, report_for
-    from dpolicy.train.configuration import algorithm_title, env_title, holds_run, pinned
+    from dpolicy.train.configuration import algorithm_title, env_title, holds_run
     from dpolicy.train.loop import AllSeedsFailed, train_config
+    from dpolicy.train.pinning import pinned
     from dpolicy.train.run_files import check_place
 
     with explained(prog):

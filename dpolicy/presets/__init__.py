@@ -111,7 +111,8 @@ def resolve(
             environment of your own that cannot be loaded again by name.
     """
     from dpolicy.train import PROGRAMS
-    from dpolicy.train.building import family_of, recipe_of
+    from dpolicy.train.building import family_of
+    from dpolicy.train.naming import recipe_of
 
     algorithm, env = _name("algorithm", algorithm), _name("env", env)
     family = family_of(algorithm)

@@ -1,6 +1,5 @@
 """The configuration of a run: what it must hold, how it is read, and whether a run may go on with it."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,6 @@ import jax
 
 from dpolicy import _checks, _places
 from dpolicy._files import as_path
-from dpolicy.data.sources import existing
 
 MOST_SEED = 2**32 - 1  # a larger one would be the same key as one of these
 
@@ -35,32 +33,6 @@ def _check_names(value: Any) -> None:
         if not isinstance(key, str):
             raise TypeError(f"{key!r} is no name")
         _check_names(part)
-
-
-def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with what it reads, files of one's own, data, a pretrained run, by absolute path and a digest.
-
-    A run that another starts from (`pretrained`) is replaced by its description, which says what its directory would:
-    a run that has started from it can be rebuilt without it.
-
-    Raises:
-        ValueError: if one of them is missing, or the run has no field to start from.
-    """
-    from dpolicy.train.pretrained import described
-
-    names = {name: config[name] for name in ("algorithm", "env")}
-    if files := _places.digests(names.values()):
-        places = {key: _places.absolute(name) for key, name in names.items() if _places.is_place(name)}
-        config = {**config, **places, "files_sha256": files}
-    data, start = config["program"].get("data", "exact"), config["hyperparameters"].get("pretrained")
-    if isinstance(start, (str, os.PathLike)):
-        config = {**config, "hyperparameters": {**config["hyperparameters"], "pretrained": described(start)}}
-    if not isinstance(data, str) or data == "exact":
-        return dict(config)
-    path = existing(data).absolute()
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {**config, "program": {**config["program"], "data": str(path)}, "data_sha256": digest}
 
 
 def read_config(directory: Path | str) -> dict[str, Any]:

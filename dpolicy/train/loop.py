@@ -21,13 +21,13 @@ from dpolicy.train.configuration import (
     check_config,
     files_at_start,
     holds_run,
-    pinned,
 )
 from dpolicy.train.evaluate import on_host
 from dpolicy.train.failures import Failure, failures_text, new_failures, remarks
 from dpolicy.train.intervals import interval_text
 from dpolicy.train.metrics_log import History
 from dpolicy.train.origin import versions
+from dpolicy.train.pinning import pinned
 from dpolicy.train.progress import Display, Stopwatch, clock, main_metric
 from dpolicy.train.run_files import check_place, log_event, only_process
 from dpolicy.train.runs import Run

@@ -19,10 +19,11 @@ from dpolicy._places import RunWarning
 from dpolicy._types import Key
 from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment
-from dpolicy.train.building import make_algorithm, make_env
+from dpolicy.train.building import make_algorithm
 from dpolicy.train.configuration import changed_files, check_named, read_config
 from dpolicy.train.evaluate import policy_of
 from dpolicy.train.metrics_log import read_history
+from dpolicy.train.naming import make_env
 from dpolicy.train.normalise import Normaliser
 from dpolicy.train.origin import newest_arrays
 from dpolicy.train.program import TrainState

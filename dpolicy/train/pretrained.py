@@ -14,8 +14,8 @@ from dpolicy import _checks
 from dpolicy.cloning import Cloned
 from dpolicy.envs import Spec
 from dpolicy.fields import AbstractField
-from dpolicy.train.building import make_algorithm, make_env
 from dpolicy.train.configuration import check_named, read_config
+from dpolicy.train.naming import by_recipe, make_env
 from dpolicy.train.origin import newest_arrays
 
 # What a description of a pretrained field holds; see `described`.
@@ -24,7 +24,7 @@ _PARTS = ("run", "algorithm", "hyperparameters", "obs_size", "action_size", "see
 
 def _structure(about: Mapping[str, Any]) -> AbstractField:
     """The field of a run with shapes in place of arrays."""
-    algorithm = make_algorithm(about["algorithm"], about["hyperparameters"])
+    algorithm = by_recipe(about["algorithm"], with_field(about["hyperparameters"]))
     spec = Spec("pretrained", about["obs_size"], about["action_size"], 1)
     state = jax.eval_shape(lambda: algorithm.init(jax.random.key(0), spec))
     field = state.average if isinstance(state, Cloned) else None
@@ -76,7 +76,7 @@ def _read(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], AbstractFi
 
 
 def pretrained_field(source: AbstractField | Mapping[str, Any] | str | os.PathLike[str]) -> AbstractField:
-    """The field to start from: `dppo(pretrained="runs/bc")` asks for `pretrained_field("runs/bc")`.
+    """The field to start from: `dppo(pretrained=pretrained_field("runs/bc"))`.
 
     Of a run it is the average over updates, which also acts, of the first seed that has not failed. Of a run that is
     gone, or has gone on since it was described, the numbers are nan: a run that has a checkpoint needs only the
@@ -108,6 +108,18 @@ def pretrained_field(source: AbstractField | Mapping[str, Any] | str | os.PathLi
     return jax.tree.map(
         lambda leaf: jax.device_put(np.full(leaf.shape, np.nan, leaf.dtype)), _structure(source)
     )
+
+
+def with_field(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters of a configuration with the field in place of the run that `pretrained` names, if it does.
+
+    Raises:
+        ValueError: as `pretrained_field`.
+    """
+    source = hyperparameters.get("pretrained")
+    if isinstance(source, (str, os.PathLike, Mapping)):
+        return {**hyperparameters, "pretrained": pretrained_field(source)}
+    return dict(hyperparameters)
 
 
 def described(directory: str | os.PathLike[str]) -> dict[str, Any]:
