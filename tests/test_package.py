@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def fresh(program):
 
 
 def build(source, kind, into):
-    """Build a `wheel` or an `sdist` of the project in `source`; its path."""
+    """Build a `wheel`, an editable one (`wheel:editable`) or an `sdist` of the project in `source`; its path."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(into)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=source)
     assert result.returncode == 0, result.stderr
@@ -66,6 +67,29 @@ def test_the_source_distribution_builds_the_same_wheel(tmp_path, source_tree):
         archive.extractall(tmp_path / "unpacked", filter="data")
     (unpacked,) = (tmp_path / "unpacked").iterdir()
     assert shipped(build(unpacked, "wheel", tmp_path / "wheel")) == source_tree
+
+
+def test_an_editable_install_makes_nothing_else_importable(tmp_path):
+    with zipfile.ZipFile(build(ROOT, "wheel:editable", tmp_path)) as archive:
+        (paths,) = [archive.read(name).decode() for name in archive.namelist() if name.endswith(".pth")]
+        assert shipped(archive.filename) == set()
+    (path,) = paths.split("\n")
+    assert [entry.name for entry in Path(path).iterdir()] == ["dpolicy"]
+    program = (
+        "import dpolicy.losses, dpolicy.envs, dpolicy.samplers, importlib.util as u;"
+        "print([dpolicy.losses.__file__, *(n for n in ('losses', 'envs', 'samplers', 'tests') if u.find_spec(n))])"
+    )
+    # Without site-packages of this environment, which may hold an older install; what the library needs comes after it.
+    others = [entry for entry in sys.path if entry.endswith("site-packages")]
+    result = subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([path, *others])},
+    )
+    assert result.returncode == 0, result.stderr
+    assert ast.literal_eval(result.stdout) == [str(Path(path) / "dpolicy" / "losses" / "__init__.py")]
 
 
 def syntax(module):
