@@ -9,9 +9,10 @@ columns are the mean returns from its three saddle points, and at (0,0) how many
 are reached, by seed; elsewhere the last evaluation. A finished run is only read again.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from command_line import parser_for
 
 from dpolicy.plots import learning_curve
 from dpolicy.presets import resolve
@@ -195,16 +196,16 @@ def ablate(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = parser_for(
+        __doc__,
+        out="directory for tables and curves",
+        runs=("runs", "ablations"),
+        seeds=3,
+        only="labels of the variants, see --list",
     )
     parser.add_argument("names", nargs="*", choices=[[], *ABLATIONS], help="all by default")
     parser.add_argument("--env", default="multigoal/multigoal")
-    parser.add_argument("--only", nargs="*", help="labels of the variants, see --list; all by default")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of each seed; the preset's by default")
-    parser.add_argument("--runs", type=Path, default=Path("runs/ablations"), help="where the runs are kept")
-    parser.add_argument("--out", type=Path, help="directory for tables and curves; printed in any case")
     parser.add_argument("--list", action="store_true", help="say what there is and stop")
     arguments = parser.parse_args()
     if arguments.list:

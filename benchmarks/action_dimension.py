@@ -8,7 +8,6 @@ policy gets beside that of the exact one, per coordinate. A run that was cut sho
     python benchmarks/action_dimension.py --out benchmarks/results/action_dimension
 """
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from command_line import parser_for
 from fixed_points import NET, stationary
 
 from dpolicy.envs import Spec
@@ -73,17 +73,9 @@ def draw(curves: dict[str, list[float]], seeds: int, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--out", type=Path, help="directory for the table and the picture; printed in any case"
-    )
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs/action_dimension"), help="where the samples are kept"
-    )
-    parser.add_argument("--seeds", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = parser_for(
+        __doc__, out="directory for the table and the picture", runs=("samples", "action_dimension"), seeds=3
+    ).parse_args()
     jax.config.update("jax_enable_x64", True)
     fine = np.linspace(-1, 1, 20_001)
     density = np.exp(well(fine) / TEMPERATURE)

@@ -14,12 +14,12 @@ seeds. A run that was cut short goes on with what is missing; with --tasks or --
 import argparse
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from command_line import parser_for
 from kept import kept, merged
 from laws import mode_shares, qsm_fixed_point, shares_text, wasserstein
 
@@ -197,14 +197,14 @@ def compared(name: str, arguments: argparse.Namespace) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = parser_for(
+        __doc__,
+        out="Markdown file for the table",
+        runs=("samples", "bandits"),
+        seeds=3,
+        only="algorithms to run",
     )
-    parser.add_argument("--out", type=Path, help="Markdown file for the table; printed in any case")
-    parser.add_argument("--runs", type=Path, default=Path("runs/bandits"), help="where the samples are kept")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tasks", nargs="*", choices=[[], *TEMPERATURE], help="all by default")
-    parser.add_argument("--only", nargs="*", help="algorithms to run; all by default")
     arguments = parser.parse_args()
     command = (
         f"Command: `python benchmarks/bandits.py`, {arguments.seeds} seeds; mean and 95 % bootstrap interval."

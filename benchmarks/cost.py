@@ -12,15 +12,14 @@ turns' ratios. Memory is what the compiled program asks for beyond its arguments
     python benchmarks/cost.py --out benchmarks/results/cost.md
 """
 
-import argparse
 import os
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from command_line import parser_for
 
 from dpolicy._types import Transition
 from dpolicy.algorithms import dp_cppo, dppo, fpo, fpopp, genpo, ppo
@@ -96,10 +95,7 @@ def compiled(function: Any, *arguments: Any) -> tuple[Any, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, help="Markdown file for the table; printed in any case")
+    parser = parser_for(__doc__, out="Markdown file for the table")
     parser.add_argument("--turns", type=int, default=7)
     arguments = parser.parse_args()
     key, jobs, memory = jax.random.key(0), {}, {}

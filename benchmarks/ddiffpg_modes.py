@@ -8,7 +8,6 @@ arrive at, the modes in use at the end, and to how many goals those lead when ea
     python benchmarks/ddiffpg_modes.py --out benchmarks/results/ddiffpg_modes
 """
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from command_line import parser_for
 from matplotlib.figure import Figure
 
 from dpolicy.algorithms import ALGORITHMS
@@ -151,16 +151,9 @@ def draw(found: dict[str, Found], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = parser_for(
+        __doc__, out="directory for the table and the picture", runs=("runs", "ddiffpg_modes"), seeds=3
     )
-    parser.add_argument(
-        "--out", type=Path, help="directory for the table and the picture; printed in any case"
-    )
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs/ddiffpg_modes"), help="where the runs are kept"
-    )
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--chunks", type=int, default=20, help="of 4,000 steps (and 250 updates) of each seed"
     )

@@ -10,13 +10,13 @@
     python benchmarks/dp_cppo_diagnostics.py --out benchmarks/results/dp_cppo_diagnostics
 """
 
-import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from command_line import parser_for
 
 from dpolicy.plots.style import line_style, new_figure, save, step_unit
 from dpolicy.presets import resolve
@@ -91,11 +91,8 @@ def draw(traces: list[Trace], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__, seeds=3)
     parser.add_argument("--out", type=Path, help="path of the table and the figure, without their endings")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of each seed; the preset's by default")
     arguments = parser.parse_args()
     lines = [

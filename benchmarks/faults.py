@@ -31,6 +31,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from command_line import parser_for
 from cosmic_ray.testing import run_tests
 from cosmic_ray.work_item import TestOutcome
 from fault_operators import Fault, check_operators, faults_in, planted
@@ -223,9 +224,7 @@ def chosen_again(path: Path, pool: dict[str, list[Fault]]) -> list[tuple[Fault, 
 
 
 def arguments_of() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__, out="Markdown file for the table")
     parser.add_argument("--sample", type=int, default=300, help="faults to plant")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--only", default="*", help="pattern of modules, such as 'losses/*'")
@@ -245,7 +244,6 @@ def arguments_of() -> argparse.Namespace:
     parser.add_argument(
         "--work", type=Path, default=ROOT / "runs/faults", help="where copy and outcomes are kept"
     )
-    parser.add_argument("--out", type=Path, help="Markdown file for the table; printed in any case")
     return parser.parse_args()
 
 

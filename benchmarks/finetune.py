@@ -7,13 +7,13 @@ decisions. A run that was cut short goes on where it stopped; finished ones are 
     python benchmarks/finetune.py --out benchmarks/results/finetune
 """
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from command_line import parser_for
 
 from dpolicy.data import episode_returns, in_chunks, load_npz, save_npz
 from dpolicy.plots import learning_curve
@@ -96,15 +96,9 @@ def together(histories: list[History]) -> History:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--out", type=Path, help="directory for the table and the curves; printed in any case"
-    )
-    parser.add_argument("--runs", type=Path, default=Path("runs/finetune"), help="where the runs are kept")
-    parser.add_argument("--seeds", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = parser_for(
+        __doc__, out="directory for the table and the curves", runs=("runs", "finetune"), seeds=3
+    ).parse_args()
     # What the seeds share is compiled for the first one.
     jax.config.update("jax_compilation_cache_dir", str(arguments.runs.absolute() / "compiled"))
     found: dict[str, list[float]] = {}

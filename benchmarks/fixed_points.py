@@ -22,6 +22,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from command_line import parser_for
 from kept import kept, merged
 from laws import Grid, mode_shares, qsm_fixed_point, shares_text, wasserstein
 from matplotlib.figure import Figure
@@ -273,18 +274,14 @@ def compared(name: str, arguments: argparse.Namespace) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = parser_for(
+        __doc__,
+        out="directory for the table and the pictures",
+        runs=("samples", "fixed_points"),
+        seeds=3,
+        only="methods, by their label's first word",
     )
-    parser.add_argument(
-        "--out", type=Path, help="directory for the table and the pictures; printed in any case"
-    )
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs/fixed_points"), help="where the samples are kept"
-    )
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tasks", nargs="*", choices=[[], *TEMPERATURE], help="all by default")
-    parser.add_argument("--only", nargs="*", help="methods, by their label's first word; all by default")
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     command = (

@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from command_line import parser_for
 from flowrl_peer import OFF_POLICY, ON_POLICY, SIZES
 from throughput import Size, measure_algorithm
 
@@ -99,17 +100,13 @@ def make_environment(directory: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__, out="Markdown file for the table", only="methods", choices=OURS)
     parser.add_argument("--flowrl", type=Path, help="a checkout of flow-rl")
     parser.add_argument(
         "--venv", type=Path, help="where its environment is made, or is already; else temporary"
     )
-    parser.add_argument("--out", type=Path, help="Markdown file for the table; printed in any case")
     parser.add_argument("--seconds", type=float, default=6.0, help="how long each process is timed")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", choices=[[], *OURS], help="methods; all by default")
     parser.add_argument(
         "--sizes",
         nargs=2,

@@ -5,7 +5,6 @@ A run that was cut short goes on where it stopped; finished ones are only read a
     python benchmarks/learning.py --out benchmarks/results/learning
 """
 
-import argparse
 import json
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from command_line import parser_for
 
 from dpolicy.algorithms import ALGORITHMS
 from dpolicy.envs import Environment, evaluate_episodes
@@ -123,16 +123,14 @@ def run(algorithm: str, env_name: str, seeds: int, runs: Path) -> tuple[History,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = parser_for(
+        __doc__,
+        out="directory for the table and the curves",
+        runs=("runs", "learning"),
+        seeds=3,
+        only="algorithms",
     )
-    parser.add_argument(
-        "--out", type=Path, help="directory for the table and the curves; printed in any case"
-    )
-    parser.add_argument("--runs", type=Path, default=Path("runs/learning"), help="where the runs are kept")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--env", nargs="*", help="environments; all by default")
-    parser.add_argument("--only", nargs="*", help="algorithms; all by default")
     arguments = parser.parse_args()
     flags = [
         f" --{name} {' '.join(getattr(arguments, name))}"

@@ -7,7 +7,6 @@ tables is one setting of those, for four seeds; all numbers of a group train in 
     python benchmarks/multigoal_sweep.py --only ppo
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from command_line import parser_for
 
 from dpolicy.algorithms import dp_cppo, ppo
 from dpolicy.envs import MultiGoal
@@ -148,12 +148,9 @@ SWEEPS: dict[str, tuple[Callable[[], list[Group]], tuple[str, ...]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__, seeds=4)
     parser.add_argument("--only", choices=tuple(SWEEPS), help="one of the tables; both without it")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for multigoal_sweep_NAME.md")
-    parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--iterations", type=int, default=95)
     parser.add_argument("--episodes", type=int, default=500)
     arguments = parser.parse_args()

@@ -6,7 +6,6 @@ two take turns; the figure is the median over the turns of flashbax's time divid
     pip install flashbax && python benchmarks/replay.py
 """
 
-import argparse
 import statistics
 import time
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import flashbax
 import jax
 import jax.numpy as jnp
+from command_line import parser_for
 
 from dpolicy._types import Transition
 from dpolicy.train.replay import Replay
@@ -56,9 +56,7 @@ def loops(capacity: int, add: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--turns", type=int, default=9)
     arguments = parser.parse_args()
     print("| capacity | added per step | ours, us per step | flashbax, us per step | ratio |")

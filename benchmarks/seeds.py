@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from command_line import parser_for
+
 METHODS = ("sac", "sdac", "qsm", "ppo", "dp_cppo")
 COUNTS = (1, 2, 4, 8, 16)
 ENV = "gymnax/Pendulum-v1"
@@ -76,13 +78,9 @@ def draw(times: dict[str, dict[int, float]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = parser_for(
+        __doc__, out="directory for the table and the picture", only="algorithms", choices=METHODS
     )
-    parser.add_argument(
-        "--out", type=Path, help="directory for the table and the picture; printed in any case"
-    )
-    parser.add_argument("--only", nargs="*", choices=[[], *METHODS], help="algorithms; all by default")
     parser.add_argument("--calls", type=int, default=7, help="timed calls, of which the median is taken")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -16,7 +16,6 @@ a bias is subtracted.
     python benchmarks/targets.py --out benchmarks/results/targets
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from functools import partial
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from command_line import parser_for
 
 from dpolicy._types import Transition
 from dpolicy.cli.catalogue import table
@@ -181,9 +181,7 @@ def draw(results: dict[tuple[Any, ...], Any], t: float, path: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/targets"))
     parser.add_argument("--points", type=int, default=128, help="x per problem and t")
     parser.add_argument("--draws", type=int, default=128, help="estimates per x")

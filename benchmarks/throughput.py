@@ -29,6 +29,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from command_line import parser_for
+
 
 class Size(NamedTuple):
     obs_size: int = 17
@@ -170,12 +172,8 @@ def side_by_side(names: list[str], seconds: float, before: Path, rounds: int = 2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, help="Markdown file for the table; printed in any case")
+    parser = parser_for(__doc__, out="Markdown file for the table", only="recipes")
     parser.add_argument("--seconds", type=float, default=8.0, help="how long each recipe is timed")
-    parser.add_argument("--only", nargs="*", help="recipes; all by default")
     parser.add_argument("--beside", type=Path, help="another checkout of this project to compare with")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
