@@ -2,11 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from dpolicy._checks import integer, one_of, positive, returned
 from dpolicy._select import weighed
@@ -16,6 +16,8 @@ from dpolicy.fields._schedule import check_schedule
 from dpolicy.losses.match import Match, Target, Transform
 from dpolicy.losses.times import TimeLaw, time_law
 from dpolicy.losses.truncated import truncated_proposal
+
+Proposal: TypeAlias = Callable[[Observation, Key], tuple[Action, Scalar]]
 
 
 def perturb(schedule: AbstractSchedule, *, draws: int = 1, times: str | TimeLaw = "uniform") -> Transform:
@@ -48,6 +50,7 @@ def perturb(schedule: AbstractSchedule, *, draws: int = 1, times: str | TimeLaw 
                 "perturb must be the only link of a chain that adds forward noise; noise was added before."
             )
         action = jnp.repeat(match.action, draws, axis=0)
+        # The draws share the weight of their action: they are an average, no further candidates.
         weight = jnp.repeat(match.weight, draws) / draws
         time_key, noise_key = jax.random.split(key)
         draw = jax.vmap(lambda key: returned("times", law(schedule, key)))
@@ -60,11 +63,52 @@ def perturb(schedule: AbstractSchedule, *, draws: int = 1, times: str | TimeLaw 
     return transform
 
 
+def _around(
+    x: Float[Array, " a"],
+    alpha: Scalar,
+    sigma: Scalar,
+    n: int,
+    proposal: str | Proposal,
+    bound: float,
+    obs: Observation,
+    key: Key,
+) -> tuple[Float[Array, "n a"], Float[Array, "n a"], Float[Array, "n a"], Float[Array, " n"]]:
+    """`n` clean actions around one noised point, the pairs (data, noise) of their targets, and their shares of 1."""
+    if callable(proposal):
+        draw = lambda key: _tractable(proposal, obs, key, x.shape)
+        action, log_density = jax.vmap(draw)(jax.random.split(key, n))
+    elif proposal == "uniform":
+        action, log_density = jax.random.uniform(key, (n, *x.shape), x.dtype, -bound, bound), 0.0
+    else:
+        share = jnp.full((n,), 1 / n, x.dtype)
+        if proposal == "truncated":
+            action, noise = truncated_proposal(key, n, x, alpha, sigma, bound)
+            return action, action, noise, share
+        noise = jax.random.normal(key, (n, *x.shape), x.dtype)
+        data = (x[None] - sigma * noise) / alpha
+        return jnp.clip(data, -bound, bound) if proposal == "clipped" else data, data, noise, share
+    noise = (x[None] - alpha * action) / sigma
+    # Importance weights N(x; alpha a, sigma^2 I) / g(a), but for factors that all of them share.
+    return action, action, noise, jax.nn.softmax(-jnp.sum(noise**2, axis=1) / 2 - log_density)
+
+
+def _tractable(
+    proposal: Proposal, obs: Observation, key: Key, shape: tuple[int, ...]
+) -> tuple[Action, Scalar]:
+    """A draw of the user's proposal and its log-density, if they are of their shapes; else raise `ValueError`."""
+    pair = proposal(obs, key)
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise ValueError(f"proposal must return (action, log-density), got {type(pair).__name__}.")
+    action, log_density = pair
+    returned("proposal's log-density", log_density)
+    return returned("proposal's action", action, shape), log_density
+
+
 def reverse_sample(
     schedule: AbstractSchedule,
     n: int,
     *,
-    proposal: str | Callable[[Observation, Key], tuple[Action, Scalar]] = "truncated",
+    proposal: str | Proposal = "truncated",
     bound: float = 1.0,
 ) -> Transform:
     """Reverse proposals: `n` clean actions a_i = (x - sigma e_i) / alpha around each noised x, of targets (a_i, e_i).
@@ -122,37 +166,8 @@ def reverse_sample(
                 f"reverse_sample's schedule must be the one of perturb, {match.schedule}; got {schedule}."
             )
 
-        def proposed(key: Array) -> tuple[Array, Array]:
-            pair = proposal(example.obs, key)  # pyright: ignore[reportCallIssue]  (where it is a function)
-            if not isinstance(pair, tuple) or len(pair) != 2:
-                raise ValueError(f"proposal must return (action, log-density), got {type(pair).__name__}.")
-            action, log_density = pair
-            returned("proposal's log-density", log_density)
-            return returned("proposal's action", action, match.x.shape[1:]), log_density
-
         def propose(x: Array, t: Array, key: Key) -> tuple[Array, Array, Array, Array]:
-            alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-            share = jnp.full((n,), 1 / n, x.dtype)
-            shape = (n, *x.shape)
-            if callable(proposal):
-                action, log_density = jax.vmap(proposed)(jax.random.split(key, n))
-                noise = (x[None] - alpha * action) / sigma
-                return (
-                    action,
-                    action,
-                    noise,
-                    jax.nn.softmax(-jnp.sum(noise**2, axis=1) / 2 - log_density),
-                )
-            if proposal == "truncated":
-                action, noise = truncated_proposal(key, n, x, alpha, sigma, bound)
-                return action, action, noise, share
-            if proposal == "uniform":
-                action = jax.random.uniform(key, shape, x.dtype, -bound, bound)
-                noise = (x[None] - alpha * action) / sigma
-                return action, action, noise, jax.nn.softmax(-jnp.sum(noise**2, axis=1) / 2)
-            noise = jax.random.normal(key, shape, x.dtype)
-            data = (x[None] - sigma * noise) / alpha
-            return jnp.clip(data, -bound, bound) if proposal == "clipped" else data, data, noise, share
+            return _around(x, schedule.alpha(t), schedule.sigma(t), n, proposal, bound, example.obs, key)
 
         points, dim = match.x.shape
         keys = jax.random.split(key, points)

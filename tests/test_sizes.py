@@ -18,7 +18,6 @@ EXCEPTIONS = {
     "fpopp",
     "mode_discovery",
     "proximal",
-    "reverse_sample",
 }
 
 
