@@ -25,6 +25,7 @@ def require_clean(name: str, match: Match) -> None:
 
 def _replace(actions: Float[Array, "n a"], match: Match) -> Match:
     size = actions.shape[0]
+    # A link before may have given the state another weight than 1: it is kept.
     weight = jnp.full((size,), jnp.sum(match.weight) / size, actions.dtype)
     return match.over(actions, weight, size)
 
@@ -190,12 +191,14 @@ def gradient_ascent(
         action, first, second = carry
         gradient = jax.grad(lambda action: returned("value", value(action)))(action)
         if max_grad_norm is not None:
+            # The whole batch's gradients as one vector, as an optimiser of all its actions would clip them.
             norm = jnp.sqrt(batch_sum(jnp.sum(gradient**2)))
             gradient = gradient * (max_grad_norm / jnp.maximum(norm, max_grad_norm))
         if limit is not None:
             gradient = returned("limit", limit(gradient), action.shape)
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
+        # The averages begin at 0; this is what brings their first values up.
         corrected = first / (1 - 0.9 ** (index + 1)), second / (1 - 0.999 ** (index + 1))
         action = jnp.clip(action + rate * corrected[0] / (jnp.sqrt(corrected[1]) + eps), -bound, bound)
         return (action, first, second), None

@@ -71,6 +71,7 @@ def chain_log_likelihood(
     def log_likelihood(field: Any, example: Any, key: Key) -> Array:
         points: Float[Array, "n a"] = example.extras["chain"]
         shaped("extras['chain']", points, (trained + 1, field.action_size))
+        # The noisiest step is the first row, so those that are trained are the last.
         rows = jax.tree.map(lambda leaf: leaf[-trained:], sampler.coefficients(field))
 
         def one(x: Array, new: Array, row: Any) -> Array:
@@ -101,6 +102,7 @@ def clip_schedule(steps: int, low: Number, high: Number, rate: Number = 3.0) -> 
     ordered("low", low, "high", high)
     positive("rate", rate)
     place = jnp.linspace(0.0, 1.0, steps) if steps > 1 else jnp.ones(1)
+    # e^x - 1 by expm1, which keeps its digits as the rate goes to 0 and the schedule to a straight line.
     return low + (high - low) * jnp.expm1(rate * place) / jnp.expm1(jnp.asarray(rate, float))
 
 

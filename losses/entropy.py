@@ -83,6 +83,7 @@ def knn_entropy(points: Float[Array, "n d"], *, floor: Number = 1e-6) -> Scalar:
         raise ValueError(f"knn_entropy needs at least two points, got {size}.")
     squares = jnp.sum((points[:, None] - points[None]) ** 2, axis=-1)
     nearest = jnp.min(jnp.where(jnp.eye(size, dtype=bool), jnp.inf, squares), axis=1)
+    # Half the log of the square: the root would have an infinite slope where two points coincide.
     logs = jnp.log(jnp.maximum(nearest, floor**2)) / 2
     volume = dim / 2 * math.log(math.pi) - math.lgamma(dim / 2 + 1)
     return (

@@ -69,12 +69,14 @@ def gae(
     counts = jnp.ones_like(done)
     bootstrap, carry_on = ~terminated, ~done
     if dialect == "rsl":
+        # V(s_t) stands for the lost successor's value, which must not be counted once more.
         rewards = jnp.where(truncated, rewards + discount * values, rewards)
         bootstrap = ~done
     elif dialect == "brax":
         counts = ~truncated
     elif dialect == "leaky":
         carry_on = ~terminated
+        # The value of what was acted on next, after a reset where there was one: that is the leak.
         next_values = jnp.concatenate([values[1:], next_values[-1:]])
     # Selected, not multiplied: the successor of a step that ended an episode may be anything.
     delta = rewards + weighed(discount, jnp.where(bootstrap, next_values, 0)) - values
@@ -88,6 +90,7 @@ def gae(
     _, (total, later) = jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, carry_on), reverse=True)
     returns = total + values
     if dialect == "brax":
+        # vs_{t+1}: the successor's value and what was accumulated from there.
         following = jnp.where(bootstrap, next_values + later, 0)
         total = jnp.where(counts, rewards + weighed(discount, following) - values, 0)
     return total, returns

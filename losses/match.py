@@ -154,6 +154,7 @@ def _time_weight(rule: str | Callable, schedule: AbstractSchedule, t: Float[Arra
 def _error(difference: Array, huber: Number | None) -> Array:
     if huber is None:
         return difference**2
+    # d^2 where |d| is within the bound, huber (2 |d| - huber) beyond it, without a branch.
     inside = jnp.clip(difference, -huber, huber)
     return inside * (2 * difference - inside)
 
@@ -167,6 +168,7 @@ def same_schedule(match: Match, field: Any) -> AbstractSchedule:
         raise ValueError(
             "matching needs a chain that adds noise, such as chain(..., perturb(schedule)); got one without."
         )
+    # Constants of a schedule are static, so equal structures are equal schedules.
     if jax.tree.structure(match.schedule) != jax.tree.structure(field.schedule):
         raise ValueError(f"the chain's schedule must be the field's, {field.schedule}; got {match.schedule}.")
     return match.schedule
@@ -259,6 +261,7 @@ def matching(
         if kind != field.prediction:
             to_kind = partial(convert, schedule=schedule, source=field.prediction, target=kind)
             value = jax.vmap(to_kind)(value, match.x, match.t)
+        # Candidates of one point share its time, and one evaluation of the field.
         time = jnp.repeat(match.t, size // points)
         as_kind = partial(express, schedule=schedule, prediction=kind)
         target = jax.vmap(as_kind)(match.target.data, match.target.noise, time)

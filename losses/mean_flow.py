@@ -64,6 +64,7 @@ def mean_flow_matching(transform: Transform, *, equal_share: Number = 0.0) -> Lo
             def average(x, r, t):
                 return field.average(x, r, t, obs)
 
+            # Along the path x moves by v as t does by 1; r stays.
             tangents = v, jnp.zeros_like(r), jnp.ones_like(t)
             u, rate = jax.jvp(average, (x, r, t), tangents)
             target = jax.lax.stop_gradient(v - (t - r) * rate)

@@ -30,6 +30,7 @@ def _ascend_value(
     result = -value
     if normaliser is not None:
         size = batch_mean(jnp.abs(returned("normaliser", normaliser(obs, jax.lax.stop_gradient(action)))))
+        # Without gradient, or Q could be made larger by making its scale smaller.
         result = result / jnp.maximum(jax.lax.stop_gradient(size), 1e-6)
     return result, {"loss": result, "value": value}
 

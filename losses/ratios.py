@@ -34,6 +34,7 @@ from dpolicy._types import Key, Loss, Number
 LogLikelihood: TypeAlias = Callable[[Any, Any, Key], Array]
 
 
+# Not x + stop_gradient(y - x), which is y up to rounding only, and nan for an infinite x.
 @jax.custom_jvp
 def _straight_through(x: Array, y: Array) -> Array:
     return y

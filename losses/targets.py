@@ -155,6 +155,7 @@ def smoothed_score(
         alpha, sigma = _scales("smoothed_score", match)
         require_candidates("smoothed_score", match)
         value, gradient = _with_gradients(q, example, match.action)
+        # Where the proposal was clipped the action does not move with it.
         gradient = jnp.where(match.action == match.target.data, gradient, 0)
         gradient = sound(match.weight != 0, gradient)
         scale = temperature
@@ -163,6 +164,7 @@ def smoothed_score(
         weight = softmax_weights(value / scale, match)
         score = _group_mean(gradient, weight, match) / scale
         if max_norm is not None:
+            # Nothing in a chain is differentiated, so the root may be taken at 0.
             norm = jnp.sqrt(jnp.sum(score**2, axis=1, keepdims=True))
             score = score * (max_norm / jnp.maximum(norm, max_norm))
         noise = -(sigma / alpha) * score

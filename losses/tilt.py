@@ -42,10 +42,12 @@ def linear_weights(value: Float[Array, " n"], temperature: Number, floor: Number
     in_range("floor", floor, high=1.0, open_high=True)
     vector("value", value)
     size = value.shape[0]
+    # A shift of Q shifts nu alone; counted from the largest, differences keep their digits.
     value = value - jnp.max(value)
     # A candidate lies above the floor if with nu at its own threshold the weights would sum to less than 1.
     active = jnp.sum(_above(value), axis=0) < temperature * (1 - floor)
     count, total = jnp.sum(active, dtype=value.dtype), jnp.sum(jnp.where(active, value, 0))
+    # With it the sum over the active, and floor / n for each of the others, is 1.
     nu = (total - temperature * (1 - (size - count) * floor / size)) / count
     return jnp.maximum((value - nu) / temperature, floor / size)
 
@@ -68,6 +70,7 @@ def square_weights(value: Float[Array, " n"], temperature: Number) -> Float[Arra
     active = jnp.sum(_above(value) ** 2, axis=0) < 1
     count = jnp.sum(active, dtype=value.dtype)
     one, two = (jnp.sum(jnp.where(active, value**power, 0)) for power in (1, 2))
+    # sum (Q - nu)^2 = 1 over the active is quadratic in nu; the lower root is below all of them.
     nu = (one - jnp.sqrt(jnp.maximum(one**2 - count * (two - 1), 0))) / count
     return jnp.maximum(value - nu, 0) ** 2
 

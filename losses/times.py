@@ -39,6 +39,7 @@ def grid_times(steps: int = 10) -> TimeLaw:
     integer("steps", steps)
 
     def draw(schedule: AbstractSchedule, key: Key) -> Scalar:
+        # Point 0 is the action, where no sampler evaluates the field.
         return schedule.grid(steps)[jax.random.randint(key, (), 1, steps + 1)]
 
     return draw

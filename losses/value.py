@@ -42,6 +42,7 @@ def td_target(
     same_shapes(reward=reward, terminated=terminated, next_value=next_value)
     masks(terminated=terminated)
     fraction("discount", discount)
+    # Selected, not multiplied: the successor of an end may have any value, nan as well.
     return reward + weighed(discount, jnp.where(terminated, 0, next_value))
 
 
@@ -118,6 +119,7 @@ def f_dice_conjugate(u: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
         >>> print(f_dice_conjugate(jnp.array([0.0, 2.0])))
         [0. 3.]
     """
+    # The branch not taken must be finite: its gradient enters as 0 times it.
     return jnp.where(u >= 0, u**2 / 4 + u, jnp.expm1(jnp.minimum(u, 0)))
 
 

@@ -100,6 +100,7 @@ def boltzmann(
         logits = value / temperature
         if rescale:
             largest = jnp.max(jnp.where(match.weight == 0, -jnp.inf, logits))
+            # One factor for the whole batch: the states keep their weights relative to each other.
             logits = logits - batch_max(jax.lax.stop_gradient(largest))
         return with_weight(match, weighed(match.weight, jnp.exp(logits)), normalised=False)
 
@@ -129,6 +130,7 @@ def advantage(q: Critic, *, baseline: Callable[[Any], Scalar] | None = None) -> 
             require_candidates("advantage", match)
             total = jnp.sum(weight, axis=1, keepdims=True)
             mass = jnp.sum(weighed(weight, value), axis=1, keepdims=True)
+            # A group that weighs nothing has no mean, and no use for one.
             centre = mass / jnp.where(total > 0, total, 1)
         else:
             centre = returned("baseline", baseline(example.obs))

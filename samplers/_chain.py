@@ -30,6 +30,7 @@ def run(
     memory. With `truncate = n` only the n steps nearest the action carry gradient.
     """
     steps = len(jax.tree.leaves(rows)[0])
+    # Within a scan nothing is merged across steps anyway; the barriers against it would only cost time.
     body = jax.checkpoint(lambda x, row: (step(x, row).astype(x.dtype), None), prevent_cse=False)
     if truncate is not None and truncate < steps:
         early = jax.tree.map(lambda leaf: leaf[: steps - truncate], rows)

@@ -52,6 +52,7 @@ class DDPMRule(eqx.Module):
         data = alpha[1:] * kept
         state = alpha[:-1] / alpha[1:] * (sigma[1:] / sigma[:-1]) ** 2
         std = sigma[1:] * jnp.sqrt(kept)
+        # The textbook's beta belongs to the variance-preserving schedule of the same signal-to-noise ratio.
         if self.variance == "beta":
             scale = jnp.sqrt(alpha**2 + sigma**2)
             std = sigma[:-1] * jnp.sqrt(kept) * scale[1:] / scale[:-1]

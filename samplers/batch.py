@@ -54,6 +54,7 @@ def solve(
     keys = jax.random.split(_checks.one_key(key), obs.shape[0])
     x = jax.vmap(lambda key, start: sampler.start(field, key, start))(keys, start)
     if isinstance(sampler, SDE):
+        # Of the rows only the noise differs between examples; it goes on as [steps, b, a].
         axes = Increment(*[None] * 6, 1)  # pyright: ignore[reportArgumentType]
         rows = jax.vmap(lambda key: sampler.rows(field, key), out_axes=axes)(keys)
         return bounded(solve_sde(sampler, field, obs, x, rows), sampler.clip)

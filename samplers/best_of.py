@@ -71,6 +71,7 @@ class BestOf(eqx.Module):
             action = self.sampler(field, obs, key)
             return action, _checks.returned("q", self.q(obs, action))
 
+        # In blocks, as n samples at once would hold n times what the sampler's networks do.
         actions, values = in_blocks(draw, keys)
         return select(actions, values, select_key, temperature=self.temperature)
 

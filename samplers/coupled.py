@@ -88,6 +88,7 @@ class Coupled(eqx.Module):
 
         def body(pair: Pair, row: Any) -> tuple[Pair, None]:
             (x, y), (t, h) = pair, row
+            # What `forward` does, undone from the last line to the first.
             y = (y - (1 - p) * x) / p
             x = (x - (1 - p) * y) / p
             y = y + h * predict_velocity(field, x, t, obs)

@@ -48,6 +48,7 @@ class PredictorCorrector(AbstractChain):
 
     def rows(self, field: AbstractField, key: Key) -> Rows:
         """Coefficients and noise of the predictor; sigma and noise of the corrections."""
+        # The first half of the key is that of x_1, as in every sampler.
         predictor_key, correction_key = jax.random.split(jax.random.split(key)[1])
         coefficients, noise = self.predictor.rows(field, predictor_key)
         shape = (self.steps, self.corrections, field.action_size)

@@ -34,12 +34,15 @@ def time_warping(
 
     def diagonal(carry, k):
         last, before, result = carry
+        # Diagonal k holds the cells (i, k - i); those beside the table cost infinity, so that no alignment passes them.
         column = k - row
         inside = (column >= 0) & (column < points)
         cost = jnp.sum((first - second[jnp.clip(column, 0, points - 1)]) ** 2, axis=-1)
+        # It follows (i, k - 1 - i) and (i - 1, k - i) of the last diagonal, and (i - 1, k - 1 - i) of the one before.
         least = jnp.minimum(jnp.minimum(last, shifted(last)), shifted(before))
         least = jnp.where(k == 0, 0, least)
         values = jnp.where(inside, cost + least, infinity)
+        # The cell of both last points; what lies behind it is padding, and is not read.
         ends = k == first_length + second_length - 2
         return (values, last, jnp.where(ends, values[first_length - 1], result)), None
 
@@ -85,11 +88,13 @@ def average_linkage(distances: Float[Array, "n n"], valid: Bool[Array, " n"]) ->
 
     def merge(carry, _):
         distances, counts = carry
+        # Where nothing finite is left this is cell (0, 0), of infinite height: no cut is above it.
         flat = jnp.argmin(distances)
         i, j = flat // size, flat % size
         i, j = jnp.minimum(i, j), jnp.maximum(i, j)
         height = distances[i, j]
         share = counts[i] / (counts[i] + counts[j])
+        # Both shares are above 0, so that no infinity is multiplied by it.
         joined = share * distances[i] + (1 - share) * distances[j]
         joined = joined.at[i].set(jnp.inf).at[j].set(jnp.inf)
         new = distances.at[i].set(joined).at[:, i].set(joined).at[j].set(jnp.inf).at[:, j].set(jnp.inf)
@@ -133,6 +138,7 @@ def clusters(
     cut = share * highest if threshold is None else threshold
     index = jnp.arange(valid.shape[0])
 
+    # Of a merge `first` is the smaller index, so a cluster bears the name of its first item.
     def follow(names, merge):
         first, second, height = merge
         return jnp.where((names == second) & (height <= cut), first, names), None

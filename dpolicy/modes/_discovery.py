@@ -57,6 +57,7 @@ class Discovery(NamedTuple):
 def _members(cluster: Int[Array, " m"], count: int) -> tuple[Int[Array, "k s"], Bool[Array, "k s"]]:
     """The first few items of each cluster, and which of these there are."""
     mine = cluster[None] == jnp.arange(count)[:, None]
+    # A stable sort of False and True: a cluster's own items come first, in their order.
     index = jnp.argsort(~mine, axis=1, stable=True)[:, :_SAMPLED]
     return index, jnp.take_along_axis(mine, index, axis=1)
 
@@ -156,20 +157,24 @@ def mode_discovery(
         some, some_lengths = taken[index], lengths[index]
         distances = path_distances(some, some_lengths, some, some_lengths)
         cluster, count = clusters(distances, valid, threshold=cluster_distance, share=cluster_share)
+        # More clusters than places become one.
         cluster = jnp.where((count > max_modes) & (cluster > 0), 0, cluster)
         count = jnp.where(count > max_modes, 1, count)
         member, there = _members(cluster, max_modes)
         flat = member.ravel()
         away = path_distances(taken, lengths, some[flat], some_lengths[flat]).reshape(-1, *member.shape)
+        # On average over the members that there are; a cluster without any is infinitely far from all.
         total = jnp.sum(jnp.where(there[None], away, 0), axis=2)
         mean = jnp.where(
             jnp.any(there, axis=1)[None], total / jnp.maximum(jnp.sum(there, axis=1), 1)[None], jnp.inf
         )
         nearest = jnp.argmin(mean, axis=1)
+        # What was clustered stays in its cluster; what does not count is written out of range, and dropped.
         own = jnp.where(valid, index, taken.shape[0])
         return nearest.at[own].set(cluster.astype(nearest.dtype), mode="drop"), count
 
     def look(modes: Modes, stored: Stored, seen: Bool[Array, " capacity"], key: Key) -> tuple[Modes, Heirs]:
+        # Only what the ring will still hold at the next look: it is read again then.
         new = finished_episodes(stored, remembered_episodes, margin=discovery_interval, among=~seen)
         old = kept_episodes(stored, modes.episodes, margin=discovery_interval)
         episodes = jax.tree.map(lambda *parts: jnp.concatenate(parts), new, old)
@@ -181,9 +186,11 @@ def mode_discovery(
         taken, lengths = paths(stored, episodes, path_points, tuple(where))
         index, valid = balanced(success, before, groups, clustered_episodes)
         cluster, count = clustered(taken, lengths, index, valid)
+        # overlap[i, j]: the successes that cluster i has in common with mode j + 1.
         shared = (cluster[:, None] == jnp.arange(max_modes)[None]) & success[:, None]
         known = before[:, None] == jnp.arange(1, groups)[None]
         found = heirs(shared.astype(jnp.int32).T @ known.astype(jnp.int32), count)
+        # A mode that goes on keeps its name; one that is new in its place gets a new name.
         fresh = jax.random.normal(key, modes.embedding.shape, modes.embedding.dtype)
         embedding = jnp.where((found.kept | ~found.live)[:, None], modes.embedding, fresh)
         label = jnp.where(there & (count > 0), found.place[cluster], 0).astype(jnp.int32)

@@ -61,9 +61,12 @@ def finished_episodes(
     written = time < filled
     done = in_order(stored.items.terminated | stored.items.truncated) & written
     reward = jnp.where(written, in_order(stored.items.reward), 0)
+    # An episode begins after an end, and in the oldest line whatever was before.
     after_done = jnp.concatenate([jnp.ones((1, n), bool), done[:-1]])
+    # The line in which the episode of each transition began.
     begin = jax.lax.cummax(jnp.where(after_done, time, 0), axis=0)
 
+    # A sum that starts anew where an episode begins; associative, so that its depth is logarithmic.
     def add(left, right):
         (total, _), (value, restart) = left, right
         return jnp.where(restart, value, total + value), left[1] | restart
@@ -71,10 +74,13 @@ def finished_episodes(
     returns, _ = jax.lax.associative_scan(add, (reward, after_done))
     # Of the oldest line it is known only while the ring is not full that it begins its episodes.
     whole = (begin > 0) | (filled < lines)
+    # A ring fills its free lines before it overwrites the oldest one.
     ends = done & whole & (begin >= margin - (lines - filled))
+    # Backwards: `nonzero` keeps the first ones, which are to be the most recent.
     ends = (ends if among is None else ends & in_order(among)).ravel()[::-1]
     (back,) = jnp.nonzero(ends, size=count, fill_value=0)
     found = jnp.arange(count) < jnp.sum(ends)
+    # Forwards again.
     flat = lines * n - 1 - back
     t, env = flat // n, flat % n
     start = begin.ravel()[flat]
@@ -97,6 +103,7 @@ def kept_episodes(stored: Stored, episodes: Episodes, *, margin: int) -> Episode
     n = stored.num_envs
     lines = stored.items.reward.shape[0] // n
     filled = stored.size // n
+    # Lines from the oldest one to the first of the episode, across the seam where that lies between them.
     age = (episodes.first // n - stored.cursor // n + filled) % lines
     length = jnp.where(age >= margin - (lines - filled), episodes.length, 0)
     return eqx.tree_at(lambda e: e.length, episodes, length)
@@ -120,6 +127,7 @@ def paths(
     def path(first, length):
         last = jnp.maximum(length - 1, 0)
         step = jnp.where(length <= points, jnp.minimum(k, last), (k * last) // (points - 1))
+        # Steps of one environment are `num_envs` rows apart.
         rows = (first + step * stored.num_envs) % capacity
         return stored.items.obs[rows[:, None], jnp.asarray(position, int)[None]]
 
@@ -151,10 +159,12 @@ def draw_by_label(
     uniform = jax.random.randint(any_key, wanted.shape, 0, jnp.maximum(stored.size, 1))
     bears = label[None] == jnp.arange(count + 1)[:, None]
     weight = jnp.where(bears, episodes.length[None], 0)
+    # All transitions side by side, label by label and episode by episode: a label's are one interval of them.
     ends = jnp.cumsum(weight.ravel())
     total = jnp.sum(weight, axis=1)
     begins = jnp.cumsum(total) - total
     place = begins[wanted] + jax.random.randint(own_key, wanted.shape, 0, jnp.maximum(total[wanted], 1))
+    # From the right, so that episodes without transitions, which end where they begin, are passed over.
     found = jnp.minimum(jnp.searchsorted(ends, place, side="right"), ends.shape[0] - 1)
     step = place - (ends[found] - weight.ravel()[found])
     rows = (episodes.first[found % label.shape[0]] + step * stored.num_envs) % capacity

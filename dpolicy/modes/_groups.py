@@ -24,6 +24,7 @@ def _bounds(live: Bool[Array, " g"], size: int) -> tuple[Int[Array, " g"], Int[A
     """The groups, those in use first and in order, and where the share of each begins in a batch of `size`."""
     used = jnp.sum(live)
     rank = jnp.minimum(jnp.arange(live.shape[0] + 1), used)
+    # Rounded up: the first item i whose i used // size, which is how `shares` counts, is the rank.
     return jnp.argsort(~live, stable=True), (rank * size + used - 1) // used
 
 
@@ -61,11 +62,13 @@ def by_group(function: Callable[..., Any], models: Any, live: Bool[Array, " g"],
     size = jax.tree.leaves(batch)[0].shape[0]
     _checks.integer("batch_size", size, groups)
     width, counts = _block_counts(groups, size)
+    # The most that any number of groups in use fills: shapes must not depend on how many there are.
     blocks = max(used * count for used, count in enumerate(counts))
     order, begins = _bounds(live, size)
     each = jnp.asarray(counts)[jnp.sum(live)]
     block = jnp.arange(blocks)
     rank = jnp.minimum(block // each, groups - 1)
+    # Block b is number b % each of its group.
     items = (begins[rank] + (block % each) * width)[:, None] + jnp.arange(width)[None]
     valid = (items < begins[rank + 1][:, None]) & (block // each < groups)[:, None]
     # What fills up a block is an item of the same group, so that no other's can spoil its gradient.
@@ -131,13 +134,16 @@ def heirs(overlap: Int[Array, "k k"], count: Int[Array, ""]) -> Heirs:
     old = jnp.arange(1, size + 1)
     exists = jnp.arange(size) < count
     parent = jnp.where(exists & (jnp.max(overlap, axis=1) > 0), jnp.argmax(overlap, axis=1) + 1, 0)
+    # Of several that would continue a mode, the one that shares most does; the first, where they are equal.
     claims = jnp.where(parent[:, None] == old[None], overlap, 0)
     claimed = jnp.max(claims, axis=0) > 0
     keeps = (parent > 0) & (jnp.argmax(claims, axis=0)[jnp.maximum(parent - 1, 0)] == jnp.arange(size))
+    # Places that nothing claims, in order; newcomers take them in turn.
     free = jnp.argsort(claimed, stable=True) + 1
     turn = jnp.cumsum(exists & ~keeps) - 1
     place = jnp.where(keeps, parent, free[jnp.clip(turn, 0, size - 1)])
     place = jnp.where(exists, place, 0)
+    # Clusters that there are not are written out of range, and dropped.
     target = jnp.where(exists, place, size + 1)
     zero = jnp.zeros(size + 1, place.dtype)
     flags = jnp.zeros(size + 1, bool).at[0].set(True)
@@ -158,6 +164,7 @@ def balanced(
     """
     _checks.integer("count", count, 1, eligible.shape[0])
     member = (stratum[:, None] == jnp.arange(strata)[None]) & eligible[:, None]
+    # The place of each item in its stratum: taken in that order, the strata take turns.
     rank = jnp.take_along_axis(jnp.cumsum(member, axis=0), stratum[:, None], axis=1)[:, 0]
     index = jnp.argsort(jnp.where(eligible, rank, eligible.shape[0] + 1), stable=True)[:count]
     return index, eligible[index]
