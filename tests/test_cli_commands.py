@@ -236,7 +236,7 @@ def test_interruption_says_how_to_go_on(capsys, monkeypatch):
         "2",
     )
     with monkeypatch.context() as patch:
-        patch.setattr("dpolicy.train.loop.train_loop", interrupt)
+        patch.setattr("dpolicy.train.loop.train_prepared", interrupt)
         # Nothing has been written, so there is nothing to go on with.
         assert mistake(capsys, *words, code=130) == "dpolicy train toy: interrupted."
     with monkeypatch.context() as patch:
@@ -252,7 +252,7 @@ def test_errors_that_are_no_mistake_of_the_user_stay_visible(monkeypatch):
     def broken(*args, **kwargs):
         raise ValueError("a bug")
 
-    monkeypatch.setattr("dpolicy.train.loop.train_loop", broken)
+    monkeypatch.setattr("dpolicy.train.loop.train_prepared", broken)
     with pytest.raises(ValueError, match="a bug"):
         main(["train", "toy", "--env", "probe/action", "--no-progress"])
 

@@ -127,8 +127,12 @@ def test_arguments_of_a_configuration():
     }
     with pytest.raises(ValueError, match=r"env_options must be an object of names and values, got \[1\]"):
         check_config({**config, "env_options": [1]}, named=True, run=False)
-    with pytest.raises(ValueError, match="built must be what build returns, or None, got 5"):
-        train_config({**config, "steps": 9}, None, built=5)
+    with pytest.raises(ValueError, match="the configuration must have 'steps'"):
+        train_config(config, None)
+    with pytest.raises(ValueError, match="resume needs the directory of a run"):
+        train_config({**config, "steps": 9}, None, resume=True)
+    with pytest.raises(ValueError, match="directory must be a path or None, got 5"):
+        train_config({**config, "steps": 9}, 5)
     about = dict.fromkeys(
         ("run", "algorithm", "hyperparameters", "obs_size", "action_size", "seed", "step", "sha256"), 5
     )

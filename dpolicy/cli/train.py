@@ -242,27 +242,14 @@ def _new_directory(config: Mapping[str, Any]) -> Path:
     return directory
 
 
-def _built(config: Mapping[str, Any], prog: str, *, step: bool = False) -> tuple[Any, Any, Any]:
-    """Algorithm, environment and program; traced once, as some settings are only looked at when models are made.
-
-    With `step` a step of training is traced as well, which training itself does at once.
-    """
-    import jax
-
-    from dpolicy.train.building import build
-    from dpolicy.train.configuration import seed_keys
-    from dpolicy.train.loop import check_arguments
-    from dpolicy.train.memory import check_memory
+def _check_builds(config: Mapping[str, Any], prog: str) -> None:
+    """Refuse what training would refuse before it compiles."""
+    from dpolicy.train.preparing import built_and_traced
+    from dpolicy.train.tracing import traced_step
 
     with explained(prog, any_origin=True):
-        algorithm, env, program = build(config)
-        check_arguments(program, **{name: config[name] for name in ("seeds", "seed", "steps")})
-        keys = jax.eval_shape(lambda: seed_keys(config["seed"], config["seeds"]))
-        state = jax.eval_shape(jax.vmap(program.init), keys)
-        check_memory(state)
-        if step:
-            jax.eval_shape(jax.vmap(program.step), state)
-    return algorithm, env, program
+        built = built_and_traced(config)
+        traced_step(built.program, built.shapes)
 
 
 def _train(
@@ -280,17 +267,13 @@ def _train(
     progress = run["progress"]
     from dpolicy.plots import learning_curve
     from dpolicy.reports import report_files, report_for
-    from dpolicy.train.configuration import algorithm_title, env_title, holds_run
-    from dpolicy.train.loop import AllSeedsFailed, train_config
-    from dpolicy.train.pinning import pinned
-    from dpolicy.train.run_files import check_place
+    from dpolicy.train.configuration import algorithm_title, env_title
+    from dpolicy.train.loop import AllSeedsFailed, train_prepared
+    from dpolicy.train.preparing import prepare
 
-    with explained(prog):
-        check_place(directory)
-        config = pinned(config)
+    with explained(prog, any_origin=True):
         reported = report_files(config["env"]) if run["report"] else ()
-        holds_run(directory, config, resume=resume, also=reported)
-    built = _built(config, prog)
+        prepared = prepare(config, directory, resume=resume, also=reported)
     if progress:
         seeds = f"{config['seeds']} seed{'s' * (config['seeds'] > 1)}"
         print(f"{algorithm_title(config)} on {env_title(config)}, {seeds}, in {directory}")
@@ -301,14 +284,7 @@ def _train(
     hint = lambda: resumes if (directory / "config.json").exists() else ""
     try:
         with explained(prog), naming(directory), interruptible(prog, hint):
-            trained, _ = train_config(
-                config,
-                directory,
-                built=built,
-                progress=progress,
-                resume=resume,
-                checkpoint_every=run["checkpoint_every"],
-            )
+            trained, _ = train_prepared(prepared, progress=progress, checkpoint_every=run["checkpoint_every"])
             learning_curve(directory, directory / "learning_curve.png")
             report = report_for(config["env"]) if run["report"] else None
             if report is not None:
@@ -374,7 +350,7 @@ def train(args: list[str]) -> int:
     config, run = resolve(name, rest)
     prog = f"{_PROG} {name}"
     if run["print_config"]:
-        _built(config, prog, step=True)
+        _check_builds(config, prog)
         json.dump(config, sys.stdout, indent=2)
         print()
         return 0

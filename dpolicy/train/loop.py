@@ -1,6 +1,5 @@
 """The host loop: the one place that compiles, prints, logs, checkpoints, stops and resumes."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,14 +10,10 @@ from jaxtyping import PyTree
 from rich.console import Console
 
 from dpolicy import _checks
-from dpolicy._files import as_path
-from dpolicy.train.building import build
 from dpolicy.train.configuration import (
-    MOST_SEED,
     algorithm_title,
     as_json,
     changed_files,
-    check_config,
     files_at_start,
     holds_run,
 )
@@ -27,11 +22,11 @@ from dpolicy.train.failures import Failure, failures_text, new_failures, remarks
 from dpolicy.train.intervals import interval_text
 from dpolicy.train.metrics_log import History
 from dpolicy.train.origin import versions
-from dpolicy.train.pinning import pinned
+from dpolicy.train.preparing import Prepared, check_arguments, check_directory, prepare
 from dpolicy.train.progress import Display, Stopwatch, clock, main_metric
 from dpolicy.train.run_files import check_place, log_event, only_process
 from dpolicy.train.runs import Run
-from dpolicy.train.starting import Job, Start, check_leaves_steps, start
+from dpolicy.train.starting import Job, Start, start
 
 
 class Result(NamedTuple):
@@ -52,42 +47,6 @@ class Chunk(NamedTuple):
 
 class AllSeedsFailed(RuntimeError):
     """Every seed of a run has become non-finite."""
-
-
-def _check_takes_one(name: str, function: Any, shown: str) -> None:
-    _checks.function(name, function, shown)
-    try:
-        signature = inspect.signature(function)
-    except ValueError:
-        return  # a built-in function need not tell
-    try:
-        signature.bind(None)
-    except TypeError:
-        raise ValueError(f"{name} must be a function {shown}, got one of {signature}.") from None
-
-
-def check_arguments(
-    program: Any, *, seeds: int, seed: int, steps: int, checkpoint_every: int | None = None
-) -> None:
-    """Refuse what `train_loop` cannot run, before anything is compiled.
-
-    Raises:
-        ValueError: for something that is no program, or a number out of its range.
-    """
-    parts = ("init", "step", "steps_per_call")
-    if isinstance(program, type) or not all(hasattr(program, part) for part in parts):
-        raise ValueError(f"program must have {', '.join(parts)}, got {program!r}.")
-    _check_takes_one("program.init", program.init, "key -> state")
-    _check_takes_one("program.step", program.step, "state -> (state, metrics)")
-    _checks.integer("program.steps_per_call", program.steps_per_call)
-    for name, value in (("seeds", seeds), ("steps", steps)):
-        _checks.integer(name, value)
-    if checkpoint_every is not None:
-        _checks.integer("checkpoint_every", checkpoint_every)
-    _checks.integer("seed", seed, 0, MOST_SEED)
-    # Steps are counted in 32 bits, to the end of the last chunk.
-    _checks.integer("steps", steps, 1, 2**31 - int(program.steps_per_call))
-    check_leaves_steps(steps, getattr(program, "steps_at_start", 0))
 
 
 def _complete(config: Mapping[str, Any] | None, numbers: Mapping[str, int]) -> dict[str, Any]:
@@ -147,20 +106,51 @@ def train_loop(
         AllSeedsFailed: if no seed is finite any more. The newest checkpoint is then from before the last one failed.
     """
     check_arguments(program, seeds=seeds, seed=seed, steps=steps, checkpoint_every=checkpoint_every)
-    for name, value in (("progress", progress), ("resume", resume)):
-        _checks.boolean(name, value)
-    if directory is not None:
-        directory = as_path("directory", directory, "a path or None")
-    if on_chunk is not None and not callable(on_chunk):
-        raise ValueError(f"on_chunk must be a function of a Chunk or None, got {on_chunk!r}.")
-    if console is not None:
-        _checks.instance("console", console, Console, "a rich.console.Console or None")
-    if resume and directory is None:
-        raise ValueError("resume needs the directory of a run.")
+    place = check_directory(directory, resume)
     full = _complete(config, {"seeds": int(seeds), "seed": int(seed), "steps": int(steps)})
-    if directory is not None:
-        check_place(directory)
-    with only_process(directory), Display(total=int(steps), enabled=progress, console=console) as display:
+    if place is not None:
+        check_place(place)
+    watched = _Watched(progress, on_chunk, console)
+    return _train(program, full, place, watched, resume=resume, checkpoint_every=checkpoint_every)
+
+
+class _Watched(NamedTuple):
+    """Who is told of a run while it goes on: arguments of `train_loop`."""
+
+    progress: bool
+    on_chunk: Callable[[Chunk], None] | None
+    console: Console | None = None
+
+
+def _train(
+    program: Any,
+    full: dict[str, Any],
+    directory: Path | None,
+    watched: _Watched,
+    *,
+    resume: bool,
+    checkpoint_every: int | None,
+    traced: tuple[Any, PyTree] | None = None,
+) -> Result:
+    """Start a run whose arguments have been looked at, or go on with it, to its end.
+
+    Args:
+        program: As `train_loop` takes it.
+        full: The configuration, as JSON has it.
+        directory: Of the run.
+        watched: Who is told.
+        resume: Whether a run that is there goes on.
+        checkpoint_every: As `train_loop` takes it.
+        traced: `program.init`, traced, and the shapes of the state, where that has been done.
+    """
+    _checks.boolean("progress", watched.progress)
+    if watched.on_chunk is not None and not callable(watched.on_chunk):
+        raise ValueError(f"on_chunk must be a function of a Chunk or None, got {watched.on_chunk!r}.")
+    if watched.console is not None:
+        _checks.instance("console", watched.console, Console, "a rich.console.Console or None")
+    display = Display(total=full["steps"], enabled=watched.progress, console=watched.console)
+    with only_process(directory), display:
+        # Now that no other process can change what is there.
         found = None if directory is None else holds_run(directory, full, resume=resume)
         if directory is not None and found is not None:
             full |= files_at_start(directory)
@@ -170,20 +160,19 @@ def train_loop(
         every = next(value for value in told if value is not None)
         _checks.integer("checkpoint_every", every)
         full["checkpoint_every"] = int(every)
-        job = Job(program, int(steps), directory, full, found is not None, display)
+        job = Job(program, full["steps"], directory, full, found is not None, display, traced)
         started = start(job)
         try:
-            return _run(job, started, on_chunk)
+            return _run(job, started, watched.on_chunk)
         finally:
             if started.checkpoints is not None:
                 started.checkpoints.close()
 
 
 def train_config(
-    config: dict[str, Any],
+    config: Mapping[str, Any],
     directory: Path | str | None,
     *,
-    built: tuple[Any, Any, Any] | None = None,
     progress: bool = True,
     resume: bool = False,
     on_chunk: Callable[[Chunk], None] | None = None,
@@ -194,7 +183,6 @@ def train_config(
     Args:
         config: As `dpolicy.presets.resolve` gives it, with `seeds` and `seed`.
         directory: Of the run; None leaves nothing on disk.
-        built: What `build` made of `config`, where that has been done.
         progress: Whether to report progress on the console.
         resume: Go on from the newest checkpoint in `directory`, or start there if there is none.
         on_chunk: As in `train_loop`, e.g. to log metrics elsewhere.
@@ -207,22 +195,29 @@ def train_config(
         ValueError: as `build` and `train_loop`.
         AllSeedsFailed: as `train_loop`.
     """
-    check_config(config, named=True, run=True)
-    if built is not None and not (isinstance(built, tuple) and len(built) == 3):
-        raise ValueError(f"built must be what build returns, or None, got {built!r}.")
-    config = pinned(config)
-    algorithm, env, program = built or build(config)
-    result = train_loop(
+    prepared = prepare(config, directory, resume=resume)
+    return train_prepared(prepared, progress=progress, on_chunk=on_chunk, checkpoint_every=checkpoint_every)
+
+
+def train_prepared(
+    prepared: Prepared,
+    *,
+    progress: bool = True,
+    on_chunk: Callable[[Chunk], None] | None = None,
+    checkpoint_every: int | None = None,
+) -> tuple[Run, History]:
+    """`train_config` from where `prepare` has come; the other arguments, the results and errors are the same."""
+    if checkpoint_every is not None:
+        _checks.integer("checkpoint_every", checkpoint_every)
+    config, (algorithm, env, program, *traced) = prepared.config, prepared.built
+    result = _train(
         program,
-        seeds=config["seeds"],
-        seed=config["seed"],
-        steps=config["steps"],
-        directory=directory,
-        config=config,
-        progress=progress,
-        resume=resume,
-        on_chunk=on_chunk,
+        as_json(config),
+        prepared.directory,
+        _Watched(progress, on_chunk),
+        resume=prepared.resume,
         checkpoint_every=checkpoint_every,
+        traced=tuple(traced),
     )
     return Run(algorithm_title(config), algorithm, env, program, result.state, config), result.history
 

@@ -29,6 +29,7 @@ class Job(NamedTuple):
     config: dict[str, Any]
     resumed: bool
     display: Display
+    traced: tuple[Any, PyTree] | None = None  # what `traced_init` gives, where it has been called
 
 
 # What a run that has just begun would have in its checkpoint beside the state.
@@ -79,8 +80,11 @@ def start(job: Job) -> Start:
     """Compile, then initialise or restore; nothing is recorded in the directory before both have worked."""
     watch = Stopwatch()
     seeds = job.config["seeds"]
-    init, shapes = traced_init(job.program, seeds)
-    check_memory(shapes)
+    if job.traced is not None:
+        init, shapes = job.traced
+    else:
+        init, shapes = traced_init(job.program, seeds)
+        check_memory(shapes)
     if (size := size_of(shapes)) > _WORTH_SAYING:
         job.display.say(f"state: {byte_text(size)} ({seeds} x {byte_text(size // seeds)}, one per seed)")
     seconds = watch.lap()
