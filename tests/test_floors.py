@@ -72,6 +72,13 @@ def imported(node):
     ]
 
 
+def exports(file):
+    """(module, name) of everything that a face exports."""
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            yield from ((node.module, alias.name) for alias in node.names if alias.asname == alias.name)
+
+
 def imports(tree, inside=False):
     """(imported module, whether inside a function or for types only), for a whole module."""
     for node in ast.iter_child_nodes(tree):
@@ -135,6 +142,30 @@ def test_the_blocks_know_no_optimiser():
         if other.split(".")[0] in FOREIGN.get(floor(name) or "", ())
     ]
     assert known == []
+
+
+ROOMS = [
+    f"dpolicy.{room}" for room in ("fields", "networks", "learning", "modes") if f"dpolicy.{room}" in PACKAGES
+]
+
+
+def test_a_room_is_entered_by_its_face():
+    """Its files are private: only what the face does not show is imported from them, and that within the package."""
+    files = {path for name, path in MODULES.items() if name.rpartition(".")[0] in ROOMS}
+    assert len(files) > 15 and [path.name for path in files if not path.name.startswith("_")] == []
+    shown = {room: {alias for _, alias in exports(MODULES[room])} for room in ROOMS}
+    assert "Field" in shown["dpolicy.fields"] and "MLP" in shown["dpolicy.networks"]
+    outside = [file for folder in ("tests", "benchmarks", "docs") for file in (ROOT / folder).glob("**/*.py")]
+    by_the_window = [
+        f"{file.relative_to(ROOT)}: {name} of {module}"
+        for file in [*MODULES.values(), *outside]
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and (module := node.module or "").rpartition(".")[0] in ROOMS
+        for name in (alias.name for alias in node.names)
+        if file.parent != MODULES[module].parent
+        and (file in outside or name in shown[module.rpartition(".")[0]])
+    ]
+    assert by_the_window == []
 
 
 def test_imports_inside_functions_are_meant():
