@@ -16,7 +16,6 @@ EXCEPTIONS = {
     "dp_cppo",
     "dppo",
     "fpopp",
-    "mode_discovery",
     "proximal",
 }
 

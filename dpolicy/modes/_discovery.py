@@ -62,6 +62,46 @@ def _members(cluster: Int[Array, " m"], count: int) -> tuple[Int[Array, "k s"], 
     return index, jnp.take_along_axis(mine, index, axis=1)
 
 
+def _clustered(
+    taken: Float[Array, "n p d"],
+    lengths: Int[Array, " n"],
+    index: Int[Array, " m"],
+    valid: Bool[Array, " m"],
+    *,
+    places: int,
+    threshold: Number | None,
+    share: Number,
+) -> tuple[Int[Array, " n"], Int[Array, ""]]:
+    """The cluster of every episode, and how many there are; `index` are those to be clustered."""
+    some, some_lengths = taken[index], lengths[index]
+    distances = path_distances(some, some_lengths, some, some_lengths)
+    cluster, count = clusters(distances, valid, threshold=threshold, share=share)
+    # More clusters than places become one.
+    cluster = jnp.where((count > places) & (cluster > 0), 0, cluster)
+    count = jnp.where(count > places, 1, count)
+    member, there = _members(cluster, places)
+    flat = member.ravel()
+    away = path_distances(taken, lengths, some[flat], some_lengths[flat]).reshape(-1, *member.shape)
+    # On average over the members that there are; a cluster without any is infinitely far from all.
+    total = jnp.sum(jnp.where(there[None], away, 0), axis=2)
+    mean = jnp.where(
+        jnp.any(there, axis=1)[None], total / jnp.maximum(jnp.sum(there, axis=1), 1)[None], jnp.inf
+    )
+    nearest = jnp.argmin(mean, axis=1)
+    # What was clustered stays in its cluster; what does not count is written out of range, and dropped.
+    own = jnp.where(valid, index, taken.shape[0])
+    return nearest.at[own].set(cluster.astype(nearest.dtype), mode="drop"), count
+
+
+def _overlap(
+    cluster: Int[Array, " n"], before: Int[Array, " n"], counts: Bool[Array, " n"], places: int
+) -> Int[Array, "k k"]:
+    """`[i, j]`: the episodes that count and that cluster i has in common with mode j + 1, as it was before."""
+    now = (cluster[:, None] == jnp.arange(places)[None]) & counts[:, None]
+    known = before[:, None] == jnp.arange(1, places + 1)[None]
+    return now.astype(jnp.int32).T @ known.astype(jnp.int32)
+
+
 @tunable(
     "max_modes",
     "discovery_interval",
@@ -147,32 +187,6 @@ def mode_discovery(
         wanted = shares(modes.live, batch_size)
         return draw_by_label(stored, modes.episodes, modes.label, wanted, max_modes, key)
 
-    def clustered(
-        taken: Float[Array, "n p d"],
-        lengths: Int[Array, " n"],
-        index: Int[Array, " m"],
-        valid: Bool[Array, " m"],
-    ) -> tuple[Int[Array, " n"], Int[Array, ""]]:
-        """The cluster of every episode, and how many there are; `index` are those to be clustered."""
-        some, some_lengths = taken[index], lengths[index]
-        distances = path_distances(some, some_lengths, some, some_lengths)
-        cluster, count = clusters(distances, valid, threshold=cluster_distance, share=cluster_share)
-        # More clusters than places become one.
-        cluster = jnp.where((count > max_modes) & (cluster > 0), 0, cluster)
-        count = jnp.where(count > max_modes, 1, count)
-        member, there = _members(cluster, max_modes)
-        flat = member.ravel()
-        away = path_distances(taken, lengths, some[flat], some_lengths[flat]).reshape(-1, *member.shape)
-        # On average over the members that there are; a cluster without any is infinitely far from all.
-        total = jnp.sum(jnp.where(there[None], away, 0), axis=2)
-        mean = jnp.where(
-            jnp.any(there, axis=1)[None], total / jnp.maximum(jnp.sum(there, axis=1), 1)[None], jnp.inf
-        )
-        nearest = jnp.argmin(mean, axis=1)
-        # What was clustered stays in its cluster; what does not count is written out of range, and dropped.
-        own = jnp.where(valid, index, taken.shape[0])
-        return nearest.at[own].set(cluster.astype(nearest.dtype), mode="drop"), count
-
     def look(modes: Modes, stored: Stored, seen: Bool[Array, " capacity"], key: Key) -> tuple[Modes, Heirs]:
         # Only what the ring will still hold at the next look: it is read again then.
         new = finished_episodes(stored, remembered_episodes, margin=discovery_interval, among=~seen)
@@ -185,11 +199,10 @@ def mode_discovery(
         where = range(stored.items.obs.shape[1]) if position is None else position
         taken, lengths = paths(stored, episodes, path_points, tuple(where))
         index, valid = balanced(success, before, groups, clustered_episodes)
-        cluster, count = clustered(taken, lengths, index, valid)
-        # overlap[i, j]: the successes that cluster i has in common with mode j + 1.
-        shared = (cluster[:, None] == jnp.arange(max_modes)[None]) & success[:, None]
-        known = before[:, None] == jnp.arange(1, groups)[None]
-        found = heirs(shared.astype(jnp.int32).T @ known.astype(jnp.int32), count)
+        cluster, count = _clustered(
+            taken, lengths, index, valid, places=max_modes, threshold=cluster_distance, share=cluster_share
+        )
+        found = heirs(_overlap(cluster, before, success, max_modes), count)
         # A mode that goes on keeps its name; one that is new in its place gets a new name.
         fresh = jax.random.normal(key, modes.embedding.shape, modes.embedding.dtype)
         embedding = jnp.where((found.kept | ~found.live)[:, None], modes.embedding, fresh)
