@@ -1,4 +1,4 @@
-"""The proximal update by hand: advantages, log-likelihoods, and its losses where another policy has acted."""
+"""The proximal update by hand: small methods and a rollout of theirs, advantages, log-likelihoods, and losses."""
 
 import inspect
 
@@ -6,9 +6,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax.tree_utils
 from jax.scipy.stats import norm
 
-from dpolicy.algorithms import ALGORITHMS
+from dpolicy._types import Transition
+from dpolicy.algorithms import ALGORITHMS, dp_cppo, dppo, fpo, fpopp, genpo, ppo
+from dpolicy.envs import MultiGoal
 from dpolicy.fields import RectifiedFlow
 from dpolicy.losses import grid_times, perturb, power_times
 from dpolicy.losses.match import start
@@ -145,3 +148,60 @@ def check_moved(name, model, batch, metrics, far):
         near(metrics["learning_rate"], rate / 1.5 if far > 0.1 else rate * 1.5)
     elif name == "dppo":
         near(metrics["kl"], k3)
+
+
+SPEC = MultiGoal().spec
+SMALL = {"hidden": (8,), "value_hidden": (8,), "discount": DISCOUNT, "trace": TRACE, "max_grad_norm": 1e9}
+ONCE = {"epochs": 1, "minibatches": 1}
+# Without their regularisers, so that what is left is the surrogate.
+MAKE = {
+    "ppo": lambda **kwargs: ppo(**SMALL, **{"entropy_coefficient": 0.0, "value_clip": 0.2, **kwargs}),
+    "fpo": lambda **kwargs: fpo(**SMALL, **{"draws": 2, "sampler_steps": 2, **kwargs}),
+    "fpopp": lambda **kwargs: fpopp(
+        **SMALL, **{"draws": 2, "sampler_steps": 2, "weight_decay": None, "action_noise": 0.1, **kwargs}
+    ),
+    "dppo": lambda **kwargs: dppo(
+        **SMALL,
+        **{
+            "sampler_steps": 3,
+            "trained_steps": 2,
+            "denoising_discount": 0.5,
+            "normalise_advantages": "rollout",
+            "log_prob_low": -1e3,
+            "log_prob_high": 1e3,
+            "value_learning_rate": None,
+            **kwargs,
+        },
+    ),
+    "genpo": lambda **kwargs: genpo(
+        **SMALL, **{"sampler_steps": 2, "compression_coefficient": 0.0, **kwargs}
+    ),
+    "dp_cppo": lambda **kwargs: dp_cppo(
+        **SMALL,
+        **{"entropy_coefficient": 0.0, "score_coefficient": 0.0, "flow_hidden": (8,), "flow_steps": 2}
+        | {"flow_epochs": 1, "flow_minibatches": 1, **kwargs},
+    ),
+}
+
+
+def rollout(algorithm, state, key, time=5, envs=4):
+    """Random transitions with both ends of an episode, acted on by the algorithm itself; [time, envs]."""
+    keys = jax.random.split(key, 6)
+    flat = time * envs
+    obs = jax.random.normal(keys[0], (flat, SPEC.obs_size))
+    action, extras = jax.vmap(algorithm.act, in_axes=(None, 0, 0, None))(
+        state, obs, jax.random.split(keys[1], flat), "explore"
+    )
+    term = jax.random.bernoulli(keys[2], 0.3, (flat,))
+    trunc = jax.random.bernoulli(keys[3], 0.4, (flat,)) & ~term
+    next_obs = jax.random.normal(keys[4], obs.shape)
+    if extras:  # as if the value network had moved since
+        extras = {**extras, "value": extras["value"] + 0.1}
+    batch = Transition(obs, action, jax.random.normal(keys[5], (flat,)), next_obs, term, trunc, extras)
+    return jax.tree.map(lambda leaf: leaf.reshape(time, envs, *leaf.shape[1:]), batch)
+
+
+def gradient_of(state):
+    """The gradient of the first step: Adam's first moment starts at zero and takes a tenth of it."""
+    first = optax.tree_utils.tree_get(state.learner.opt_state, "mu")
+    return jax.tree.map(lambda leaf: leaf / 0.1, first)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax.tree_utils
 import pytest
-from test_algorithms_protocol import SECOND, SPEC, TINY, experience, numeric
+from smallest import SECOND, SPEC, TINY, experience, numeric
 
 from dpolicy.algorithms import ALGORITHMS
 from dpolicy.ema import ema

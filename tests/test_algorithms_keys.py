@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import key_reuse
 import pytest
-from test_algorithms_protocol import SPEC, build, experience, updated
+from smallest import SPEC, build, experience, updated
 
 from dpolicy.algorithms import ALGORITHMS
 

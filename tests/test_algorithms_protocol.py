@@ -1,140 +1,15 @@
 """Every recipe through the same protocol: init, act, update; jit, seeds, every numeric hyperparameter, one trace."""
 
-import dataclasses
 import inspect
-from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from smallest import SECOND, SPEC, TINY, build, experience, numeric, updated
 
-from dpolicy import _types
-from dpolicy._types import Transition
-from dpolicy.algorithm import Stored
 from dpolicy.algorithms import ALGORITHMS
-
-
-class Spec(NamedTuple):
-    obs_size: int = 3
-    action_size: int = 2
-
-
-SPEC = Spec()
-# Shapes only: what keeps a compilation short. Every number is left at its default.
-_ON_POLICY = {"value_hidden": (8,), "epochs": 2, "minibatches": 2}
-_DIFFUSION = {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2}
-TINY = {
-    "bc": {"hidden": (8,), "sampler_steps": 2},
-    "sac": {"hidden": (8,), "critic_hidden": (8,)},
-    "sdac": {
-        "hidden": (8,),
-        "critic_hidden": (8,),
-        "samples": 4,
-        "sampler_steps": 2,
-        "evaluation_candidates": 2,
-    },
-    "qsm": {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2, "evaluation_candidates": 2},
-    "idem": {**_DIFFUSION, "samples": 4, "evaluation_candidates": 2},
-    "dps": {**_DIFFUSION, "samples": 4},
-    "maxentdp": {
-        **_DIFFUSION,
-        "samples": 4,
-        "density_steps": 2,
-        "density_draws": 2,
-        "evaluation_candidates": 2,
-    },
-    "qvpo": {
-        **_DIFFUSION,
-        "candidates": 4,
-        "uniform_candidates": 2,
-        "exploration_candidates": 2,
-        "backup_candidates": 2,
-        "evaluation_candidates": 2,
-    },
-    "dpmd": {**_DIFFUSION, "candidates": 2, "noise_interval": 1, "evaluation_candidates": 2},
-    "fpmd": {**_DIFFUSION, "candidates": 2, "noise_interval": 1},
-    "gempo": {
-        **_DIFFUSION,
-        "candidates": 8,
-        "reference_interval": 1,
-        "evaluation_candidates": 2,
-    },
-    "dipo": {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2, "ascent_steps": 3},
-    "ddiffpg": {
-        **_DIFFUSION,
-        "ascent_steps": 3,
-        "atoms": 5,
-        "novelty_hidden": (8,),
-        "max_modes": 2,
-        "path_points": 4,
-        "clustered_episodes": 8,
-        "remembered_episodes": 16,
-        "discovery_interval": 1,
-    },
-    "ppo": {"hidden": (8,), **_ON_POLICY},
-    "fpo": {"hidden": (8,), "draws": 2, "sampler_steps": 2, **_ON_POLICY},
-    "fpopp": {"hidden": (8,), "draws": 3, "sampler_steps": 2, "ema_after": 0, **_ON_POLICY},
-    # Its clip's rate matters only where the clip grows.
-    "dppo": {"hidden": (8,), "sampler_steps": 4, "trained_steps": 3, "clip_low": 1e-5, **_ON_POLICY},
-    "genpo": {"hidden": (8,), "sampler_steps": 2, "kl_estimator": "k3", **_ON_POLICY},
-    "dp_cppo": {
-        "hidden": (8,),
-        "flow_hidden": (8,),
-        "flow_steps": 2,
-        "flow_epochs": 2,
-        "flow_minibatches": 2,
-        **_ON_POLICY,
-    },
-}
-# A second value for each numeric hyperparameter: half the default, unless that is no change or not allowed.
-SECOND = {
-    "clip": 1e-5,
-    "floor": -1.0,
-    "noise_share": 0.5,
-    "anneal_updates": 2.0,
-    "value_clip": 0.01,
-    "target_kl": 1e-4,
-    "stop_kl": 1e-12,
-    "max_grad_norm": 1e-3,
-    "advantage_clip": 0.1,
-    "loss_clip": 0.1,
-    "log_ratio_clip": 1e-6,
-    "noise_bound": 0.5,
-    "clip_rate": 60.0,
-    "log_prob_low": 1.0,
-    "log_prob_high": 0.0,
-    "value_low": -1.0,
-    "ascent_norm": 1e-7,
-    "exploration_updates": 0.0,
-}
-
-
-def build(name, **numbers):
-    return ALGORITHMS[name].recipe(**TINY[name], **numbers)
-
-
-def numeric(name):
-    parameters = inspect.signature(ALGORITHMS[name].recipe).parameters.values()
-    kinds = (_types.Number, _types.Number | None)
-    return {p.name: p.default for p in parameters if p.annotation in kinds and p.default is not None}
-
-
-def experience(algorithm, state, key, time=4, envs=4):
-    """Random transitions whose extras come from the algorithm itself."""
-    keys = jax.random.split(key, 5)
-    lead = (time, envs) if algorithm.family == "on_policy" else (time * envs,)
-    flat = time * envs
-    obs = jax.random.normal(keys[0], (flat, SPEC.obs_size))
-    action, extras = jax.vmap(algorithm.act, in_axes=(None, 0, 0, None))(
-        state, obs, jax.random.split(keys[1], flat), "explore"
-    )
-    term = jax.random.bernoulli(keys[2], 0.2, (flat,))
-    trunc = jax.random.bernoulli(keys[3], 0.2, (flat,)) & ~term
-    reward = jax.random.normal(keys[4], (flat,))
-    batch = Transition(obs, action, reward, obs[::-1], term, trunc, extras if len(lead) == 2 else {})
-    return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), batch)
 
 
 def parameters_of(state):
@@ -144,26 +19,6 @@ def parameters_of(state):
 
 def test_the_table_covers_the_tests():
     assert set(TINY) == set(ALGORITHMS)
-
-
-def updated(algorithm, state, batch, key):
-    """One update, on drawn transitions that have been revised where the algorithm does that.
-
-    An algorithm that looks at the replay sees one that is half full of them.
-    """
-    memory = algorithm.memory
-    if memory is not None:
-        batch = dataclasses.replace(batch, extras=jax.vmap(memory.start)(batch))
-        if memory.organise is not None and memory.draw is not None:
-            size = batch.reward.shape[0]
-            items = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.zeros_like(leaf)]), batch)
-            stored = Stored(items, jnp.asarray(size), jnp.asarray(size), 4)
-            state, extras = memory.organise(state, stored, jax.random.fold_in(key, 1))
-            stored = stored._replace(items=dataclasses.replace(items, extras=extras))
-            rows = memory.draw(state, stored, jax.random.fold_in(key, 2), size)
-            batch = jax.tree.map(lambda leaf: leaf[rows], stored.items)
-        batch = memory.revise(state, batch, jax.random.fold_in(key, 0))
-    return algorithm.update(state, batch, key)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from transitions import experience
 
-from dpolicy._types import Transition
 from dpolicy.actor_critic import critic_function
 from dpolicy.algorithms import dipo, dpmd, gempo, maxentdp, qsm, qvpo, sac, sdac
 from dpolicy.audit import gradient_alignment, network, objectives
@@ -19,14 +19,6 @@ NETS = {"hidden": (8,), "sampler_steps": 2, "critic_hidden": (8,)}
 
 class Spec:
     obs_size = action_size = 2
-
-
-def experience(key, size=12, obs_size=2, action_size=2):
-    keys = jax.random.split(key, 3)
-    obs = jax.random.normal(keys[0], (size, obs_size))
-    action = jax.random.uniform(keys[1], (size, action_size), minval=-1.0, maxval=1.0)
-    no = jnp.zeros(size, bool)
-    return Transition(obs, action, jax.random.normal(keys[2], (size,)), obs[::-1], no, no)
 
 
 def q(obs, action):

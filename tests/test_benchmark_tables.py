@@ -15,8 +15,15 @@ def benchmark(monkeypatch):
     """A module of the benchmarks, by name."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
     yield importlib.import_module
-    for name in ("kept", "laws"):
+    for name in ("kept", "laws", "fault_tables"):
         sys.modules.pop(name, None)
+
+
+def test_every_module_has_tests_that_there_are(benchmark):
+    tables = benchmark("fault_tables")
+    names = {name for text in [*tables.TESTS.values(), tables.EVERYWHERE] for name in text.split()}
+    assert names
+    assert sorted(n for n in names if not (Path(__file__).parent / f"test_{n}.py").exists()) == []
 
 
 def test_rows_of_one_run_join_those_of_another(benchmark, tmp_path):

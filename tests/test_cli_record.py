@@ -4,8 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_cli_commands import mistake, run
-from test_cli_commands import stand_ins as stand_ins  # the same toy algorithm and program
+from toy_commands import mistake, run
+from toy_commands import stand_ins as stand_ins  # the same toy algorithm and program
 
 from dpolicy.cli import main
 from dpolicy.data import load_npz

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from test_cli_commands import mistake, run
-from test_cli_commands import stand_ins as stand_ins  # the same toy algorithm and program
+from toy_commands import mistake, run
+from toy_commands import stand_ins as stand_ins  # the same toy algorithm and program
 
 from dpolicy.cli import main
 from dpolicy.train import RunWarning, load_run

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from test_cli_commands import config_of, mistake, run
-from test_cli_commands import stand_ins as stand_ins  # the same toy algorithm and program
+from toy_commands import config_of, mistake, run
+from toy_commands import stand_ins as stand_ins  # the same toy algorithm and program
 
 from dpolicy.envs import ActionChunk
 from dpolicy.plots.curves import _panels

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_envs_check import CHECKS, EPISODES, LIMIT, Walk
+from walks import CHECKS, EPISODES, LIMIT, Walk
 
 from dpolicy.envs import Vector, check
 from dpolicy.envs._check_episodes import Violation, episode_checks, record

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-from test_envs_check import (
+from walks import (
     FiveValues,
     FloatFlag,
     GrowingState,

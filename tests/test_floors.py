@@ -252,3 +252,14 @@ def test_every_module_can_be_the_first_without_the_face_of_the_package(tmp_path)
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
+
+
+def test_no_test_imports_another():
+    """What tests share is in modules of their folder that hold no tests."""
+    found = []
+    for path in sorted((ROOT / "tests").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [(path.name, name) for name in names if name.split(".")[-1].startswith("test_")]
+    assert found == []

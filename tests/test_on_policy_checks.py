@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.scipy.stats import norm
+from proximal_by_hand import MAKE, ONCE, SPEC, by_hand, gradient_of, rollout
 from scipy import integrate
-from test_proximal import MAKE, ONCE, SPEC, by_hand, gradient_of, rollout
 
 from dpolicy._types import Transition
 from dpolicy.algorithms import dppo, fpo, ppo

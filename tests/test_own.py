@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_cli_commands import mistake, run
+from toy_commands import mistake, run
 
 import dpolicy
 from dpolicy._places import RunWarning

@@ -6,7 +6,7 @@ A preset is compared whole: what it sets and a table does not name fails.
 from fnmatch import fnmatch
 
 import pytest
-from test_presets_tables import REVIEW, table
+from tables import REVIEW, table
 
 from dpolicy.presets import PRESETS, preset
 from dpolicy.presets.off_policy import PUBLISHED

@@ -4,6 +4,7 @@ import math
 from fnmatch import fnmatch
 
 import pytest
+from tables import REVIEW, table
 
 from dpolicy.presets import preset, resolve
 from dpolicy.presets.on_policy import PUBLISHED
@@ -60,12 +61,6 @@ Isaac-Velocity-Rough-Unitree-Go2-v0 .01 .01     .001 .001     .005 .01     .1   
 Isaac-Navigation-Flat-Anymal-C-v0   .01 .01     .001 .001     .001 .005    .1     8         128,128      mish elu
 Isaac-Velocity-Rough-G1-v0          .01 .01     .001 .001     .001 .008    .1     24        512,256,128  elu elu
 """
-
-
-def table(text):
-    """The rows below the heading, as words; widths as tuples."""
-    value = lambda word: tuple(map(int, word.split(","))) if "," in word else word
-    return [[value(word) for word in line.split()] for line in text.strip().splitlines()[1:]]
 
 
 @pytest.mark.parametrize("row", table(CPPO), ids=lambda row: row[0])
@@ -344,24 +339,6 @@ def test_fpopp(row):
     shared |= {"ema_decay": 0.95, "ema_after": 500, "normalise_observations": True, "kl": None}
     own = {"steps": int(iterations) * 4096 * 24, "epochs": int(epochs), "draws": int(draws)}
     check("fpopp", f"isaaclab/{task}", "fpopp", shared | own | {"value": float(value)})
-
-
-# Review, arXiv 2601.06133, tables 10 and 11.
-REVIEW = """
-task                              rate  hidden       gamma rollouts epochs batches kl   entropy value
-Isaac-Cartpole-v0                 3e-4  32,32        .99   16       8      8       .008 0       2
-Isaac-Ant-v0                      3e-4  256,128,64   .99   16       4      2       .008 0       1
-Isaac-Humanoid-v0                 5e-4  400,200,100  .99   32       5      4       .01  0       2
-Isaac-Lift-Cube-Franka-v0         1e-4  256,128,64   .99   24       8      4       .01  .001    2
-Isaac-Open-Drawer-Franka-v0       5e-4  256,128,64   .99   96       5      96      .008 .001    2
-Isaac-Repose-Cube-Allegro-v0      5e-4  512,256,128  .998  24       5      12      .016 .002    2
-Isaac-Velocity-Flat-Anymal-D-v0   1e-3  128,128,128  .99   24       5      4       .01  .005    1
-Isaac-Velocity-Flat-Spot-v0       1e-3  512,256,128  .99   24       5      4       .01  .0025   .5
-Isaac-Velocity-Flat-Unitree-Go2-v0 1e-3 512,256,128  .99   24       5      4       .01  .01     1
-Isaac-Velocity-Flat-G1-v0         1e-3  512,256,128  .99   24       5      4       .01  .008    1
-Isaac-Velocity-Flat-H1-v0         1e-3  512,256,128  .995  24       5      4       .01  .01     1
-Isaac-Velocity-Flat-Cassie-v0     1e-3  512,256,128  .99   24       5      4       .01  .01     1
-"""
 
 
 @pytest.mark.parametrize("row", table(REVIEW), ids=lambda row: row[0])

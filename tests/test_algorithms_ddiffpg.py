@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import Array, Float
-from test_audit import experience
+from transitions import experience
 
 from dpolicy._types import Transition
 from dpolicy.algorithm import Stored

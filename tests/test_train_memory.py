@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
-from test_cli_commands import toy, toy_program
+from toy_commands import toy, toy_program
 
 from dpolicy.algorithms import bc, sac
 from dpolicy.envs import make

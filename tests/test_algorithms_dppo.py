@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_cli_commands import mistake
+from toy_commands import mistake
 
 from dpolicy import FieldPolicy, Transition, field_policy
 from dpolicy.algorithms import bc, dppo

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import GaussianMixture
-from test_audit import experience
+from transitions import experience
 
 from dpolicy.actor_critic import actor_critic, critic_function
 from dpolicy.algorithms import bc, dipo
