@@ -12,7 +12,7 @@ def as_path(name: str, value: Any, allowed: str = "a path") -> Path:
     """A path, of text or of a path.
 
     Raises:
-        ValueError: for anything else, an empty text, or one that no path may be.
+        ValueError: For anything else, an empty text, or one that no path may be.
     """
     if not isinstance(value, (str, os.PathLike)) or not str(value) or "\0" in str(value):
         raise ValueError(f"{name} must be {allowed}, got {value!r}.")
@@ -23,8 +23,8 @@ def check_place(directory: Path) -> None:
     """Refuse a directory that cannot be made or written, which is tried.
 
     Raises:
-        ValueError: if it, or what it would be made in, is a file or may not be written.
-        OSError: as the operating system says, e.g. for a name that is too long.
+        ValueError: If it, or what it would be made in, is a file or may not be written.
+        OSError: As the operating system says, e.g. for a name that is too long.
     """
     there = next((path for path in (directory, *directory.parents) if path.exists()), Path())
     if not there.is_dir():
@@ -41,8 +41,8 @@ def check_target(path: Path) -> None:
     """Refuse a file that cannot be made or replaced.
 
     Raises:
-        ValueError: if it is a directory, or for its directory as `check_place`.
-        OSError: as `check_place`.
+        ValueError: If it is a directory, or for its directory as `check_place`.
+        OSError: As `check_place`.
     """
     if path.is_dir():
         raise ValueError(f"{path} must be a file, and is a directory.")

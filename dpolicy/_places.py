@@ -31,7 +31,7 @@ def _split(place: str) -> tuple[str, str]:
     """The file or module, and the name in it.
 
     Raises:
-        ValueError: where one of them is missing.
+        ValueError: Where one of them is missing.
     """
     if place.endswith(".py"):
         raise ValueError(f"{place} needs the name of what is in it: {place}:NAME.")
@@ -48,7 +48,7 @@ def absolute(place: str) -> str:
     """The place with the file's absolute path, so that it is found from any directory.
 
     Raises:
-        ValueError: for a place that names no file or nothing in it.
+        ValueError: For a place that names no file or nothing in it.
     """
     where, name = _split(place)
     return f"{os.path.abspath(where)}:{name}" if where.endswith(".py") else place
@@ -81,7 +81,7 @@ def thing_at(place: str) -> Any:
     that is running is not run a second time.
 
     Raises:
-        ValueError: in one sentence, if there is no such file, module or name, or if it raises or exits.
+        ValueError: In one sentence, if there is no such file, module or name, or if it raises or exits.
     """
     where, name = _split(place)
     module = _module(where)
@@ -97,7 +97,7 @@ def called(place: str, **arguments: Any) -> Any:
     """What the class or function at a place returns.
 
     Raises:
-        ValueError: in one sentence, as `thing_at`, if it takes no such arguments, raises or exits.
+        ValueError: In one sentence, as `thing_at`, if it takes no such arguments, raises or exits.
     """
     function = thing_at(place)
     try:
@@ -120,7 +120,7 @@ def place_of(thing: Any) -> str:
     """Where a class or function can be found again: the place that `thing_at` needs.
 
     Raises:
-        ValueError: if it stands in no file under its own name, as in a notebook or within a function.
+        ValueError: If it stands in no file under its own name, as in a notebook or within a function.
     """
     name, module = getattr(thing, "__name__", ""), inspect.getmodule(thing)
     file = getattr(module, "__file__", None)
@@ -137,7 +137,7 @@ def digests(names: Iterable[str]) -> dict[str, str]:
     """The file of every place among the names, by absolute path, with the SHA-256 of its text.
 
     Raises:
-        ValueError: as `thing_at`, for a file or module that is not there.
+        ValueError: As `thing_at`, for a file or module that is not there.
     """
     found = {}
     for name in names:

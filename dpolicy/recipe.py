@@ -19,7 +19,7 @@ def tunable(*names: str) -> Callable[[F], F]:
         names: Arguments that have a default; the others are the method's own business.
 
     Raises:
-        ValueError: for a name that is no keyword-only argument with a default.
+        ValueError: For a name that is no keyword-only argument with a default.
     """
 
     def declare(block: F) -> F:
@@ -54,7 +54,7 @@ def composed(
         **defaults: Defaults of this method, where they differ from the blocks'.
 
     Raises:
-        ValueError: for a name that no block has.
+        ValueError: For a name that no block has.
     """
     offered = {name: block for block in reversed(blocks) for name in _tunables(block)}
     for what, names in (("without", without), ("default", defaults)):

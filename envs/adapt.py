@@ -19,7 +19,7 @@ def require(module: str, extra: str | None, what: str) -> ModuleType:
     """Import an optional package.
 
     Raises:
-        ImportError: one sentence that says what needs it and how to install it.
+        ImportError: One sentence that says what needs it and how to install it.
     """
     try:
         return importlib.import_module(module)
@@ -34,7 +34,7 @@ def check_like(name: str, value: Any, default: Any) -> None:
     """Refuse a value for an option that is of another kind than its default: a switch, a number or several numbers.
 
     Raises:
-        ValueError: if it is; a default of no such kind says nothing.
+        ValueError: If it is; a default of no such kind says nothing.
     """
     if isinstance(default, bool):
         _checks.boolean(name, value)

@@ -35,7 +35,7 @@ class Bandit(Environment):
         panels: Panels of the quadrature per axis.
 
     Raises:
-        ValueError: for another action size, or modes of another shape or outside the box.
+        ValueError: For another action size, or modes of another shape or outside the box.
     """
 
     spec: Spec
@@ -72,7 +72,7 @@ class Bandit(Environment):
         """Q(a), also outside the box.
 
         Raises:
-            ValueError: for a function that does not return a scalar.
+            ValueError: For a function that does not return a scalar.
         """
         return jnp.asarray(_checks.returned("function", self.function(action)))
 

@@ -55,7 +55,7 @@ class Brax(Environment):
         time_limit: Steps after which an episode is truncated; brax environments have none of their own.
 
     Raises:
-        ValueError: for an environment that lacks something, or whose observation is no vector.
+        ValueError: For an environment that lacks something, or whose observation is no vector.
     """
 
     spec: Spec
@@ -102,8 +102,8 @@ def build(task: str, *, backend: str = "spring", time_limit: int = 1000, **optio
     differ between backends and must not be compared across them.
 
     Raises:
-        ImportError: where brax is missing.
-        ValueError: for an unknown task or backend, a time limit below 1, or options that brax refuses.
+        ImportError: Where brax is missing.
+        ValueError: For an unknown task or backend, a time limit below 1, or options that brax refuses.
     """
     _checks.one_of("task", task, TASKS)
     _checks.one_of("backend", backend, BACKENDS)

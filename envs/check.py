@@ -221,7 +221,7 @@ def check(
         What was checked and what, if anything, is wrong. Nothing is raised for a broken environment.
 
     Raises:
-        ValueError: for `steps` below 1, or a `vectorise` that is no function.
+        ValueError: For `steps` below 1, or a `vectorise` that is no function.
     """
     limit = env.spec.time_limit if isinstance(getattr(env, "spec", None), Spec) else 1
     steps = default_steps(limit) if steps is None else steps

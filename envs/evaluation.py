@@ -91,7 +91,7 @@ def evaluate_episodes(
         max_steps: Steps after which an episode is cut.
 
     Raises:
-        ValueError: for `num` or `max_steps` below 1; and for an environment or a policy that returns something of
+        ValueError: For `num` or `max_steps` below 1; and for an environment or a policy that returns something of
             another size or type than it promises.
     """
     played = play_episodes(env, policy, key, num, max_steps)

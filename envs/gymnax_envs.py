@@ -53,7 +53,7 @@ class Gymnax(Environment):
         name: What the specification calls it.
 
     Raises:
-        ValueError: for an environment that lacks something, whose actions are no vector of bounded real numbers, or
+        ValueError: For an environment that lacks something, whose actions are no vector of bounded real numbers, or
             whose time limit is no integer of at least 1.
     """
 
@@ -101,8 +101,8 @@ def build(task: str, *, time_limit: int | None = None, **params: Any) -> Gymnax:
     """One of `TASKS`, with its parameters (such as Pendulum's `g`) overridden by name.
 
     Raises:
-        ImportError: where gymnax is missing.
-        ValueError: for an unknown task or parameter, a parameter that is no finite number, or a time
+        ImportError: Where gymnax is missing.
+        ValueError: For an unknown task or parameter, a parameter that is no finite number, or a time
             limit below 1.
     """
     _checks.one_of("task", task, TASKS)

@@ -61,7 +61,7 @@ class MultiGoal(Environment):
     `distance` are static.
 
     Raises:
-        ValueError: for a negative cost or spread, both spreads at once, or geometry that does not fit (goals inside the
+        ValueError: For a negative cost or spread, both spreads at once, or geometry that does not fit (goals inside the
             box), or a start outside the box.
     """
 

@@ -130,7 +130,7 @@ class Playground(Environment):
         observation: Which group of a dictionary of observations the policy sees.
 
     Raises:
-        ValueError: for an environment that lacks something, a group that there is not or one that is no vector.
+        ValueError: For an environment that lacks something, a group that there is not or one that is no vector.
     """
 
     spec: Spec
@@ -234,8 +234,8 @@ def build(
         overrides: Entries of the task's configuration, such as `ctrl_dt`.
 
     Raises:
-        ImportError: where the package is missing.
-        ValueError: for an unknown task, implementation, group or entry, a count below 1, missing robot models, or
+        ImportError: Where the package is missing.
+        ValueError: For an unknown task, implementation, group or entry, a count below 1, missing robot models, or
             entries that the package refuses.
     """
     _checks.one_of("task", task, TASKS)

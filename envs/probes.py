@@ -88,7 +88,7 @@ class Probe(Environment):
         time_limit: Steps after which an episode is truncated; the table's by default.
 
     Raises:
-        ValueError: for an unknown task or a time limit below 1.
+        ValueError: For an unknown task or a time limit below 1.
     """
 
     spec: Spec

@@ -22,7 +22,7 @@ class Spec(eqx.Module):
         time_limit: Steps after which an episode is truncated.
 
     Raises:
-        ValueError: for a name that is no text, or a size or a limit that is no integer from 1 to 2^31 - 1.
+        ValueError: For a name that is no text, or a size or a limit that is no integer from 1 to 2^31 - 1.
     """
 
     name: str = eqx.field(static=True)

@@ -74,7 +74,7 @@ def full_name(name: str) -> str:
     """The name as "family/task", for a family with one task that was named alone, or with a file's absolute path.
 
     Raises:
-        ValueError: for an unknown name; near matches are suggested.
+        ValueError: For an unknown name; near matches are suggested.
     """
     _checks.instance("env", name, str, 'a name "family/task" or path/to/file.py:NAME')
     if _places.is_place(name):
@@ -202,9 +202,9 @@ def make(
             your own class or function.
 
     Raises:
-        ValueError: for an unknown name (near matches are suggested) or option, or counts that do not fit; for a file
+        ValueError: For an unknown name (near matches are suggested) or option, or counts that do not fit; for a file
             that is not there, raises or exits, or holds no environment of that name.
-        ImportError: where the package it comes from is missing; says which extra to install.
+        ImportError: Where the package it comes from is missing; says which extra to install.
     """
     name = full_name(name)
     for setting, value in (("action_chunk", action_chunk), ("frame_stack", frame_stack)):

@@ -64,7 +64,7 @@ def start(env: Environment, key: Key) -> tuple[Any, Observation]:
     """`env.reset(key)`: the start of an episode, `(state, obs)`.
 
     Raises:
-        ValueError: for a state or an observation of another kind than every environment promises, and for what the
+        ValueError: For a state or an observation of another kind than every environment promises, and for what the
             environment raises.
     """
     with _told(env, "reset"):
@@ -80,7 +80,7 @@ def step(
     """`env.step(state, action, key)`, as arrays.
 
     Raises:
-        ValueError: for an action of another size, for results of another kind than every environment promises, and for
+        ValueError: For an action of another size, for results of another kind than every environment promises, and for
             what the environment raises.
     """
     check_action(env.spec, action)
@@ -100,7 +100,7 @@ def decided(
     """`policy(obs, key)`: what a user's policy does for one observation.
 
     Raises:
-        ValueError: for anything but an array of floats, one for each number of an action.
+        ValueError: For anything but an array of floats, one for each number of an action.
     """
     action = jnp.asarray(_checks.returned("policy", policy(obs, key), (env.spec.action_size,)))
     if not jnp.issubdtype(action.dtype, jnp.floating):

@@ -91,7 +91,7 @@ class Vector(eqx.Module):
             do not all fall on the same step. The first episodes are cut short by it.
 
     Raises:
-        ValueError: for a count below 1 or an unknown `resets`; and, by `init` and `step`, for an environment whose
+        ValueError: For a count below 1 or an unknown `resets`; and, by `init` and `step`, for an environment whose
             `reset` or `step` returns something of another size or type than it promises.
     """
 

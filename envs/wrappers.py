@@ -75,7 +75,7 @@ class ActionChunk(Environment):
         size: Actions in a chunk; must divide the time limit of `env`, so that no limit falls within a chunk.
 
     Raises:
-        ValueError: for a size below 1 or one that does not divide the time limit.
+        ValueError: For a size below 1 or one that does not divide the time limit.
     """
 
     spec: Spec
@@ -111,7 +111,7 @@ class ActionRepeat(Environment):
         name: What the specification calls it; by default the name of `env` and the count.
 
     Raises:
-        ValueError: for a count below 1 or one that does not divide the time limit.
+        ValueError: For a count below 1 or one that does not divide the time limit.
     """
 
     spec: Spec
@@ -143,7 +143,7 @@ class FrameStack(Environment):
         count: How many.
 
     Raises:
-        ValueError: for a count below 1.
+        ValueError: For a count below 1.
     """
 
     spec: Spec
@@ -180,7 +180,7 @@ class TimeLimit(Environment):
         steps: The limit.
 
     Raises:
-        ValueError: for a limit below 1.
+        ValueError: For a limit below 1.
     """
 
     spec: Spec

@@ -21,7 +21,7 @@ def check_order(data: Transition, name: str = "data") -> None:
         name: What it is called, for messages.
 
     Raises:
-        ValueError: with the first row that is not followed by what it led to.
+        ValueError: With the first row that is not followed by what it led to.
     """
     _checks.instance(name, data, Transition, "a Transition")
     led_to, begins = np.asarray(data.next_obs)[:-1], np.asarray(data.obs)[1:]

@@ -70,7 +70,7 @@ def record(
         noise: Standard deviation of the Gaussian exploration noise.
 
     Raises:
-        ValueError: for something that is no environment or function, no episodes or negative noise; and for an
+        ValueError: For something that is no environment or function, no episodes or negative noise; and for an
             environment or a policy that returns something of another size or type than it promises.
     """
     check_environment("env", env)
@@ -119,7 +119,7 @@ def episode_returns(data: Transition) -> np.ndarray:
     """Undiscounted return of every episode that ends in the data, in order: `[episodes]`.
 
     Raises:
-        ValueError: for data that are not transitions with one leading axis.
+        ValueError: For data that are not transitions with one leading axis.
     """
     _check_rows(data)
     totals = np.cumsum(np.asarray(data.reward, np.float64))[np.asarray(data.done)]
@@ -140,7 +140,7 @@ def in_chunks(data: Transition, size: int) -> Transition:
         size: Actions in a chunk.
 
     Raises:
-        ValueError: for data that are not transitions with one leading axis, a size below 1, or one that no episode of
+        ValueError: For data that are not transitions with one leading axis, a size below 1, or one that no episode of
             the data fills.
     """
     _check_rows(data)

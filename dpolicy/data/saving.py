@@ -14,7 +14,7 @@ def check_target(path: str | Path, *, overwrite: bool = False) -> Path:
     """The path of a data file to be written.
 
     Raises:
-        ValueError: unless its suffix is .npz; if it is a directory or, without `overwrite`, exists; or where nothing
+        ValueError: Unless its suffix is .npz; if it is a directory or, without `overwrite`, exists; or where nothing
             may be written.
     """
     path = as_path("a data file", path)
@@ -42,7 +42,7 @@ def save_npz(path: str | Path, data: Transition, *, overwrite: bool = False) -> 
         The path written.
 
     Raises:
-        ValueError: as `load_npz` for data that it would not read, such as transitions of several steps, and for a path
+        ValueError: As `load_npz` for data that it would not read, such as transitions of several steps, and for a path
             that may not be written.
     """
     _checks.instance("data", data, Transition, "a Transition")

@@ -21,7 +21,7 @@ def exact_samples(env: Bandit, size: int, temperature: Number, *, seed: int = 0)
     """`size` one-step episodes of the exact Boltzmann policy exp(Q / temperature) / Z of a bandit.
 
     Raises:
-        ValueError: for something that is no bandit, a size below 1, a seed that is no integer from 0 to 2^32 - 1, or a
+        ValueError: For something that is no bandit, a size below 1, a seed that is no integer from 0 to 2^32 - 1, or a
             temperature that is not above zero.
     """
     _checks.instance("env", env, Bandit, "a Bandit, whose distribution is known")
@@ -36,7 +36,7 @@ def existing(data: str | Path) -> Path:
     """The path of a data file.
 
     Raises:
-        ValueError: if there is no such file.
+        ValueError: If there is no such file.
     """
     path = as_path("data", data)
     if not path.is_file():
@@ -68,7 +68,7 @@ def checked(arrays: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
         where: What they are in, for messages.
 
     Raises:
-        ValueError: if an array is missing, unknown, misshapen, empty, not finite or out of range, or there are rewards
+        ValueError: If an array is missing, unknown, misshapen, empty, not finite or out of range, or there are rewards
             of steps that go on without what they lead to.
     """
     for name in arrays:
@@ -120,7 +120,7 @@ def load_npz(path: str | Path) -> Transition:
     with `obs`; beside rewards it must be given, unless every step is terminated.
 
     Raises:
-        ValueError: if the file is missing, is no such file, or its arrays are misshapen, not finite, out of range, or
+        ValueError: If the file is missing, is no such file, or its arrays are misshapen, not finite, out of range, or
             rewards without `next_obs`.
     """
     path = existing(path)
@@ -148,7 +148,7 @@ def load(data: str, env: Environment, *, size: int, temperature: Number) -> Tran
     """The data set that `data` names: "exact" samples of a bandit, or the path of an .npz file.
 
     Raises:
-        ValueError: for "exact" in an environment that is no bandit, and as `load_npz` does.
+        ValueError: For "exact" in an environment that is no bandit, and as `load_npz` does.
     """
     if not isinstance(data, str):
         raise ValueError(f"data must be the path of an .npz file or 'exact', got {data!r}.")

@@ -103,7 +103,8 @@ class DDPMTable(eqx.Module):
 def ddpm_table(schedule: AbstractSchedule, steps: int) -> DDPMTable:
     """Discretise any schedule on `schedule.grid(steps)` (Ho et al. 2020, arXiv 2006.11239, eqs. 6-7).
 
-    Raises `ValueError` for a `steps` that is no positive int, or does not divide the betas of a `DiscreteVP`.
+    Raises:
+        ValueError: For a `steps` that is no positive int, or does not divide the betas of a `DiscreteVP`.
     """
     check_schedule(schedule)
     t = schedule.grid(steps)

@@ -73,8 +73,10 @@ class Field(NetworkField):
     The defaults are FlowRL's (arXiv 2603.27450, appendix A): three Mish layers of 256, orthogonal with gain
     sqrt(2) throughout, 64 learnable Fourier features of the time through a two-layer MLP; `obs_hidden=(128, 128)`
     adds its observation encoder. `final_scale=0` starts the field at zero. `embedding` is a name of EMBEDDINGS or
-    a factory `key -> embedding`. A small fast field: `hidden=(64, 64), embedding="cos_sin"`. Raises `ValueError`
-    for sizes that are no positive ints and for unknown names.
+    a factory `key -> embedding`. A small fast field: `hidden=(64, 64), embedding="cos_sin"`.
+
+    Raises:
+        ValueError: For sizes that are no positive ints and for unknown names.
     """
 
     embedding: AbstractEmbedding
@@ -131,8 +133,9 @@ class Field(NetworkField):
 class FunctionField(AbstractField):
     """A field given by a function `fn(x, t, obs)`: analytic fields, guidance, tests.
 
-    Raises `ValueError` where it is called for an `x` that is not `action_size` numbers, and for an `fn` that returns
-    anything but as many floats.
+    Raises:
+        ValueError: Where it is called for an `x` that is not `action_size` numbers, and for an `fn` that returns
+            anything but as many floats.
     """
 
     fn: Callable[[Action, Scalar, Observation], Action]

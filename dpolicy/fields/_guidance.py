@@ -30,8 +30,10 @@ def shift_score(
         score + shift,   noise - sigma shift,   data + sigma^2/alpha shift,
         velocity - sigma (dsigma - dalpha sigma/alpha) shift
 
-    The last two are singular where alpha = 0. Raises `ValueError` for an unknown `prediction`, and for shapes that do
-    not fit together.
+    The last two are singular where alpha = 0.
+
+    Raises:
+        ValueError: For an unknown `prediction`, and for shapes that do not fit together.
     """
     _checks.one_of("prediction", prediction, PREDICTIONS)
     _checks.same_shapes(value=value, shift=shift)
@@ -86,12 +88,13 @@ def guided(field: AbstractField, energy: Energy, scale: Scale = 1.0) -> Guided:
     nu(a|s) exp(Q(s, a)/lambda) (QGPO, Lu et al. 2023, arXiv 2304.12824, eq. 10); the classifier guidance of Dhariwal &
     Nichol 2021 (arXiv 2105.05233) has E_t = log p(y | x_t).
 
-    Arguments:
+    Args:
         field: The field to guide, of any prediction and schedule; the result keeps both.
         energy: `energy(x, t, obs) -> scalar`, larger where samples should go.
         scale: A number, possibly traced, or a function of t.
 
-    Raises `ValueError` for a scale that is not a finite number.
+    Raises:
+        ValueError: For a scale that is not a finite number.
     """
     _checks.instance("field", field, AbstractField, "a field")
     _checks.function("energy", energy, "(x, t, obs) -> scalar")
@@ -151,13 +154,14 @@ def classifier_free(
     `weight` 0 is the unconditional field, 1 the conditional one, larger values sharpen the condition (their
     1 + w). All predictions are affine in the score, so the mixture is the same in every kind.
 
-    Arguments:
+    Args:
         conditional: The field c(x, t, obs); the result keeps its prediction.
         unconditional: A field u on the same schedule (of any prediction; it is given `obs` as well), or the null
             observation at which `conditional` itself is the unconditional field.
         weight: A number, possibly traced, or a function of t.
 
-    Raises `ValueError` for a weight that is not a finite number, or if schedules or action sizes differ.
+    Raises:
+        ValueError: For a weight that is not a finite number, or if schedules or action sizes differ.
     """
     _checks.instance("conditional", conditional, AbstractField, "a field")
     if not callable(weight):

@@ -20,7 +20,8 @@ class MeanField(NetworkField):
     network: MLP over the noised action, the embeddings of t and of t - r, and the observation, times `output_scale`.
     The other settings are those of `Field`. Source: Geng et al. 2025 (arXiv 2505.13447).
 
-    Raises `ValueError` for sizes that are no positive ints and for unknown names.
+    Raises:
+        ValueError: For sizes that are no positive ints and for unknown names.
     """
 
     embedding: AbstractEmbedding

@@ -57,7 +57,9 @@ def as_pair(
     """(data, noise) behind a prediction `value` at `x`, `t`; they satisfy x = alpha data + sigma noise.
 
     Singular where alpha = 0 (from noise or score) or sigma = 0 (from data): see `AbstractSchedule.span`.
-    Raises `ValueError` for an unknown `prediction`, and for shapes that do not fit together.
+
+    Raises:
+        ValueError: For an unknown `prediction`, and for shapes that do not fit together.
     """
     _checks.one_of("prediction", prediction, PREDICTIONS)
     check_schedule(schedule)
@@ -84,7 +86,8 @@ def express(
 ) -> Float[Array, "*a"]:
     """The (data, noise) pair said as a prediction: noise, -noise/sigma, dalpha data + dsigma noise, or data.
 
-    Raises `ValueError` for an unknown `prediction`, and for shapes that do not fit together.
+    Raises:
+        ValueError: For an unknown `prediction`, and for shapes that do not fit together.
     """
     _checks.one_of("prediction", prediction, PREDICTIONS)
     check_schedule(schedule)
@@ -110,7 +113,8 @@ def convert(
 ) -> Float[Array, "*a"]:
     """A prediction of kind `source` at `x`, `t` as one of kind `target`; the same kind comes back untouched.
 
-    Raises `ValueError` for an unknown kind, and for shapes that do not fit together.
+    Raises:
+        ValueError: For an unknown kind, and for shapes that do not fit together.
     """
     _checks.one_of("source", source, PREDICTIONS)
     _checks.one_of("target", target, PREDICTIONS)

@@ -127,7 +127,7 @@ def clusters(
         how many clusters there are.
 
     Raises:
-        ValueError: for a negative threshold, or a share outside [0, 1].
+        ValueError: For a negative threshold, or a share outside [0, 1].
     """
     _checks.fraction("share", share)
     if threshold is not None:

@@ -156,7 +156,7 @@ def mode_discovery(
         mode_size: Size of the vectors that name modes.
 
     Raises:
-        ValueError: for a value out of its range.
+        ValueError: For a value out of its range.
     """
     for name, size, low in (
         ("max_modes", max_modes, 1),

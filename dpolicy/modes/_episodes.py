@@ -47,7 +47,7 @@ def finished_episodes(
         among: Only episodes whose last transition is marked here; None for all.
 
     Raises:
-        ValueError: for a count below 1 or a margin below 0.
+        ValueError: For a count below 1 or a margin below 0.
     """
     _checks.integer("count", count)
     _checks.integer("margin", margin, 0)
@@ -118,7 +118,7 @@ def paths(
     first and last included. Empty places count one point.
 
     Raises:
-        ValueError: for fewer than two points.
+        ValueError: For fewer than two points.
     """
     _checks.integer("points", points, 2)
     k = jnp.arange(points)

@@ -32,7 +32,7 @@ def shares(live: Bool[Array, " g"], size: int) -> Int[Array, " {size}"]:
     """The group of each item of a batch that is split evenly among the groups in use: in order, equal up to one.
 
     Raises:
-        ValueError: for fewer items than groups.
+        ValueError: For fewer items than groups.
     """
     _checks.integer("batch_size", size, live.shape[0])
     order, _ = _bounds(live, size)
@@ -160,7 +160,10 @@ def balanced(
 ) -> tuple[Int[Array, " {count}"], Bool[Array, " {count}"]]:
     """Up to `count` of the eligible items, as evenly from the strata 0 ... strata - 1 as they allow, first ones first.
 
-    Returns their indices and which of these count. Raises `ValueError` for a count above the number of items.
+    Returns their indices and which of these count.
+
+    Raises:
+        ValueError: For a count above the number of items.
     """
     _checks.integer("count", count, 1, eligible.shape[0])
     member = (stratum[:, None] == jnp.arange(strata)[None]) & eligible[:, None]

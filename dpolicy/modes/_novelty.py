@@ -89,7 +89,7 @@ def novelty_reward(
         weight_decay: Decoupled weight decay of the predictor.
 
     Raises:
-        ValueError: for a value out of its range; when it starts, for a position outside the observation.
+        ValueError: For a value out of its range; when it starts, for a position outside the observation.
     """
     check_position(position)
     _checks.non_negative("novelty_scale", novelty_scale)

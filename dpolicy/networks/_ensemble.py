@@ -33,7 +33,8 @@ def ensemble(make: Callable[[Key], Module], size: int, *, key: Key) -> Ensemble[
         twin = ensemble(lambda key: QNetwork(obs_size, action_size, key=key), 2, key=key)
         twin(obs, action)  # [2]
 
-    Raises `ValueError` if `size` is not a positive int.
+    Raises:
+        ValueError: If `size` is not a positive int.
     """
     _checks.function("make", make, "key -> module")
     _checks.integer("size", size)

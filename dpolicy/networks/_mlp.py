@@ -33,7 +33,7 @@ def check_residual(residual: Any, **widths: Any) -> None:
 class MLP(eqx.Module):
     """Hidden layers `activation(norm(W x + b))` and a linear output, called on its input parts: `mlp(x, obs)`.
 
-    Arguments:
+    Args:
         in_sizes: The size of each part.
         out_size: The size of the output.
         hidden: The widths of the hidden layers; empty for one linear map.
@@ -46,8 +46,9 @@ class MLP(eqx.Module):
         residual: One linear layer, then pairs of layers with a shortcut around them, x + W2 act(W1 act(x)), then the
             linear output (DPPO's fine-tuned networks); `hidden` must be an odd number of equal widths, 3 or more.
 
-    Raises `ValueError` for sizes that are no positive ints, for unknown names, and for widths that leave no shortcut;
-    where it is called, for parts of another size or a batch of them.
+    Raises:
+        ValueError: For sizes that are no positive ints, for unknown names, and for widths that leave no shortcut;
+            where it is called, for parts of another size or a batch of them.
     """
 
     layers: tuple[Linear, ...]

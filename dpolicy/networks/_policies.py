@@ -238,7 +238,7 @@ def gaussian_policy(
             xavier_uniform.
 
     Raises:
-        ValueError: for a starting deviation that is not above zero.
+        ValueError: For a starting deviation that is not above zero.
     """
     _checks.function("kind", kind, "(obs_size, action_size, ...) -> policy")
     check_network(activation, initialisation, hidden=hidden)

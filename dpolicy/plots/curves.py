@@ -39,7 +39,7 @@ def curve(history: History, metric: str, *, level: float = 0.95) -> Curve:
     """The mean of `metric` over seeds with its bootstrap interval; chunks without a finite value are left out.
 
     Raises:
-        ValueError: if the run did not measure `metric` (near matches are named).
+        ValueError: If the run did not measure `metric` (near matches are named).
     """
     _checks.one_of("metric", metric, history.metrics)
     values = np.where(history.alive, history.metrics[metric], np.nan)
@@ -73,7 +73,7 @@ def learning_curve(
         The path written.
 
     Raises:
-        ValueError: for another suffix, no run, a run without chunks or metrics, or a metric that a run did not
+        ValueError: For another suffix, no run, a run without chunks or metrics, or a metric that a run did not
             measure.
     """
     path = check_path(path)

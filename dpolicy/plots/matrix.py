@@ -29,7 +29,7 @@ def heat_map(
         The path.
 
     Raises:
-        ValueError: for another suffix, or a table that is not n by n.
+        ValueError: For another suffix, or a table that is not n by n.
     """
     path = check_path(path)
     n = len(names)

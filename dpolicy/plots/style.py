@@ -69,7 +69,7 @@ def check_path(path: Path | str) -> Path:
     """The path of a figure to be written.
 
     Raises:
-        ValueError: unless its suffix is one of `SUFFIXES`; if it is a directory, or where nothing may be written.
+        ValueError: Unless its suffix is one of `SUFFIXES`; if it is a directory, or where nothing may be written.
     """
     path = as_path("the figure's path", path)
     _checks.one_of("the figure's suffix", path.suffix, SUFFIXES)

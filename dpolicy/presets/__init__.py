@@ -39,7 +39,7 @@ def preset(algorithm: str, env: str, name: str | None = None) -> dict[str, Any]:
         name: Which of them, where there are several; the first by default, "none" for none.
 
     Raises:
-        ValueError: for a name that no preset has here.
+        ValueError: For a name that no preset has here.
     """
     found = presets_for(algorithm, env)
     if name == "none" or (name is None and not found):
@@ -107,7 +107,7 @@ def resolve(
         where there are any.
 
     Raises:
-        ValueError: for an override that neither the recipe nor the program knows, an unknown preset, or a recipe or
+        ValueError: For an override that neither the recipe nor the program knows, an unknown preset, or a recipe or
             environment of your own that cannot be loaded again by name.
     """
     from dpolicy.train import PROGRAMS

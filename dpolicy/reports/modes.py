@@ -84,7 +84,7 @@ def find_modes(
         seed: Of the fit and of that noise.
 
     Raises:
-        ValueError: for samples that are not finite, not `[n, d]` or too few.
+        ValueError: For samples that are not finite, not `[n, d]` or too few.
     """
     _checks.integer("max_components", max_components)
     _checks.in_range("min_share", min_share, 0.0, 1.0, open_high=True)

@@ -37,7 +37,7 @@ def plane_of(env: Environment) -> MultiGoal:
     """The Multi-Goal plane inside an environment's wrappers.
 
     Raises:
-        ValueError: where there is another environment.
+        ValueError: Where there is another environment.
     """
     plane = unwrapped(env)
     if not isinstance(plane, MultiGoal):
