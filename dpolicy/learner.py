@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
@@ -66,9 +67,12 @@ def descend(
 def global_norm(tree: PyTree) -> Float[Array, ""]:
     """The norm of all arrays together, finite where they are: beyond 1e18 in units of the largest number."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in leaves])) if leaves else 0.0
-    unit = jnp.where(jnp.isfinite(largest) & (largest > 1e18), largest, 1)
-    norm = optax.global_norm([leaf / unit for leaf in leaves])
+    # One vector, as the optimiser sees them: two passes over it in place of two over each array.
+    vector = jnp.concatenate([jnp.ravel(leaf) for leaf in leaves]) if leaves else jnp.zeros(1)
+    largest = jnp.max(jnp.abs(vector), initial=0)
+    # Not above 1e37, whose reciprocal is a number of full precision still.
+    unit = jnp.where(jnp.isfinite(largest) & (largest > 1e18), jnp.minimum(largest, 1e37), 1)
+    norm = jnp.sqrt(jnp.sum((vector / unit) ** 2))
     return jnp.where(unit > 1, jnp.minimum(norm * unit, jnp.finfo(norm.dtype).max), norm)
 
 
@@ -103,7 +107,42 @@ def adam(
         links.append(optax.add_decayed_weights(weight_decay))
     if learning_rate is not None:
         links.append(optax.scale_by_learning_rate(learning_rate))
-    return optax.chain(*links)
+    return in_one_vector(optax.chain(*links))
+
+
+def in_one_vector(optimiser: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same transformation of all parameters laid end to end: a few operations in place of a few for each array.
+
+    Its state holds vectors; for what treats all numbers alike, as Adam and the clipping of a global norm do, nothing
+    else changes. A single array, and arrays of several types, are left as they are.
+    """
+
+    def joined(tree: PyTree) -> PyTree:
+        leaves = jax.tree.leaves(tree)
+        if len(leaves) < 2 or len({leaf.dtype for leaf in leaves}) > 1:
+            return tree
+        return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
+
+    def parted(result: PyTree, like: PyTree) -> PyTree:
+        leaves, structure = jax.tree.flatten(like)
+        if jax.tree.structure(result) == structure:
+            return result
+        ends = np.cumsum([leaf.size for leaf in leaves])
+        parts = [
+            jnp.reshape(result[end - leaf.size : end], leaf.shape)
+            for end, leaf in zip(ends, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, parts)
+
+    def init(params: PyTree) -> PyTree:
+        return optimiser.init(joined(params))
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        given = None if params is None else joined(params)
+        result, state = optimiser.update(joined(updates), state, given)
+        return parted(result, updates), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def all_finite(tree: PyTree) -> Array:

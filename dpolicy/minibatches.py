@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dpolicy import _checks
-from dpolicy._metrics import reduce_metrics
+from dpolicy._metrics import accumulated
 from dpolicy._types import Key, Metrics, Transition
 
 
@@ -53,7 +53,6 @@ def over_minibatches(
     def epoch(carry: Any, key: Key) -> tuple[Any, Metrics]:
         shuffle_key, key = jax.random.split(key)
         order = jax.random.permutation(shuffle_key, size).reshape(count, -1)
-        return jax.lax.scan(one, carry, (order, jax.random.split(key, count)))
+        return accumulated(one, carry, (order, jax.random.split(key, count)))
 
-    carry, metrics = jax.lax.scan(epoch, carry, jax.random.split(key, epochs))
-    return carry, reduce_metrics(metrics)
+    return accumulated(epoch, carry, jax.random.split(key, epochs))

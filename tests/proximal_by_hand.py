@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax.tree_utils
+from jax.flatten_util import ravel_pytree
 from jax.scipy.stats import norm
 
 from dpolicy._types import Transition
@@ -204,4 +205,6 @@ def rollout(algorithm, state, key, time=5, envs=4):
 def gradient_of(state):
     """The gradient of the first step: Adam's first moment starts at zero and takes a tenth of it."""
     first = optax.tree_utils.tree_get(state.learner.opt_state, "mu")
+    if eqx.is_array(first):  # all parameters in one vector
+        first = ravel_pytree(eqx.filter(state.learner.model, eqx.is_inexact_array))[1](first)
     return jax.tree.map(lambda leaf: leaf / 0.1, first)

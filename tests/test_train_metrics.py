@@ -15,7 +15,7 @@ from rich.console import Console
 from dpolicy.algorithms import ppo, sac
 from dpolicy.envs import Environment, Spec
 from dpolicy.train import off_policy, on_policy, read_history, train_loop
-from dpolicy.train.evaluate import on_host, summarise
+from dpolicy.train.evaluate import of_stages, on_host, summarised
 from dpolicy.train.failures import Failure, new_failures, remarks
 
 LIMIT, CHUNKS = 8, 7
@@ -156,13 +156,61 @@ def test_counts_are_added_up_exactly():
         "loss": jnp.array([1.0, 2.0, 6.0]),
         "ratio_max": jnp.array([1, 5, 2]),
     }
-    found = summarise(stack)
+    _, found = jax.jit(lambda: summarised(lambda carry, row: (carry, row), (), stack))()
     assert int(found["train/episodes"]) == many + 1
     assert {name: float(values) for name, values in found.items() if name != "train/episodes"} == {
         "train/return_sum": 7.0,
         "loss": 3.0,
         "ratio_max": 5.0,
     }
+
+
+def measured_now_and_then(ran):
+    """The chunk of a stage that runs where `ran` says so, of another inside it, and of one that always does."""
+
+    def body(carry, due):
+        loss = carry + 1.0
+        metrics = {
+            "slow": jnp.where(due, 2 * loss, 0.0),
+            "slow/due": due.astype(float),
+            "slow/loss": jnp.where(due, loss, 0.0),
+            "slow/inner/due": jnp.where(due & (loss > 2), 1.0, 0.0),
+            "slow/inner/loss": jnp.where(due & (loss > 2), 10 * loss, 0.0),
+            "slow/ratio_max": jnp.where(due, -loss, -jnp.inf),
+            "slower/loss": loss,
+        }
+        return loss, metrics
+
+    run = lambda ran: of_stages(summarised(body, jnp.zeros(()), ran)[1])
+    found = jax.jit(jax.vmap(run))(jnp.asarray([ran, ran]))
+    return {name: values[1] for name, values in on_host(found).items()}
+
+
+def test_a_stage_that_runs_now_and_then_is_averaged_over_when_it_ran():
+    found = measured_now_and_then([False, True, False, True])
+    expected = {
+        "slow": 6.0,  # of 4 and 8
+        "slow/due": 0.5,
+        "slow/loss": 3.0,
+        "slow/inner/due": 0.25,
+        "slow/inner/loss": 40.0,  # at the last update only
+        "slow/ratio_max": -2.0,
+        "slower/loss": 2.5,
+    }
+    assert {name: float(value) for name, value in found.items()} == expected
+
+
+def test_a_stage_that_never_ran_measures_nothing():
+    with jax.debug_nans(True):
+        found = measured_now_and_then([False] * 4)
+    assert [name for name, value in found.items() if not np.isnan(value)] == [
+        "slow/due",
+        "slow/inner/due",
+        "slower/loss",
+    ]
+    metrics = {name: np.asarray([value]) for name, value in found.items()} | {"loss": np.array([np.inf])}
+    state, one = SimpleNamespace(failed_at=np.array([7])), np.array([True])
+    assert new_failures(state, ~one, one, metrics, {}) == [Failure(0, 7, ["loss"])]
 
 
 def test_a_failure_of_the_losses_own_names_its_metrics():

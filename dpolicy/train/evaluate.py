@@ -1,4 +1,4 @@
-"""Evaluation without exploration, and the summary of a chunk's metrics."""
+"""Evaluation without exploration, and the metrics of a chunk."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from dpolicy import _checks
-from dpolicy._metrics import reduce_metrics
+from dpolicy._metrics import accumulated
 from dpolicy._types import Action, Key, Metrics, Mode, Observation
 from dpolicy.algorithm import Algorithm, check_algorithm
 from dpolicy.envs import Environment, Step
@@ -62,20 +62,47 @@ def of_data(action: Array, *shown: Array) -> Metrics:
     return {"train/not_finite": (all_finite(action) & ~all_finite(shown)).astype(jnp.int32)}
 
 
-def summarise(metrics: Metrics) -> Metrics:
-    """One number per metric from a stack of them: `_SUMS` by their sum, all others by `reduce_metrics`."""
-    sums = {name: jnp.sum(metrics[name]) for name in _SUMS if name in metrics}
-    others = {name: values.astype(float) for name, values in metrics.items() if name not in sums}
-    return {**reduce_metrics(others), **sums}
+def summarised(
+    body: Callable[[Any, Any], tuple[Any, Metrics]], state: Any, xs: Any = None, *, length: int | None = None
+) -> tuple[Any, Metrics]:
+    """`lax.scan` of a body that measures: one number per metric, `_SUMS` added up (see `dpolicy._metrics`)."""
+    return accumulated(body, state, xs, length=length, sums=_SUMS)
+
+
+def of_stages(metrics: Metrics) -> Metrics:
+    """The metrics of stages that run now and then as means over the updates at which they ran.
+
+    "NAME/due" is the share of updates at which the stage NAME ran. Its metrics, "NAME" and "NAME/...", are 0 in the
+    others: their means over all updates are divided by that share, of nested stages by that of the innermost. Where it
+    never ran they stay as they are, and are nan on the host. Extremes ("..._min", "..._max") need no division.
+    """
+
+    def mean(name: str, value: Any) -> Any:
+        due = metrics.get(due_of(name, metrics))
+        if due is None or name.endswith(("_min", "_max")):
+            return value
+        return jnp.where(due > 0, value / jnp.where(due > 0, due, 1), value)
+
+    return {name: mean(name, value) for name, value in metrics.items()}
+
+
+def due_of(name: str, metrics: Mapping[str, Any]) -> str:
+    """The name under which the share of updates stands at which the stage of a metric ran; "" where it always does."""
+    rooms = name.split("/")
+    names = ["/".join([*rooms[:i], "due"]) for i in range(len(rooms), 0, -1)]
+    return "" if rooms[-1] == "due" else next((due for due in names if due in metrics), "")
 
 
 def on_host(metrics: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """A chunk's metrics as they are shown and stored: `train/return`, the mean over episodes, for their sum and number.
 
-    Without an episode it is nan, which on the device would look like divergence to whoever watches for that
-    (`jax_debug_nans`).
+    Without an episode it is nan, and so are the metrics of a stage that never ran (see `of_stages`); on the device that
+    would look like divergence to whoever watches for that (`jax_debug_nans`).
     """
     shown = {name: np.asarray(values) for name, values in metrics.items()}
+    for name, values in shown.items():
+        if due := due_of(name, shown):
+            shown[name] = np.where(shown[due] > 0, values, np.nan).astype(values.dtype)
     if "train/return_sum" in shown and "train/episodes" in shown:
         total, episodes = shown.pop("train/return_sum"), shown.pop("train/episodes")
         mean = np.where(episodes > 0, total / np.maximum(episodes, 1), np.nan)
@@ -86,7 +113,7 @@ def on_host(metrics: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def evaluation(
     algorithm: Algorithm, env: Environment, episodes: int, modes: tuple[str, ...] = ("evaluate",)
 ) -> Callable[[TrainState, Metrics], tuple[TrainState, Metrics]]:
-    """The end of a chunk: run whole episodes with the learned policy and attach their statistics.
+    """The end of a chunk: run whole episodes with the learned policy and attach their statistics to its metrics.
 
     Every mode acts under the same keys. Its metrics are `evaluate/return`, `evaluate/length` and
     `evaluate/diverged` (episodes whose simulation diverged) for the mode "evaluate" and `evaluate/MODE/return`, ... for
@@ -107,7 +134,7 @@ def evaluation(
 
     def evaluate(state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
         key, evaluation_key = jax.random.split(state.key)
-        summary = summarise(metrics)
+        summary = of_stages(metrics)
         for mode in modes:
             policy = policy_of(algorithm, state, mode)
             played = play_episodes(env, policy, evaluation_key, episodes, env.spec.time_limit)

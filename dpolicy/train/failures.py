@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dpolicy.train.evaluate import due_of
+
 # Counts updates that were given something that is not finite by the environment.
 _GIVEN = "train/not_finite"
 
@@ -34,6 +36,8 @@ def new_failures(
     failures = []
     for seed in np.flatnonzero(before & ~alive):
         bad = [name for name, values in metrics.items() if not np.isfinite(values[seed])]
+        # What a stage measures is nan too where it never ran.
+        bad = [name for name in bad if metrics.get(due_of(name, metrics), {seed: 1})[seed] > 0]
         # A return without a finished episode is nan before a failure too.
         names = sorted(name for name in bad if not last or np.isfinite(last[name][seed]))
         given = [_GIVEN] if _GIVEN in metrics and metrics[_GIVEN][seed] > 0 else []

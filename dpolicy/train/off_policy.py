@@ -13,9 +13,9 @@ from dpolicy._types import Key, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm, Stored
 from dpolicy.envs import Environment, Step, Vector, VectorState
 from dpolicy.learner import keep_if
-from dpolicy.train.evaluate import evaluation, of_data, of_experience, summarise
+from dpolicy.train.evaluate import evaluation, of_data, of_experience, summarised
 from dpolicy.train.normalise import Normaliser
-from dpolicy.train.program import Program, TrainState, check_observations, checked_parts, guard
+from dpolicy.train.program import Program, TrainState, check_observations, checked_parts, guard, settled
 from dpolicy.train.replay import Replay
 from dpolicy.train.windows import stored_steps
 
@@ -284,12 +284,12 @@ class OffPolicyLoop:
             alive=state.alive,
             failed_at=state.failed_at,
         )
-        state, metrics = jax.lax.scan(self.learn, state, jax.random.split(learn_key, self.updates_per_step))
+        state, metrics = summarised(self.learn, state, jax.random.split(learn_key, self.updates_per_step))
         # A diverged environment must not spoil the statistics that the last finite policy reads.
         if statistics is not None:
             statistics = keep_if(state.alive, statistics, state.normaliser)
             state = eqx.tree_at(lambda s: s.normaliser, state, statistics)
-        return state, {**summarise(metrics), **of_experience(step)}
+        return state, {**metrics, **of_experience(step)}
 
     def chunk(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """All steps between two evaluations, with the algorithm's looks at the replay among them."""
@@ -299,8 +299,8 @@ class OffPolicyLoop:
         state = eqx.tree_at(lambda s: (s.key, s.experience.envs), state, (key, fresh))
 
         def stretch(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-            state, metrics = jax.lax.scan(self.iteration, state, None, length=length // looks)
+            state, metrics = summarised(self.iteration, state, length=length // looks)
             return self.organised(state), metrics
 
-        state, metrics = jax.lax.scan(stretch, state, None, length=looks)
-        return state, {name: values.reshape(length, *values.shape[2:]) for name, values in metrics.items()}
+        ended, metrics = summarised(stretch, state, length=looks)
+        return settled(state, ended), metrics

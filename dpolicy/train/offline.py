@@ -12,10 +12,10 @@ from dpolicy.data import load
 from dpolicy.data.order import check_order
 from dpolicy.data.sources import checked, columns
 from dpolicy.envs import Environment
-from dpolicy.train.evaluate import evaluation
+from dpolicy.train.evaluate import evaluation, summarised
 from dpolicy.train.memory import check_room
 from dpolicy.train.normalise import Normaliser
-from dpolicy.train.program import Program, TrainState, check_observations, checked_parts, guard
+from dpolicy.train.program import Program, TrainState, check_observations, checked_parts, guard, settled
 from dpolicy.train.windows import data_steps
 
 
@@ -107,7 +107,7 @@ def offline(
         return state, metrics
 
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
-        state, metrics = jax.lax.scan(iteration, state, None, length=updates_per_evaluation)
-        return evaluate(state, metrics)
+        ended, metrics = summarised(iteration, state, length=updates_per_evaluation)
+        return evaluate(settled(state, ended), metrics)
 
     return Program(init, step, updates_per_evaluation, algorithm)

@@ -12,7 +12,7 @@ from dpolicy import _checks
 from dpolicy._types import Key, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment, Step, Vector, VectorState
-from dpolicy.train.evaluate import evaluation, of_data, of_experience
+from dpolicy.train.evaluate import evaluation, of_data, of_experience, summarised
 from dpolicy.train.normalise import Normaliser, RewardScale
 from dpolicy.train.program import Program, TrainState, check_observations, checked_parts, guard
 
@@ -166,7 +166,7 @@ class OnPolicyLoop:
         total = state.steps + self.envs.num * self.rollout
         statistics = None if state.normaliser is None else state.normaliser.update(raw)
         old, new = (state.algorithm, state.normaliser, state.rewards), (updated, statistics, rewards)
-        (kept, statistics, rewards), alive, failed_at = guard(old, new, metrics, state, total)
+        (kept, statistics, rewards), alive, failed_at = guard(old, new, metrics, state, total, read=True)
         given = of_data(batch.action, raw, steps.reward, steps.next_obs)
         state = TrainState(
             algorithm=kept,
@@ -182,4 +182,4 @@ class OnPolicyLoop:
 
     def chunk(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """All iterations between two evaluations."""
-        return jax.lax.scan(self.iteration, state, None, length=self.iterations)
+        return summarised(self.iteration, state, length=self.iterations)

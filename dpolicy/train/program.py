@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from dpolicy import _checks
@@ -144,13 +145,60 @@ def _watched(metrics: Metrics) -> Metrics:
     }
 
 
-def guard(old: Any, new: Any, metrics: Metrics, state: TrainState, steps: Array) -> tuple[Any, Array, Array]:
-    """Keep `old` where the state after an update, a loss or the norm of its gradient is not finite.
+def _sound(metrics: Metrics) -> Bool[Array, ""]:
+    """Whether every loss is finite, and every norm of a gradient below where its square, which Adam sums, is not."""
+    found = _watched(metrics)
+    if not found:
+        return jnp.asarray(True)
+    values = jnp.abs(jnp.stack([jnp.asarray(value).astype(float) for value in found.values()]))
+    most = jnp.finfo(values.dtype).max
+    limits = [np.sqrt(most) if name.endswith("grad_norm") else most for name in found]
+    return jnp.all(values <= jnp.asarray(limits, values.dtype))  # nan is not
 
-    One diverged seed must not spoil the others, and no other metric that is out of range a healthy one.
 
-    Returns what to go on with, whether the seed is alive, and the step at which it failed (-1).
+def _vouched_for(metrics: Metrics) -> bool:
+    """Whether every loss stands beside the norm of its gradient, as `descend` reports it."""
+    losses = [name for name in _watched(metrics) if not name.endswith("grad_norm")]
+    return bool(losses) and all(name.removesuffix("loss") + "grad_norm" in metrics for name in losses)
+
+
+def guard(
+    old: Any, new: Any, metrics: Metrics, state: TrainState, steps: Array, *, read: bool = False
+) -> tuple[Any, Array, Array]:
+    """Keep `old` where a loss or the norm of its gradient is not finite, or the state after an update is not.
+
+    One diverged seed must not spoil the others, and no other metric that is out of range a healthy one. To read a whole
+    state is a fifth of the kernels of a small update. Where every loss stands beside the norm of its gradient it is not
+    read: from a finite state, a finite gradient whose square is finite takes Adam to a finite one, and what follows the
+    parameters is a mean of finite numbers. What this does not see, such as a learning rate that is nan, `settled` does.
+
+    Args:
+        old: The state before the update.
+        new: The state after it.
+        metrics: Of the update.
+        state: Says whether the seed was alive.
+        steps: Those taken so far.
+        read: Whether the state is read in any case.
+
+    Returns:
+        What to go on with, whether the seed is alive, and the step at which it failed (-1).
     """
-    alive = state.alive & all_finite(new) & all_finite(_watched(metrics))
+    alive = state.alive & _sound(metrics)
+    if read or not _vouched_for(metrics):
+        alive = alive & all_finite(new)
     failed_at = jnp.where(state.alive & ~alive, steps, state.failed_at)
     return keep_if(alive, old, new), alive, failed_at
+
+
+def settled(begun: TrainState, ended: TrainState) -> TrainState:
+    """The state after a chunk, with what was learned as it was when the chunk began where it is not finite now.
+
+    No state that is not finite is ever kept: where `guard` has missed that it is, the seed ends without the chunk.
+    """
+    parts = lambda s: (s.algorithm, s.normaliser, s.rewards)
+    finite = all_finite(parts(ended))
+    kept = keep_if(finite, parts(begun), parts(ended))
+    failed_at = jnp.where(ended.alive & ~finite, ended.steps, ended.failed_at)
+    where = lambda s: (*parts(s), s.alive, s.failed_at)
+    new = (*kept, ended.alive & finite, failed_at)
+    return eqx.tree_at(where, ended, new, is_leaf=lambda leaf: leaf is None)
