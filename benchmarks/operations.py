@@ -12,6 +12,7 @@ fusions are kernels.
 compares with another checkout of this project, such as `git worktree add ../before COMMIT`.
 """
 
+import argparse
 import collections
 import json
 import os
@@ -47,7 +48,7 @@ _PRODUCTS = re.compile(r'custom_call_target="[^"]*(?:gemm|matmul|dot|cublas)')
 
 
 class Instruction(NamedTuple):
-    """What it does, and the computations it runs: by a call, as a loop's body, as branches."""
+    """What it does, and the computations it runs: by a call, as a fusion, as a loop's body, as branches."""
 
     opcode: str
     runs: tuple[str, ...]
@@ -63,7 +64,7 @@ def computations(text: str) -> dict[str, list[Instruction]]:
             found[name := head.group(1)] = []
         elif name is not None and (match := _INSTRUCTION.match(line)):
             opcode = match.group(1)
-            key = {"call": "to_apply", "while": "body"}.get(opcode)
+            key = {"call": "to_apply", "fusion": "calls", "while": "body"}.get(opcode)
             runs = re.findall(rf"{key}=%([^\s,)}}]+)", line) if key else []
             if opcode == "conditional":
                 listed = re.search(r"branch_computations=\{([^}]*)\}", line)
@@ -84,9 +85,13 @@ def counted(
     for opcode, runs, is_product in parts[name]:
         if opcode in _FREE:
             continue
+        if opcode == "fusion":
+            # A library's product may be one, with what comes after it.
+            is_product = any(part.is_product for called in runs for part in parts[called])
+            total["dots" if is_product else "fusions"] += 1
+            continue
         if opcode != "call":
-            kind = {"fusion": "fusions", "while": "loops"}.get(opcode, "dots" if is_product else "others")
-            total[kind] += 1
+            total["loops" if opcode == "while" else "dots" if is_product else "others"] += 1
         if opcode != "while" or within:
             for called in runs:
                 total += counted(parts, called, within=within)
@@ -117,10 +122,16 @@ def program(name: str) -> Any:
     recipe, env = ALGORITHMS[name].recipe, make("multigoal")
     if name == "ppo":
         algorithm = recipe(hidden=(64, 64), value_hidden=(64, 64), epochs=2, minibatches=4)
-        sizes = {"num_envs": 16, "rollout": 16, "iterations_per_evaluation": 4, "evaluation_episodes": 2}
+        sizes: Any = {"num_envs": 16, "rollout": 16, "iterations_per_evaluation": 4, "evaluation_episodes": 2}
         return on_policy(algorithm, env, **sizes)
     algorithm = recipe(hidden=(64, 64), critic_hidden=(64, 64))
-    sizes = {"num_envs": 2, "batch_size": 64, "replay_size": 1024, "warmup": 64, "evaluation_interval": 64}
+    sizes: Any = {
+        "num_envs": 2,
+        "batch_size": 64,
+        "replay_size": 1024,
+        "warmup": 64,
+        "evaluation_interval": 64,
+    }
     return off_policy(algorithm, env, evaluation_episodes=2, **sizes)
 
 
@@ -130,7 +141,8 @@ def measure(name: str) -> dict[str, int]:
 
     run = program(name)
     state = jax.eval_shape(run.init, jax.random.key(0))
-    return of_update(jax.jit(run.step, donate_argnums=0).lower(state).compile().as_text())
+    compiled: Any = jax.jit(run.step, donate_argnums=0).lower(state).compile()
+    return of_update(compiled.as_text())
 
 
 def in_a_process(name: str, checkout: Path) -> dict[str, int]:
