@@ -20,19 +20,9 @@ from dpolicy._types import Observation as Observation
 from dpolicy._types import Prediction as Prediction
 from dpolicy._types import Scalar as Scalar
 from dpolicy._types import Transition as Transition
-from dpolicy.actor_critic import ActorCritic as ActorCritic
-from dpolicy.actor_critic import acting as acting
-from dpolicy.actor_critic import actor_critic as actor_critic
-from dpolicy.actor_critic import noisy as noisy
-from dpolicy.actor_critic import selecting as selecting
 from dpolicy.algorithm import Algorithm as Algorithm
+from dpolicy.algorithm import Horizon as Horizon
 from dpolicy.algorithm import Memory as Memory
-from dpolicy.ema import ema as ema
-from dpolicy.extras import Extra as Extra
-from dpolicy.extras import FromState as FromState
-from dpolicy.extras import Updated as Updated
-from dpolicy.field_policy import FieldPolicy as FieldPolicy
-from dpolicy.field_policy import field_policy as field_policy
 from dpolicy.fields import AbstractField as AbstractField
 from dpolicy.fields import AbstractSchedule as AbstractSchedule
 from dpolicy.fields import CosineVP as CosineVP
@@ -57,11 +47,18 @@ from dpolicy.fields import predict_data as predict_data
 from dpolicy.fields import predict_noise as predict_noise
 from dpolicy.fields import predict_score as predict_score
 from dpolicy.fields import predict_velocity as predict_velocity
-from dpolicy.learner import Learner as Learner
-from dpolicy.learner import adam as adam
-from dpolicy.learner import descend as descend
-from dpolicy.learner import learner as learner
-from dpolicy.minibatches import over_minibatches as over_minibatches
+from dpolicy.learning import FieldPolicy as FieldPolicy
+from dpolicy.learning import Learner as Learner
+from dpolicy.learning import acting as acting
+from dpolicy.learning import actor_critic as actor_critic
+from dpolicy.learning import adam as adam
+from dpolicy.learning import descend as descend
+from dpolicy.learning import ema as ema
+from dpolicy.learning import field_policy as field_policy
+from dpolicy.learning import learner as learner
+from dpolicy.learning import noisy as noisy
+from dpolicy.learning import over_minibatches as over_minibatches
+from dpolicy.learning import proximal as proximal
 from dpolicy.networks import MLP as MLP
 from dpolicy.networks import Ensemble as Ensemble
 from dpolicy.networks import Gaussian as Gaussian
@@ -71,8 +68,6 @@ from dpolicy.networks import TanhGaussian as TanhGaussian
 from dpolicy.networks import ValueNetwork as ValueNetwork
 from dpolicy.networks import ensemble as ensemble
 from dpolicy.networks import gaussian_policy as gaussian_policy
-from dpolicy.proximal import Proximal as Proximal
-from dpolicy.proximal import proximal as proximal
 from dpolicy.recipe import composed as composed
 from dpolicy.recipe import tunable as tunable
 
@@ -80,6 +75,7 @@ if TYPE_CHECKING:
     from dpolicy import algorithms as algorithms
     from dpolicy import data as data
     from dpolicy import envs as envs
+    from dpolicy import learning as learning
     from dpolicy import losses as losses
     from dpolicy import modes as modes
     from dpolicy import plots as plots
@@ -94,6 +90,7 @@ _PACKAGES = (
     "data",
     "envs",
     "fields",
+    "learning",
     "losses",
     "modes",
     "networks",

@@ -1,12 +1,12 @@
 """The contract of an algorithm: three pure functions, as in optax and blackjax."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from jaxtyping import Array, Int
 
 from dpolicy import _checks
-from dpolicy._types import Critic, Key, Loss, Metrics, Mode, Model, Number, Transition
+from dpolicy._types import Key, Metrics, Number, Transition
 
 Family: TypeAlias = Literal["on_policy", "off_policy", "offline"]
 
@@ -77,36 +77,28 @@ class Algorithm(NamedTuple):
         init: `(key, spec) -> state`: models, targets, optimiser states and counters, one pytree of arrays. `spec`
             carries `obs_size` and `action_size`.
         act: `(state, obs, key, mode) -> (action, extras)` for ONE observation (`vmap` it); the action goes to the
-            environment, the extras travel with the transition into `update`.
+            environment, the extras travel with the transition into `update`. A fifth argument `place`, from 0 to 1,
+            says which of several environments it is for: methods may explore differently in the first and in the
+            last.
         update: `(state, batch, key) -> (state, metrics)`. The leaves of `batch` have leading axes
             `[time, environment]` on policy and `[batch]` otherwise.
         modes: The values of `mode` that `act` knows. "explore" and "evaluate" are always among them.
-        objective: `(state, q) -> (actor, loss)`: the network that acts and the per-example loss it descends where `q`
-            is the critic in every role (it guides, selects and backs up), which is what `dpolicy.audit` compares. None
-            where no such loss is known (on policy it needs a rollout's advantages and likelihoods).
         memory: What it stores beside each transition of the replay and rewrites; None where there is no such thing.
-        raw_observations: Whether it must be given observations as they are, because it starts from a policy that was
-            fitted to such.
-        explore_at: `(state, obs, key, place) -> (action, extras)`: how it explores in the environment at `place` of a
-            batch, from 0 (the first) to 1 (the last), where that differs between them; None where `act` says it all.
-        with_actor: `(state, actor) -> state`: the state with that network in the place of the one that acts and of
-            every copy of it (averages, references); None where the objective reads no network of the state.
         horizon: Of how many steps the transitions are that it learns from off policy or offline; None for one, with a
             discount of its own.
+        stages: The stages its update runs, by name, where it is made of such: `stages["actor"].loss(seen)` is the loss
+            that the actor descends.
     """
 
     name: str
     family: Family
     init: Callable[[Key, Any], Any]
-    act: Callable[[Any, Any, Key, Mode], tuple[Any, dict[str, Any]]]
+    act: Callable[..., tuple[Any, dict[str, Any]]]
     update: Callable[[Any, Transition, Key], tuple[Any, Metrics]]
     modes: tuple[str, ...] = ("explore", "evaluate")
-    objective: Callable[[Any, Critic], tuple[Model, Loss]] | None = None
     memory: Memory | None = None
-    raw_observations: bool = False
-    explore_at: Callable[[Any, Any, Key, Any], tuple[Any, dict[str, Any]]] | None = None
-    with_actor: Callable[[Any, Model], Any] | None = None
     horizon: Horizon | None = None
+    stages: Mapping[str, Any] | None = None
 
 
 def check_algorithm(algorithm: Any, name: str = "algorithm") -> None:

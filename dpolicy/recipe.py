@@ -78,6 +78,9 @@ def composed(
             for name in given:
                 _checks.one_of(f"hyperparameter of {function.__name__}", name, parameters)
             values = {name: given.get(name, parameter.default) for name, parameter in parameters.items()}
+            for name, value in values.items():
+                if value is inspect.Parameter.empty:
+                    raise ValueError(f"{function.__name__} must be given {name}.")
             filled = [
                 functools.partial(block, **{name: values[name] for name in names})
                 for block, names in zip(blocks, passed, strict=True)
@@ -93,7 +96,9 @@ def composed(
         described = _descriptions(function)
         texts = {name: _descriptions(offered[name])[name] for name in in_order if name not in described}
         lines = [f"    {name}: {text}" for name, text in texts.items()]
-        recipe.__doc__ = "\n".join([inspect.getdoc(function) or "", *lines])
+        recipe.__doc__ = _with_arguments(inspect.getdoc(function) or "", lines)
+        # A combinator made of blocks is a block itself, whose settings are those of its blocks.
+        recipe.tunable = tuple(in_order)  # pyright: ignore[reportAttributeAccessIssue]
         return recipe
 
     return compose
@@ -106,6 +111,16 @@ def _keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 def _tunables(block: Callable[..., Any]) -> tuple[str, ...]:
     return block.tunable  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def _with_arguments(text: str, lines: list[str]) -> str:
+    """The docstring with further lines at the end of its `Args:`, which other sections may follow."""
+    start = text.find("\nArgs:\n")
+    section = re.search(r"\n\n(?=\S)", text[start + 1 :]) if start >= 0 else None
+    if section is None:
+        return "\n".join([text, *lines])
+    end = start + 1 + section.start()
+    return "\n".join([text[:end], *lines]) + text[end:]
 
 
 def _descriptions(function: Callable[..., Any]) -> dict[str, str]:

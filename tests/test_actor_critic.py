@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from dpolicy._types import Transition
-from dpolicy.actor_critic import actor_critic, within_box
 from dpolicy.algorithm import Algorithm
 from dpolicy.algorithms import sac
 from dpolicy.envs import MultiGoal
-from dpolicy.field_policy import field_policy
+from dpolicy.learning import actor_critic, field_policy, within_box
 from dpolicy.train import Normaliser, Replay, off_policy
 
 SPEC = MultiGoal().spec

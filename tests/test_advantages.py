@@ -7,14 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpolicy._advantages import Advantages
 from dpolicy._types import Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment, MultiGoal
 from dpolicy.envs.protocol import Spec
 from dpolicy.fields import FunctionField, RectifiedFlow
+from dpolicy.learning import Advantages, proximal
 from dpolicy.losses import flow_matching_log_likelihood, matching, noise_predictions, perturb
-from dpolicy.proximal import proximal
 from dpolicy.train import on_policy
 
 KEY = jax.random.key(0)

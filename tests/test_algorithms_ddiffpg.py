@@ -14,7 +14,7 @@ from dpolicy._types import Transition
 from dpolicy.algorithm import Stored
 from dpolicy.algorithms import ddiffpg, dipo
 from dpolicy.envs import MultiGoal
-from dpolicy.learner import adam, learner
+from dpolicy.learning import adam, learner
 from dpolicy.losses import categorical_loss, categorical_target, gradient_ascent
 from dpolicy.modes import Episodes, per_group, shares
 from dpolicy.train import Replay, off_policy

@@ -7,11 +7,9 @@ import pytest
 from oracles import GaussianMixture
 from transitions import experience
 
-from dpolicy.actor_critic import actor_critic, critic_function
 from dpolicy.algorithms import bc, dipo
 from dpolicy.envs import MultiGoal
-from dpolicy.field_policy import SAMPLERS, field_policy
-from dpolicy.fields import CosineVP
+from dpolicy.learning import SAMPLERS, actor_critic, critic_function, field_policy
 from dpolicy.losses import ascend, gradient_ascent, start
 from dpolicy.samplers import langevin, mean_flow, noise_free, ode, sde
 from dpolicy.train import Replay, off_policy

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from transitions import experience
 
-from dpolicy.actor_critic import critic_function
 from dpolicy.algorithms import dipo, dpmd, gempo, maxentdp, qsm, qvpo, sac, sdac
 from dpolicy.audit import gradient_alignment, network, objectives
 from dpolicy.cli import main
-from dpolicy.fields import CosineVP, FunctionField
+from dpolicy.fields import FunctionField
+from dpolicy.learning import critic_function
 from dpolicy.plots import heat_map
 
 SCHEDULE = CosineVP()

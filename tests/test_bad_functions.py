@@ -11,8 +11,8 @@ from dpolicy._types import Transition
 from dpolicy.algorithms import ddiffpg, dpmd, dps, gempo, idem, maxentdp, sdac
 from dpolicy.audit import network
 from dpolicy.envs import Spec
-from dpolicy.extras import dual_temperature, tuned_noise
-from dpolicy.fields import CosineVP, FunctionField
+from dpolicy.fields import FunctionField
+from dpolicy.learning import dual_temperature, tuned_noise
 from dpolicy.losses import (
     LogRatio,
     add_q_score,

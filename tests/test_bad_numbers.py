@@ -9,8 +9,7 @@ import pytest
 
 from dpolicy import fields, losses, networks, samplers
 from dpolicy.algorithms import dppo, fpo, fpopp, genpo
-from dpolicy.ema import ema
-from dpolicy.learner import adam
+from dpolicy.learning import adam, ema
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 

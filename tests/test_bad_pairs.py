@@ -9,7 +9,7 @@ import pytest
 from dpolicy import fields, losses, networks, samplers
 from dpolicy._types import Transition
 from dpolicy.algorithms import sac
-from dpolicy.learner import adam, descend, learner
+from dpolicy.learning import adam, descend, learner
 from dpolicy.networks import gaussian_policy
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")

@@ -19,9 +19,7 @@ import pytest
 from dpolicy import actor_critic, field_policy, proximal
 from dpolicy.algorithms import ALGORITHMS
 from dpolicy.envs.protocol import Spec
-from dpolicy.field_policy import SAMPLERS, SCHEDULES
 from dpolicy.fields import (
-    EMBEDDINGS,
     CosineVP,
     DiscreteVP,
     LinearVP,
@@ -31,11 +29,9 @@ from dpolicy.fields import (
     cosine_betas,
     linear_betas,
 )
-from dpolicy.learner import adam
-from dpolicy.mirror import mirror_descent
+from dpolicy.learning import SAMPLERS, SCHEDULES, adam, mirror_descent, noisy_best
 from dpolicy.modes import mode_discovery, novelty_reward
 from dpolicy.networks import gaussian_policy
-from dpolicy.noisy_best import noisy_best
 from dpolicy.samplers import ddim, ddpm, ode, sde
 from dpolicy.train import PROGRAMS
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpolicy.ema import ema
+from dpolicy.learning import ema
 from dpolicy.networks import ValueNetwork
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from dpolicy._types import Transition
-from dpolicy.actor_critic import actor_critic
 from dpolicy.envs import MultiGoal
-from dpolicy.extras import (
+from dpolicy.learning import (
     Extra,
     FromState,
     Statistics,
     Updated,
+    actor_critic,
     annealed,
     averaged_actor,
     copied,

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpolicy.field_policy import SCHEDULES as NAMED
 from dpolicy.fields import (
     CosineVP,
     DiscreteVP,
@@ -17,6 +16,7 @@ from dpolicy.fields import (
     ddpm_table,
     linear_betas,
 )
+from dpolicy.learning import SCHEDULES as NAMED
 
 SCHEDULES = [
     RectifiedFlow(),

@@ -10,15 +10,22 @@ import numpy as np
 import pytest
 
 from dpolicy._types import Transition
-from dpolicy.actor_critic import ActorCritic, acting, actor_critic, critic_function, selecting
 from dpolicy.algorithms import ALGORITHMS, dps, fpmd, gempo, idem, maxentdp, qvpo, sdac
 from dpolicy.envs import MultiGoal
-from dpolicy.extras import Statistics, TunedScalar
-from dpolicy.field_policy import field_policy
-from dpolicy.learner import Learner
+from dpolicy.learning import (
+    ActorCritic,
+    Learner,
+    Statistics,
+    TunedScalar,
+    acting,
+    actor_critic,
+    critic_function,
+    field_policy,
+    mirror_descent,
+    noisy_best,
+    selecting,
+)
 from dpolicy.losses import boltzmann, chain, matching, perturb, reverse_sample, start
-from dpolicy.mirror import mirror_descent
-from dpolicy.noisy_best import noisy_best
 from dpolicy.samplers import mean_flow, ode
 
 SPEC = MultiGoal().spec

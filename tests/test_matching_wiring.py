@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 
 from dpolicy._types import Transition
-from dpolicy.actor_critic import critic_function
 from dpolicy.algorithms import ALGORITHMS, dpmd, fpmd, maxentdp, qvpo, sdac
-from dpolicy.ema import ema
 from dpolicy.envs import MultiGoal
-from dpolicy.field_policy import field_policy
 from dpolicy.fields import CosineVP, FunctionField
+from dpolicy.learning import critic_function, ema, field_policy
 
 SPEC = MultiGoal().spec
 SMALL = {"hidden": (8,), "critic_hidden": (8,), "target_rate": 0.5}

@@ -13,10 +13,9 @@ from scipy import integrate
 
 from dpolicy._types import Transition
 from dpolicy.algorithms import dppo, fpo, ppo
-from dpolicy.cloning import clone_step, cloned
 from dpolicy.envs.protocol import Spec
-from dpolicy.fields import DiscreteVP, Field, FunctionField, RectifiedFlow, cosine_betas
-from dpolicy.learner import adam
+from dpolicy.fields import Field, FunctionField
+from dpolicy.learning import adam, clone_step, cloned, explore_matched, matched_ratio, proximal
 from dpolicy.losses import (
     adaptive_rate,
     bounded_advantage,
@@ -28,10 +27,8 @@ from dpolicy.losses import (
     perturb,
     ppo_clip,
 )
-from dpolicy.matched import explore_matched, matched_ratio
 from dpolicy.networks import ResidualGaussian, gaussian_kl
 from dpolicy.presets import preset, resolve
-from dpolicy.proximal import proximal
 from dpolicy.samplers import ddpm, ode
 from dpolicy.samplers._predict import predict_pair
 

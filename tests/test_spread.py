@@ -11,7 +11,7 @@ from dpolicy._types import Transition
 from dpolicy.algorithms import ppo
 from dpolicy.algorithms.qvpo import _spread as of_moments
 from dpolicy.envs import MultiGoal
-from dpolicy.extras import Statistics, Updated, running_statistics
+from dpolicy.learning import Statistics, Updated, running_statistics
 from dpolicy.losses import explained_variance, standardise
 from dpolicy.train import Normaliser, RewardScale
 

@@ -1,14 +1,12 @@
 """Behaviour cloning with a flow or diffusion policy."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 from dpolicy import _checks
-from dpolicy._types import Action, Key, Metrics, Mode, Number, Observation, Transition
+from dpolicy._types import Number
 from dpolicy.algorithm import Algorithm
-from dpolicy.cloning import Cloned, clone_step, cloned
-from dpolicy.field_policy import FieldPolicy, field_policy
-from dpolicy.learner import adam
+from dpolicy.learning import FieldPolicy, adam, algorithm, average, field_policy, trained
 from dpolicy.losses import matching, perturb
 from dpolicy.recipe import composed
 
@@ -32,18 +30,11 @@ def bc(
     _checks.fraction("ema_decay", ema_decay)
     policy = make_field()
     loss = matching(perturb(policy.schedule))
-    optimiser = adam(learning_rate)
-
-    def init(key: Key, spec: Any) -> Cloned:
-        return cloned(policy.make(key, spec), optimiser)
-
-    def act(state: Cloned, obs: Observation, key: Key, mode: Mode) -> tuple[Action, dict[str, Any]]:
-        _checks.one_of("mode", mode, ("explore", "evaluate"))
-        return policy.sample(state.average, obs, key), {}
-
-    def update(state: Cloned, batch: Transition, key: Key) -> tuple[Cloned, Metrics]:
-        return clone_step(state, loss, batch, key, optimiser, ema_decay)
-
-    return Algorithm(
-        "bc", "offline", init, act, update, objective=lambda state, q: (state.learner.model, loss)
+    return algorithm(
+        "bc",
+        "offline",
+        explore=lambda s: partial(policy.sample, s.average),
+        evaluate=lambda s: partial(policy.sample, s.average),
+        actor=trained(policy.make, lambda s: loss, adam(learning_rate)),
+        average=average("actor", 1 - ema_decay),
     )

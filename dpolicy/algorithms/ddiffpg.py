@@ -13,9 +13,7 @@ from jaxtyping import Array, Float, Int
 from dpolicy import _checks
 from dpolicy._types import Action, Critic, Key, Loss, Metrics, Mode, Model, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm, Memory, Stored
-from dpolicy.ema import ema
-from dpolicy.field_policy import FieldPolicy, field_policy
-from dpolicy.learner import Learner, adam, descend, learner
+from dpolicy.learning import FieldPolicy, Learner, adam, descend, ema, field_policy, learner
 from dpolicy.losses import (
     batched,
     categorical_loss,

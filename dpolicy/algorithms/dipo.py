@@ -3,13 +3,30 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
+
+import optax
 
 from dpolicy import _checks
-from dpolicy._types import Critic, Key, Number, Transition
-from dpolicy.actor_critic import acting, actor_critic, within_box
+from dpolicy._types import Key, Number, Transition
 from dpolicy.algorithm import Algorithm
-from dpolicy.extras import FromState, averaged_actor
-from dpolicy.field_policy import FieldPolicy, field_policy
+from dpolicy.learning import (
+    Critics,
+    FieldPolicy,
+    NextValue,
+    Seen,
+    acting,
+    actor_optimiser,
+    algorithm,
+    average,
+    critic_function,
+    field_policy,
+    next_value,
+    q_critics,
+    remembered,
+    trained,
+    within_box,
+)
 from dpolicy.losses import given, gradient_ascent, matching, perturb
 from dpolicy.recipe import composed
 
@@ -21,7 +38,8 @@ def improved(example: Transition) -> Transition:
 
 @composed(
     field_policy,
-    actor_critic,
+    actor_optimiser,
+    q_critics,
     sampler="ddpm_posterior",
     sampler_steps=100,
     critic_hidden=(256, 256, 256),
@@ -30,7 +48,8 @@ def improved(example: Transition) -> Transition:
 )
 def dipo(
     make_field: Callable[..., FieldPolicy],
-    train: Callable[..., Algorithm],
+    make_optimiser: Callable[..., optax.GradientTransformation],
+    make_critics: Callable[..., Critics],
     *,
     ascent_steps: int = 20,
     ascent_rate: Number = 0.03,
@@ -67,25 +86,34 @@ def dipo(
     if ascent_norm is not None:
         _checks.positive("ascent_norm", ascent_norm)
     _checks.fraction("average_rate", average_rate)
-    policy = make_field()
-    sample = within_box(policy.act)
+    policy, critics = make_field(), make_critics()
+    sample, quiet = within_box(policy.act), within_box(policy.quiet)
 
-    def climb(q: Critic, example: Transition, key: Key) -> Transition:
-        start = example.extras["improved"]
-        bound = None if ascent_norm is None else ascent_norm * start.size
-        end = gradient_ascent(
-            partial(q, example.obs), start, steps=ascent_steps, rate=ascent_rate, max_grad_norm=bound
-        )
-        return dataclasses.replace(example, extras={**example.extras, "improved": end})
+    def climb(s: Seen) -> Callable[[Transition, Key], dict[str, Any]]:
+        q = critic_function(s.before.critic)
 
-    return train(
-        name="dipo",
-        make_actor=policy.make,
-        explore=sample,
-        backup=FromState(lambda state: acting(state.extra["average"], sample)),
-        evaluate=within_box(policy.quiet),
-        actor_loss=lambda q, _: given(improved, matching(perturb(policy.schedule))),
-        remember=lambda transition: {"improved": transition.action},
-        revise=climb,
-        extras={"average": averaged_actor(average_rate)},
+        def one(example: Transition, key: Key) -> dict[str, Any]:
+            start = example.extras["improved"]
+            bound = None if ascent_norm is None else ascent_norm * start.size
+            ascend = partial(gradient_ascent, steps=ascent_steps, rate=ascent_rate, max_grad_norm=bound)
+            return {"improved": ascend(partial(q, example.obs), start)}
+
+        return one
+
+    def bootstrap(s: Seen) -> NextValue:
+        q, target = critic_function(s.before.critic), critic_function(s.before.target)
+        return next_value(sample, s.before.average, q, target)
+
+    return algorithm(
+        "dipo",
+        "off_policy",
+        explore=lambda s: acting(sample, s.actor, critic_function(s.critic)),
+        evaluate=lambda s: acting(quiet, s.actor, critic_function(s.critic)),
+        improved=remembered(lambda transition: {"improved": transition.action}, climb),
+        critic=critics.fitted(bootstrap),
+        target=critics.averaged(),
+        actor=trained(
+            policy.make, lambda s: given(improved, matching(perturb(policy.schedule))), make_optimiser()
+        ),
+        average=average("actor", average_rate),
     )

@@ -1,40 +1,41 @@
 """Diffusion Policy with Conditional PPO."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._types import Action, Key, Metrics, Mode, Number, Observation, Transition
+from dpolicy._types import Action, Key, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm
-from dpolicy.cloning import Cloned, clone_step, cloned
-from dpolicy.field_policy import field_policy
-from dpolicy.learner import adam
+from dpolicy.learning import (
+    Acting,
+    Parts,
+    Seen,
+    adam,
+    average,
+    field_policy,
+    labelled,
+    passes,
+    proximal,
+    trained,
+)
 from dpolicy.losses import (
     add,
     clipped,
     entropy,
+    given,
     matching,
     perturb,
     residual_gaussian_log_ratio,
     score_regulariser,
 )
-from dpolicy.minibatches import over_minibatches
 from dpolicy.networks import ResidualGaussian, gaussian_kl, gaussian_policy
-from dpolicy.proximal import proximal
 from dpolicy.recipe import composed
 
-MODES = ("explore", "evaluate", "flow", "flow+residual", "flow+residual+noise", "improved")
-
-
-class Fitted(eqx.Module):
-    """The flow, and what it was before it was last fitted: the base of the policy that it was fitted to."""
-
-    flow: Cloned
-    before: Any
+MODES = ("flow", "flow+residual", "flow+residual+noise", "improved")
 
 
 @composed(gaussian_policy, proximal, target_kl=0.01, value_clip=0.2)
@@ -85,7 +86,7 @@ def dp_cppo(
     _checks.positive("clip", clip)
     _checks.non_negative("entropy_coefficient", entropy_coefficient)
     _checks.non_negative("score_coefficient", score_coefficient)
-    _checks.one_of("evaluate", evaluate, MODES[2:])
+    _checks.one_of("evaluate", evaluate, MODES)
     _checks.fraction("ema_decay", ema_decay)
     _checks.positive("flow_learning_rate", flow_learning_rate)
     _checks.integer("flow_steps", flow_steps)
@@ -103,72 +104,63 @@ def dp_cppo(
         initialisation=initialisation,
         clip=None,
     )
-    flow_loss = matching(perturb(flow.schedule))
-    flow_optimiser = adam(flow_learning_rate)
 
-    def propose(
-        residual: ResidualGaussian, fitted: Fitted, obs: Observation, key: Key, mode: Mode
-    ) -> tuple[Action, dict[str, Any]]:
-        flow_key, key = jax.random.split(key)
-        base = flow.sample(fitted.before if mode == "improved" else fitted.flow.average, obs, flow_key)
-        mode = evaluate if mode == "evaluate" else mode
-        if mode == "flow":
-            return base, {}
-        mean = residual.mean(obs, base)
-        if mode == "flow+residual":
-            return mean, {}
-        action, log_prob = residual.sample(obs, base, key)
-        return action, {"base": base, "log_prob": log_prob, "mean": mean, "log_std": residual.log_std}
+    def acting(mode: str) -> Acting:
+        def act(parts: Parts) -> Callable[[Observation, Key], tuple[Action, dict[str, Any]]]:
+            residual = parts.policy
+
+            def one(obs: Observation, key: Key) -> tuple[Action, dict[str, Any]]:
+                flow_key, key = jax.random.split(key)
+                base = flow.sample(parts.previous if mode == "improved" else parts.average, obs, flow_key)
+                if mode == "flow":
+                    return base, {}
+                mean = residual.mean(obs, base)
+                if mode == "flow+residual":
+                    return mean, {}
+                action, log_prob = residual.sample(obs, base, key)
+                extras = {"base": base, "log_prob": log_prob, "mean": mean, "log_std": residual.log_std}
+                return action, extras
+
+            return one
+
+        return act
 
     def kl(residual: ResidualGaussian, example: Transition, key: Key) -> Float[Array, ""]:
         old = example.extras
         mean = residual.mean(example.obs, old["base"])
         return gaussian_kl(old["mean"], old["log_std"], mean, residual.log_std)
 
-    def refit(
-        residual: ResidualGaussian, fitted: Fitted, examples: Transition, key: Key
-    ) -> tuple[Fitted, Metrics]:
-        draw_key, fit_key = jax.random.split(key)
+    def improved(s: Seen, example: Transition, key: Key) -> dict[str, Action]:
+        return {"improved": acting("flow+residual+noise")(s.now)(example.obs, key)[0]}
 
-        def improved(obs: Observation, key: Key) -> Action:
-            return propose(residual, fitted, obs, key, "explore")[0]
+    def on_improved(example: Transition) -> Transition:
+        return dataclasses.replace(example, action=example.extras["improved"])
 
-        actions = jax.vmap(improved)(examples.obs, jax.random.split(draw_key, examples.reward.shape[0]))
-        data = Transition(
-            examples.obs, actions, examples.reward, examples.next_obs, examples.terminated, examples.truncated
-        )
-
-        def body(state: Cloned, inputs: tuple[Transition, Key]) -> tuple[Cloned, Metrics]:
-            return clone_step(state, flow_loss, *inputs, flow_optimiser, ema_decay)
-
-        state, metrics = over_minibatches(
-            body,
-            fitted.flow,
-            data,
-            fit_key,
-            epochs=flow_epochs,
-            count=flow_minibatches,
-            name="flow_minibatches",
-        )
-        return Fitted(state, fitted.flow.average), {f"flow/{name}": value for name, value in metrics.items()}
-
-    def start(key: Key, spec: Any, policy: ResidualGaussian) -> Fitted:
-        first = cloned(flow.make(key, spec), flow_optimiser)
-        return Fitted(first, first.average)
-
+    fit = given(on_improved, matching(perturb(flow.schedule)))
     shared = {"activation": activation, "initialisation": initialisation}
     return train(
         name="dp_cppo",
         make_policy=residual_policy(ResidualGaussian, **shared),
-        propose=propose,
+        explore=acting("flow+residual+noise"),
+        evaluate=acting(evaluate),
+        modes={mode: acting(mode) for mode in MODES},
         policy_loss=add(
             ppo=(1.0, clipped(residual_gaussian_log_ratio, eps=clip)),
             entropy=(-entropy_coefficient, entropy),
             score=(score_coefficient, score_regulariser),
         ),
         kl=kl,
-        make_extra=start,
-        afterwards=refit,
-        modes=MODES,
+        stages={
+            "improved": labelled(improved),
+            "refit": passes(
+                epochs=flow_epochs,
+                minibatches=flow_minibatches,
+                name="flow_minibatches",
+                flow=trained(flow.make, lambda s: fit, adam(flow_learning_rate)),
+                average=average("flow", 1 - ema_decay),
+            ),
+            # The base of the policy that the flow was just fitted to.
+            "previous": average("average", 1, found=True),
+        },
         **shared,
     )

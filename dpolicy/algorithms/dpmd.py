@@ -1,15 +1,22 @@
 """Diffusion policy mirror descent."""
 
 from collections.abc import Callable
-from typing import Any
+
+import optax
 
 from dpolicy import _checks
-from dpolicy.actor_critic import actor_critic
 from dpolicy.algorithm import Algorithm
-from dpolicy.field_policy import FieldPolicy, field_policy
+from dpolicy.learning import (
+    Critics,
+    FieldPolicy,
+    NoisyBest,
+    actor_optimiser,
+    field_policy,
+    mirror_descent,
+    noisy_best,
+    q_critics,
+)
 from dpolicy.losses import matching
-from dpolicy.mirror import mirror_descent
-from dpolicy.noisy_best import noisy_best
 from dpolicy.recipe import composed
 
 
@@ -17,16 +24,18 @@ from dpolicy.recipe import composed
     field_policy,
     noisy_best,
     mirror_descent,
-    actor_critic,
+    actor_optimiser,
+    q_critics,
     sampler="ddpm_posterior",
     critic_hidden=(256, 256, 256),
     critic_activation="mish",
 )
 def dpmd(
     make_field: Callable[..., FieldPolicy],
-    behave: Callable[..., dict[str, Any]],
-    descent: Callable[..., dict[str, Any]],
-    train: Callable[..., Algorithm],
+    behave: Callable[..., NoisyBest],
+    descend: Callable[..., Algorithm],
+    make_optimiser: Callable[..., optax.GradientTransformation],
+    make_critics: Callable[..., Critics],
     *,
     evaluation_candidates: int = 32,
 ) -> Algorithm:
@@ -49,6 +58,11 @@ def dpmd(
     """
     _checks.integer("evaluation_candidates", evaluation_candidates)
     policy = make_field(initial_scale=0.5)
-    behaviour = behave(policy=policy, evaluate=policy.best(evaluation_candidates))
-    slots = descent(behaviour=behaviour, schedule=policy.schedule, regression=matching)
-    return train(name="dpmd", **slots)
+    return descend(
+        name="dpmd",
+        behaviour=behave(policy=policy),
+        evaluate=policy.best(evaluation_candidates),
+        critics=make_critics(),
+        optimiser=make_optimiser(),
+        regression=matching,
+    )

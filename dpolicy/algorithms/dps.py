@@ -4,10 +4,8 @@ from collections.abc import Callable
 
 from dpolicy import _checks
 from dpolicy._types import Number
-from dpolicy.actor_critic import actor_critic
 from dpolicy.algorithm import Algorithm
-from dpolicy.extras import FromState, annealed
-from dpolicy.field_policy import FieldPolicy, field_policy
+from dpolicy.learning import FieldPolicy, actor_critic, annealed, field_policy
 from dpolicy.losses import chain, matching, perturb, reverse_sample, smoothed_score
 from dpolicy.recipe import composed
 
@@ -76,8 +74,8 @@ def dps(
         explore=policy.act,
         backup=policy.with_density(density_steps, density_draws) if soft else policy.act,
         evaluate=policy.best(evaluation_candidates),
-        temperature=FromState(
-            lambda state: annealed(state.updates, initial_temperature, final_temperature, anneal_updates)
+        temperature=lambda s: annealed(
+            s.before.updates, initial_temperature, final_temperature, anneal_updates
         ),
         actor_loss=lambda q, temperature: matching(
             chain(

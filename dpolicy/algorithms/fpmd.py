@@ -2,19 +2,25 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Critic, Key, Model, Number, Observation
-from dpolicy.actor_critic import actor_critic
 from dpolicy.algorithm import Algorithm
-from dpolicy.field_policy import FieldPolicy, field_policy
+from dpolicy.learning import (
+    Critics,
+    FieldPolicy,
+    NoisyBest,
+    actor_optimiser,
+    field_policy,
+    mirror_descent,
+    noisy_best,
+    q_critics,
+)
 from dpolicy.losses import matching, mean_flow_matching
-from dpolicy.mirror import mirror_descent
-from dpolicy.noisy_best import noisy_best
 from dpolicy.recipe import composed
 from dpolicy.samplers import mean_flow, ode
 
@@ -23,7 +29,8 @@ from dpolicy.samplers import mean_flow, ode
     field_policy,
     noisy_best,
     mirror_descent,
-    actor_critic,
+    actor_optimiser,
+    q_critics,
     schedule="rectified_flow",
     prediction="velocity",
     sampler="euler",
@@ -35,9 +42,10 @@ from dpolicy.samplers import mean_flow, ode
 )
 def fpmd(
     make_field: Callable[..., FieldPolicy],
-    behave: Callable[..., dict[str, Any]],
-    descent: Callable[..., dict[str, Any]],
-    train: Callable[..., Algorithm],
+    behave: Callable[..., NoisyBest],
+    descend: Callable[..., Algorithm],
+    make_optimiser: Callable[..., optax.GradientTransformation],
+    make_critics: Callable[..., Critics],
     *,
     variant: str = "rectified_flow",
     sampler_steps: int | None = None,
@@ -73,17 +81,13 @@ def fpmd(
     def single(actor: Model, q: Critic, obs: Observation, key: Key) -> tuple[Action, Float[Array, ""]]:
         return one_step(actor, obs, key), jnp.zeros(())
 
-    behaviour = behave(
-        policy=policy,
+    share = 0.1 if equal_share is None else equal_share
+    return descend(
+        name="fpmd",
+        behaviour=behave(policy=policy, noisy_candidates=True),
         evaluate=single if evaluation_candidates == 1 else policy.best(evaluation_candidates),
-        noisy_candidates=True,
-    )
-    slots = descent(
-        behaviour=behaviour,
-        schedule=policy.schedule,
-        regression=partial(mean_flow_matching, equal_share=0.1 if equal_share is None else equal_share)
-        if average
-        else matching,
+        critics=make_critics(),
+        optimiser=make_optimiser(),
+        regression=partial(mean_flow_matching, equal_share=share) if average else matching,
         times="later" if average else "uniform",
     )
-    return train(name="fpmd", **slots)

@@ -1,18 +1,16 @@
 """Flow Policy Optimisation: PPO whose likelihood is the flow-matching loss."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from functools import partial
+from typing import cast
 
 import jax.numpy as jnp
 
 from dpolicy import _checks
-from dpolicy._types import Action, Key, Mode, Number, Observation, Prediction
+from dpolicy._types import Number, Prediction
 from dpolicy.algorithm import Algorithm
-from dpolicy.field_policy import FieldPolicy, field_policy
-from dpolicy.fields import AbstractField
+from dpolicy.learning import FieldPolicy, explore_matched, field_policy, matched_ratio, proximal
 from dpolicy.losses import clipped, flow_matching_log_ratio, grid_times, matching, perturb
-from dpolicy.matched import explore_matched, matched_ratio
-from dpolicy.proximal import proximal
 from dpolicy.recipe import composed
 
 
@@ -105,17 +103,11 @@ def fpo(
     )
     explore = explore_matched(policy.sample, ratio, squash=jnp.tanh, noise=action_noise)
 
-    def propose(
-        field: AbstractField, extra: Any, obs: Observation, key: Key, mode: Mode
-    ) -> tuple[Action, dict[str, Any]]:
-        if mode == "evaluate":
-            return jnp.tanh(policy.sample(field, obs, key)), {}
-        return explore(field, obs, key)
-
     return train(
         name="fpo",
         make_policy=policy.make,
-        propose=propose,
+        explore=lambda parts: partial(explore, parts.policy),
+        evaluate=lambda parts: lambda obs, key: jnp.tanh(policy.sample(parts.policy, obs, key)),
         policy_loss=clipped(ratio, eps=clip, surrogate=surrogate, advantages=advantages),
         kl="kl",
     )

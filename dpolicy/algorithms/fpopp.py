@@ -3,17 +3,24 @@
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
 
 from dpolicy import _checks
-from dpolicy._types import Action, Key, Metrics, Mode, Number, Observation, Transition
+from dpolicy._types import Action, Key, Number, Observation
 from dpolicy.algorithm import Algorithm
-from dpolicy.ema import ema
-from dpolicy.field_policy import FieldPolicy, field_policy
-from dpolicy.fields import AbstractField
+from dpolicy.learning import (
+    Acting,
+    FieldPolicy,
+    Parts,
+    acted,
+    explore_matched,
+    field_policy,
+    matched_ratio,
+    proximal,
+)
+from dpolicy.learning import (
+    average as average_of,
+)
 from dpolicy.losses import (
     add,
     clipped,
@@ -25,20 +32,11 @@ from dpolicy.losses import (
     predicted_entropy,
     prediction_change,
 )
-from dpolicy.matched import explore_matched, matched_ratio
-from dpolicy.proximal import acted, proximal
 from dpolicy.recipe import composed
 from dpolicy.samplers import ode
 
 STARTS = ("zero", "random")
 MEASURES = ("ratio", "prediction")
-
-
-class Deployed(eqx.Module):
-    """The average of the policy that acts in evaluation, and the updates so far."""
-
-    field: AbstractField
-    updates: Int[Array, "*seeds"]
 
 
 @composed(
@@ -139,38 +137,32 @@ def fpopp(
     predictions = noise_predictions(several)
     explore = explore_matched(sampler, ratio, squash=lambda x: x, noise=action_noise)
 
-    def propose(
-        field: AbstractField, deployed: Deployed, obs: Observation, key: Key, mode: Mode
-    ) -> tuple[Action, dict[str, Any]]:
-        mode = start if mode == "evaluate" else mode
-        if mode == "explore":
-            action, extras = explore(field, obs, key)
+    def act(parts: Parts) -> Callable[[Observation, Key], tuple[Action, dict[str, Any]]]:
+        def one(obs: Observation, key: Key) -> tuple[Action, dict[str, Any]]:
+            action, extras = explore(parts.policy, obs, key)
             if kl_measure == "prediction":
-                extras["predictions"] = predictions(field, acted(obs, action, extras), key)
+                extras["predictions"] = predictions(parts.policy, acted(obs, action, extras), key)
             return action, extras
-        x_1 = jnp.zeros(field.action_size) if mode == "zero" else None
-        return sampler(deployed.field, obs, key, start=x_1), {}
 
-    def follow(
-        field: AbstractField, deployed: Deployed, examples: Transition, key: Key
-    ) -> tuple[Deployed, Metrics]:
-        updates = deployed.updates + 1
-        averaged = ema(deployed.field, field, ema_decay)
-        keep = lambda new, old: jnp.where(updates > ema_after, new, old) if eqx.is_array(new) else new
-        return Deployed(jax.tree.map(keep, averaged, field), updates), {}
+        return one
 
-    surrogate_loss = clipped(ratio, eps=clip, surrogate=surrogate)
-    terms: dict[str, Any] = {"ppo": (1.0, surrogate_loss)}
+    def starting(how: str) -> Acting:
+        x_1 = lambda field: jnp.zeros(field.action_size) if how == "zero" else None
+        return lambda parts: lambda obs, key: sampler(parts.deployed, obs, key, start=x_1(parts.deployed))
+
+    terms: dict[str, Any] = {"ppo": (1.0, clipped(ratio, eps=clip, surrogate=surrogate))}
     if entropy_coefficient is not None:
         _checks.non_negative("entropy_coefficient", entropy_coefficient)
         terms["entropy"] = (-entropy_coefficient, predicted_entropy(several))
     return train(
         name="fpopp",
         make_policy=policy.make,
-        propose=propose,
+        explore=act,
+        evaluate=starting(start),
+        modes={how: starting(how) for how in STARTS},
         policy_loss=add(**terms),
         kl="ppo/kl" if kl_measure == "ratio" else prediction_change(several),
-        make_extra=lambda key, spec, field: Deployed(field, jnp.zeros((), jnp.int32)),
-        afterwards=follow,
-        modes=("explore", "evaluate", *STARTS),
+        stages={
+            "deployed": average_of("policy", lambda s: jnp.where(s.updates > ema_after, 1 - ema_decay, 1.0))
+        },
     )

@@ -4,22 +4,41 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import optax
+
 from dpolicy import _checks
-from dpolicy._types import Critic, Loss, Number, Scalar
-from dpolicy.actor_critic import ActorCritic, ActorLoss, actor_critic
+from dpolicy._types import Loss, Number
 from dpolicy.algorithm import Algorithm
-from dpolicy.extras import FromState, copied, dual_temperature
-from dpolicy.field_policy import FieldPolicy, field_policy
+from dpolicy.learning import (
+    Critics,
+    FieldPolicy,
+    NextValue,
+    Seen,
+    acting,
+    actor_optimiser,
+    adam,
+    algorithm,
+    average,
+    critic_function,
+    every,
+    field_policy,
+    guide,
+    next_value,
+    q_critics,
+    trained,
+    tuned,
+)
 from dpolicy.losses import candidates as candidates_of
 from dpolicy.losses import chain, jitter, matching, perturb, tilt
 from dpolicy.losses.tilt import SHAPES
 from dpolicy.recipe import composed
 
 
-@composed(field_policy, actor_critic, learning_rate=1e-4)
+@composed(field_policy, actor_optimiser, q_critics, learning_rate=1e-4)
 def gempo(
     make_field: Callable[..., FieldPolicy],
-    train: Callable[..., Algorithm],
+    make_optimiser: Callable[..., optax.GradientTransformation],
+    make_critics: Callable[..., Critics],
     *,
     weight: str = "linear",
     candidates: int = 64,
@@ -64,35 +83,39 @@ def gempo(
     if cap is not None:
         _checks.positive("cap", cap)
     _checks.integer("evaluation_candidates", evaluation_candidates)
-    policy = make_field()
+    _checks.integer("reference_interval", reference_interval)
+    _checks.positive("initial_temperature", initial_temperature)
+    policy, critics = make_field(), make_critics()
+    evaluate = policy.best(evaluation_candidates)
 
-    def actor_loss(state: ActorCritic) -> ActorLoss:
-        def improve(q: Critic, temperature: Scalar) -> Loss:
-            return matching(
-                chain(
-                    candidates_of(partial(policy.sample, state.extra["reference"]), candidates),
-                    jitter(reference_noise),
-                    tilt(q, temperature, shape=weight, floor=floor),
-                    perturb(policy.schedule),
-                ),
-                cap=cap,
-            )
+    def bootstrap(s: Seen) -> NextValue:
+        q, target = critic_function(s.before.critic), critic_function(s.before.target)
+        return next_value(policy.act, s.before.actor, q, target)
 
-        return improve
-
-    return train(
-        name="gempo",
-        make_actor=policy.make,
-        extras={
-            "reference": copied(reference_interval),
-            "temperature": dual_temperature(
-                initial_temperature, target_kl=target_kl, learning_rate=temperature_learning_rate
+    def improve(s: Seen) -> Loss:
+        return matching(
+            chain(
+                candidates_of(partial(policy.sample, s.before.reference), candidates),
+                jitter(reference_noise),
+                tilt(guide(s.before, "online_mean"), s.before.temperature, shape=weight, floor=floor),
+                perturb(policy.schedule),
             ),
-        },
-        explore=policy.act,
-        evaluate=policy.best(evaluation_candidates),
-        temperature=FromState(lambda state: state.extra["temperature"].value),
-        actor_loss=FromState(actor_loss),
-        actor_critic_values="online_mean",
-        critic_first=False,
+            cap=cap,
+        )
+
+    return algorithm(
+        "gempo",
+        "off_policy",
+        explore=lambda s: acting(policy.act, s.actor, critic_function(s.critic)),
+        evaluate=lambda s: acting(evaluate, s.actor, critic_function(s.critic)),
+        critic=critics.fitted(bootstrap),
+        target=critics.averaged(),
+        actor=trained(policy.make, improve, make_optimiser()),
+        reference=every(average("actor", 1), reference_interval),
+        temperature=tuned(
+            initial_temperature,
+            lambda s: target_kl - s.metrics["actor/weight_kl"],
+            adam(temperature_learning_rate),
+            multiplier="value",
+        ),
     )

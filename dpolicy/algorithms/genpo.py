@@ -6,12 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from dpolicy import _checks
-from dpolicy._types import Action, Key, Mode, Number, Observation
+from dpolicy._types import Action, Key, Number, Observation
 from dpolicy.algorithm import Algorithm
-from dpolicy.field_policy import FieldPolicy, field_policy
-from dpolicy.fields import AbstractField, Projected, Sinusoidal
+from dpolicy.fields import Projected, Sinusoidal
+from dpolicy.learning import Acting, FieldPolicy, Parts, acted, field_policy, proximal
 from dpolicy.losses import add, clipped, compression, exact_log_likelihood, log_ratio
-from dpolicy.proximal import acted, proximal
 from dpolicy.recipe import composed
 from dpolicy.samplers import coupled
 from dpolicy.samplers.coupled import action_of
@@ -81,22 +80,29 @@ def genpo(
     likelihood = exact_log_likelihood(sampler)
     ratio = log_ratio(likelihood)
 
-    def propose(
-        field: AbstractField, extra: Any, obs: Observation, key: Key, mode: Mode
-    ) -> tuple[Action, dict[str, Any]]:
-        mode = start if mode == "evaluate" else mode
-        z = jnp.zeros((2, field.action_size)) if mode == "zero" else sampler.start(field, key)
-        pair = sampler.forward(field, z, obs)
-        if mode != "explore":
-            return action_of(pair), {}
-        # By the inverse, like the update's, so that the first ratio is 1 up to rounding (1e-6).
-        example = acted(obs, action_of(pair), {"pair": pair})
-        return example.action, {"pair": pair, "log_prob": likelihood(field, example, key)}
+    def explore(parts: Parts) -> Callable[[Observation, Key], tuple[Action, dict[str, Any]]]:
+        def act(obs: Observation, key: Key) -> tuple[Action, dict[str, Any]]:
+            pair = sampler.forward(parts.policy, sampler.start(parts.policy, key), obs)
+            # By the inverse, like the update's, so that the first ratio is 1 up to rounding (1e-6).
+            example = acted(obs, action_of(pair), {"pair": pair})
+            return example.action, {"pair": pair, "log_prob": likelihood(parts.policy, example, key)}
+
+        return act
+
+    def starting(how: str) -> Acting:
+        def act(parts: Parts) -> Callable[[Observation, Key], Action]:
+            zero = jnp.zeros((2, parts.policy.action_size))
+            first = lambda key: zero if how == "zero" else sampler.start(parts.policy, key)
+            return lambda obs, key: action_of(sampler.forward(parts.policy, first(key), obs))
+
+        return act
 
     return train(
         name="genpo",
         make_policy=policy.make,
-        propose=propose,
+        explore=explore,
+        evaluate=starting(start),
+        modes={how: starting(how) for how in STARTS},
         policy_loss=add(
             ppo=(1.0, clipped(ratio, eps=clip)),
             compression=(compression_coefficient, compression(sampler, gap=gap)),
@@ -104,5 +110,4 @@ def genpo(
         kl=f"ppo/{KL[kl_estimator]}",
         # The reference lets the rate rise where k1, which may be negative, is above this.
         kl_floor=-1e-4 if kl_estimator == "k1" else 0.0,
-        modes=("explore", "evaluate", *STARTS),
     )

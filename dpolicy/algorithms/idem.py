@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 from dpolicy import _checks
 from dpolicy._types import Number
-from dpolicy.actor_critic import actor_critic, noisy
 from dpolicy.algorithm import Algorithm
-from dpolicy.field_policy import FieldPolicy, field_policy
+from dpolicy.learning import FieldPolicy, actor_critic, field_policy, noisy
 from dpolicy.losses import chain, matching, perturb, reverse_sample, smoothed_score
 from dpolicy.recipe import composed
 

@@ -2,20 +2,34 @@
 
 from collections.abc import Callable
 
+import optax
+
 from dpolicy import _checks
-from dpolicy._types import Number
-from dpolicy.actor_critic import actor_critic, critic_function, selecting
+from dpolicy._types import Loss, Number
 from dpolicy.algorithm import Algorithm
-from dpolicy.extras import FromState
-from dpolicy.field_policy import FieldPolicy, field_policy
+from dpolicy.learning import (
+    Critics,
+    FieldPolicy,
+    NextValue,
+    Seen,
+    acting,
+    actor_optimiser,
+    algorithm,
+    critic_function,
+    field_policy,
+    next_value,
+    q_critics,
+    trained,
+)
 from dpolicy.losses import boltzmann, chain, matching, perturb, posterior_mean, reverse_sample
 from dpolicy.recipe import composed
 
 
-@composed(field_policy, actor_critic, hidden=(256, 256))
+@composed(field_policy, actor_optimiser, q_critics, hidden=(256, 256))
 def maxentdp(
     make_field: Callable[..., FieldPolicy],
-    train: Callable[..., Algorithm],
+    make_optimiser: Callable[..., optax.GradientTransformation],
+    make_critics: Callable[..., Critics],
     *,
     temperature: Number = 0.05,
     samples: int = 500,
@@ -46,24 +60,25 @@ def maxentdp(
     _checks.integer("density_steps", density_steps)
     _checks.integer("density_draws", density_draws)
     _checks.integer("evaluation_candidates", evaluation_candidates)
-    policy = make_field()
-    return train(
-        name="maxentdp",
-        make_actor=policy.make,
-        explore=policy.act,
-        backup=policy.with_density(density_steps, density_draws) if soft else policy.act,
-        evaluate=FromState(
-            lambda state: selecting(critic_function(state.target_critic), policy.best(evaluation_candidates))
-        ),
-        temperature=temperature if soft else None,
-        actor_loss=lambda q, _: matching(
-            chain(
-                perturb(policy.schedule),
-                reverse_sample(policy.schedule, samples),
-                boltzmann(q, temperature),
-                posterior_mean(),
-            )
-        ),
-        actor_critic_values="target_min",
-        critic_first=False,
+    policy, critics = make_field(), make_critics()
+    backup = policy.with_density(density_steps, density_draws) if soft else policy.act
+    evaluate = policy.best(evaluation_candidates)
+
+    def bootstrap(s: Seen) -> NextValue:
+        q, target = critic_function(s.before.critic), critic_function(s.before.target)
+        return next_value(backup, s.before.actor, q, target, temperature if soft else None)
+
+    def improve(s: Seen) -> Loss:
+        q = critic_function(s.before.target)
+        links = perturb(policy.schedule), reverse_sample(policy.schedule, samples)
+        return matching(chain(*links, boltzmann(q, temperature), posterior_mean()))
+
+    return algorithm(
+        "maxentdp",
+        "off_policy",
+        explore=lambda s: acting(policy.act, s.actor, critic_function(s.critic)),
+        evaluate=lambda s: acting(evaluate, s.actor, critic_function(s.target)),
+        critic=critics.fitted(bootstrap),
+        target=critics.averaged(),
+        actor=trained(policy.make, improve, make_optimiser()),
     )

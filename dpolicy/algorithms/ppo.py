@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._types import Action, Key, Mode, Number, Observation, Transition
+from dpolicy._types import Action, Key, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm
+from dpolicy.learning import Parts, proximal
 from dpolicy.losses import (
     add,
     clipped,
@@ -19,7 +20,6 @@ from dpolicy.losses import (
     tanh_gaussian_log_ratio,
 )
 from dpolicy.networks import Gaussian, TanhGaussian, gaussian_kl, gaussian_policy
-from dpolicy.proximal import proximal
 from dpolicy.recipe import composed
 
 POLICIES = ("gaussian", "tanh_gaussian")
@@ -50,22 +50,20 @@ def ppo(
     _checks.non_negative("entropy_coefficient", entropy_coefficient)
     squashed = policy == "tanh_gaussian"
 
-    def propose(
-        actor: Gaussian | TanhGaussian, extra: Any, obs: Observation, key: Key, mode: Mode
-    ) -> tuple[Action, dict[str, Any]]:
-        if mode == "evaluate":
-            return actor.mode(obs), {}
-        mean, log_std = actor.parameters(obs)
-        extras = {"mean": mean, "log_std": log_std}
-        if isinstance(actor, TanhGaussian):
-            u = actor.unsquashed(obs, key)
-            return jnp.tanh(u), {
-                **extras,
-                "unsquashed": u,
-                "log_prob": actor.log_prob_from_unsquashed(obs, u),
-            }
-        action, log_prob = actor.sample(obs, key)
-        return action, {**extras, "log_prob": log_prob}
+    def explore(parts: Parts) -> Callable[[Observation, Key], tuple[Action, dict[str, Any]]]:
+        actor: Gaussian | TanhGaussian = parts.policy
+
+        def act(obs: Observation, key: Key) -> tuple[Action, dict[str, Any]]:
+            mean, log_std = actor.parameters(obs)
+            extras = {"mean": mean, "log_std": log_std}
+            if isinstance(actor, TanhGaussian):
+                u = actor.unsquashed(obs, key)
+                log_prob = actor.log_prob_from_unsquashed(obs, u)
+                return jnp.tanh(u), {**extras, "unsquashed": u, "log_prob": log_prob}
+            action, log_prob = actor.sample(obs, key)
+            return action, {**extras, "log_prob": log_prob}
+
+        return act
 
     def kl(actor: Gaussian | TanhGaussian, example: Transition, key: Key) -> Float[Array, ""]:
         # The squash is the same in both: it does not change the divergence.
@@ -76,7 +74,8 @@ def ppo(
     return train(
         name="ppo",
         make_policy=make_policy(partial(TanhGaussian, width="softplus") if squashed else Gaussian),
-        propose=propose,
+        explore=explore,
+        evaluate=lambda parts: lambda obs, key: parts.policy.mode(obs),
         policy_loss=add(
             ppo=(1.0, clipped(ratio, eps=clip)),
             entropy=(-entropy_coefficient, estimated_entropy if squashed else entropy),

@@ -4,25 +4,34 @@ from collections.abc import Callable
 from functools import partial
 
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._spread import varies
-from dpolicy._types import Critic, Loss, Number, Scalar
-from dpolicy.actor_critic import (
-    CRITIC_VALUES,
-    ActorCritic,
-    ActorLoss,
-    CriticValues,
-    Policy,
-    acting,
-    actor_critic,
-    critic_function,
-    selecting,
-)
+from dpolicy._types import Critic, Loss, Number
 from dpolicy.algorithm import Algorithm
-from dpolicy.extras import FromState, Statistics, Updated, annealed, averaged_actor, running_statistics
-from dpolicy.field_policy import FieldPolicy, field_policy
+from dpolicy.learning import (
+    CRITIC_VALUES,
+    Critics,
+    CriticValues,
+    FieldPolicy,
+    NextValue,
+    Seen,
+    Statistics,
+    acting,
+    actor_optimiser,
+    algorithm,
+    annealed,
+    average,
+    critic_function,
+    field_policy,
+    guide,
+    next_value,
+    q_critics,
+    statistics,
+    trained,
+)
 from dpolicy.losses import (
     advantage,
     best,
@@ -42,21 +51,21 @@ from dpolicy.recipe import composed
 WEIGHTS = ("qadv", "qrelu", "qcut", "qexpn")
 
 
-def _weights(weight: str, q: Critic, statistics: Statistics | None) -> Transform:
+def _weights(weight: str, q: Critic, standard: Statistics | None) -> Transform:
     """The transform that a name of WEIGHTS stands for."""
     if weight == "qadv":
         return advantage(q)
-    if statistics is not None:
+    if standard is not None:
         moments = report(q=q, q_square=lambda obs, action: q(obs, action) ** 2)
-        standard = lambda obs, action: statistics(q(obs, action))
-        return chain(moments, boltzmann(standard, 1.0, normalise=False, clip=8.0))
+        standardised = lambda obs, action: standard(q(obs, action))
+        return chain(moments, boltzmann(standardised, 1.0, normalise=False, clip=8.0))
     floor = 1.0 if weight == "qcut" else 0.0
     return weigh(lambda obs, action: jnp.maximum(q(obs, action), floor))
 
 
-def _spread(updated: Updated) -> Float[Array, "2"]:
+def _spread(s: Seen) -> Float[Array, "2"]:
     """Two numbers with the mean and the standard deviation that Q has over all samples of the batch."""
-    mean, square = updated.metrics["q"], updated.metrics["q_square"]
+    mean, square = s.metrics["actor/q"], s.metrics["actor/q_square"]
     variance = square - mean**2
     # The difference of two squares is rounded as they are.
     deviation = jnp.sqrt(jnp.where(varies(variance, square), variance, 0))
@@ -65,7 +74,8 @@ def _spread(updated: Updated) -> Float[Array, "2"]:
 
 @composed(
     field_policy,
-    actor_critic,
+    actor_optimiser,
+    q_critics,
     hidden=(256, 256),
     sampler="ddpm_posterior",
     learning_rate=1e-4,
@@ -73,7 +83,8 @@ def _spread(updated: Updated) -> Float[Array, "2"]:
 )
 def qvpo(
     make_field: Callable[..., FieldPolicy],
-    train: Callable[..., Algorithm],
+    make_optimiser: Callable[..., optax.GradientTransformation],
+    make_critics: Callable[..., Critics],
     *,
     candidates: int = 64,
     weight: str = "qadv",
@@ -127,43 +138,39 @@ def qvpo(
     for name, value in (("exploration", exploration_candidates), ("backup", backup_candidates)):
         _checks.integer(f"{name}_candidates", value)
     _checks.integer("evaluation_candidates", evaluation_candidates)
-    policy = make_field()
+    _checks.boolean("critic_first", critic_first)
+    _checks.fraction("average_rate", average_rate)
+    policy, critics = make_field(), make_critics()
+    explore, backup = policy.best(exploration_candidates), policy.best(backup_candidates)
+    evaluate, standardised = policy.best(evaluation_candidates), weight == "qexpn"
 
-    def backup(state: ActorCritic) -> Policy:
-        chosen = selecting(critic_function(state.target_critic), policy.best(backup_candidates))
-        return acting(state.extra["average"], chosen)
+    def bootstrap(s: Seen) -> NextValue:
+        target = critic_function(s.before.target)
+        return next_value(backup, s.before.average, target, target)
 
-    def actor_loss(state: ActorCritic) -> ActorLoss:
-        omega = annealed(state.updates, uniform_weight, final_uniform_weight, anneal_updates)
-
-        def improve(q: Critic, _: Scalar) -> Loss:
-            standardised = weight == "qexpn"
-            # The mean over the best sample and the uniform ones, which the bound of the gradient is about.
-            share = 1 / (1 + uniform_candidates)
-            entropy_share = share * uniform_candidates * omega
-            return matching(
-                chain(
-                    candidates_of(partial(policy.sample, state.actor.model), candidates),
-                    _weights(weight, q, state.extra["statistics"] if standardised else None),
-                    best(q),
-                    mix((share, chain()), (entropy_share, uniform(uniform_candidates))),
-                    perturb(policy.schedule),
-                )
+    def improve(s: Seen) -> Loss:
+        q = guide(s.now if critic_first else s.before, ranking)
+        omega = annealed(s.before.updates, uniform_weight, final_uniform_weight, anneal_updates)
+        # The mean over the best sample and the uniform ones, which the bound of the gradient is about.
+        share = 1 / (1 + uniform_candidates)
+        return matching(
+            chain(
+                candidates_of(partial(policy.sample, s.before.actor), candidates),
+                _weights(weight, q, s.before.statistics if standardised else None),
+                best(q),
+                mix((share, chain()), (share * uniform_candidates * omega, uniform(uniform_candidates))),
+                perturb(policy.schedule),
             )
+        )
 
-        return improve
-
-    extras = {"average": averaged_actor(average_rate)}
-    if weight == "qexpn":
-        extras["statistics"] = running_statistics(_spread, 0.001)
-    return train(
-        name="qvpo",
-        make_actor=policy.make,
-        extras=extras,
-        explore=policy.best(exploration_candidates),
-        backup=FromState(backup),
-        evaluate=policy.best(evaluation_candidates),
-        actor_loss=FromState(actor_loss),
-        actor_critic_values=ranking,
-        critic_first=critic_first,
+    return algorithm(
+        "qvpo",
+        "off_policy",
+        explore=lambda s: acting(explore, s.actor, critic_function(s.critic)),
+        evaluate=lambda s: acting(evaluate, s.actor, critic_function(s.critic)),
+        critic=critics.fitted(bootstrap),
+        target=critics.averaged(),
+        actor=trained(policy.make, improve, make_optimiser()),
+        average=average("actor", average_rate),
+        **({"statistics": statistics(_spread, 0.001)} if standardised else {}),
     )

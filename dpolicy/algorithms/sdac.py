@@ -1,23 +1,40 @@
 """Soft Diffusion Actor-Critic: reverse-sampled weighted score matching."""
 
 from collections.abc import Callable
-from typing import Any
+
+import optax
 
 from dpolicy import _checks
-from dpolicy._types import Action, Critic, Key, Loss, Number, Observation, Scalar
-from dpolicy.actor_critic import ActorCritic, ActorLoss, actor_critic
+from dpolicy._types import Loss, Number
 from dpolicy.algorithm import Algorithm
-from dpolicy.extras import FromState, resolve
-from dpolicy.field_policy import FieldPolicy, field_policy
+from dpolicy.learning import (
+    INITIAL_NOISE,
+    Critics,
+    FieldPolicy,
+    NextValue,
+    Parts,
+    Policy,
+    Seen,
+    Stage,
+    acting,
+    actor_optimiser,
+    algorithm,
+    critic_function,
+    field_policy,
+    next_value,
+    noisy_best,
+    q_critics,
+    trained,
+)
 from dpolicy.losses import boltzmann, candidates, chain, matching, perturb, reverse_sample
-from dpolicy.noisy_best import INITIAL_NOISE, noisy_best
 from dpolicy.recipe import composed
 
 
-@composed(field_policy, actor_critic)
+@composed(field_policy, actor_optimiser, q_critics)
 def sdac(
     make_field: Callable[..., FieldPolicy],
-    train: Callable[..., Algorithm],
+    make_optimiser: Callable[..., optax.GradientTransformation],
+    make_critics: Callable[..., Critics],
     *,
     temperature: Number | None = 0.05,
     samples: int = 500,
@@ -65,28 +82,40 @@ def sdac(
     if temperature is None and behaviour == "sample":
         raise ValueError("temperature must be a number unless behaviour is noisy_best, got None.")
     _checks.integer("evaluation_candidates", evaluation_candidates)
-    policy = make_field(initial_scale=initial_scale)
+    policy, critics = make_field(initial_scale=initial_scale), make_critics()
     evaluate = policy.best(evaluation_candidates)
-    slots: dict[str, Any] = {"make_actor": policy.make, "explore": policy.act, "evaluate": evaluate}
-    if behaviour == "noisy_best":
-        slots = noisy_best(policy=policy, evaluate=evaluate)
-    behave = slots.get("backup", policy.act)
+    noisy = noisy_best(policy=policy) if behaviour == "noisy_best" else None
+    after = {} if noisy is None else {"average": noisy.average, "noise": noisy.noise}
 
-    def actor_loss(state: ActorCritic) -> ActorLoss:
-        scale = state.extra["noise"].value / INITIAL_NOISE if temperature is None else temperature
-        act = resolve(behave, state)
+    def behave(parts: Parts) -> Policy:
+        return policy.act if noisy is None else noisy.behaviour(parts)
 
-        def improve(q: Critic, _: Scalar) -> Loss:
-            def draw(obs: Observation, key: Key) -> Action:
-                return act(state.actor.model, q, obs, key)[0]
+    def moving(stage: Stage) -> Stage:
+        return stage if noisy is None else noisy.delayed(stage)
 
-            links = (
-                perturb(policy.schedule),
-                reverse_sample(policy.schedule, samples, proposal=proposal),
-                boltzmann(q, scale),
-            )
-            return matching(chain(*links) if source == "replay" else chain(candidates(draw, 1), *links))
+    def bootstrap(s: Seen) -> NextValue:
+        q, target = critic_function(s.before.critic), critic_function(s.before.target)
+        return next_value(behave(s.before), s.before.actor, q, target)
 
-        return improve
+    def improve(s: Seen) -> Loss:
+        q = critic_function(s.before.critic)
+        scale = s.before.noise / INITIAL_NOISE if temperature is None else temperature
+        links = (
+            perturb(policy.schedule),
+            reverse_sample(policy.schedule, samples, proposal=proposal),
+            boltzmann(q, scale),
+        )
+        draw = acting(behave(s.before), s.before.actor, q)
+        return matching(chain(*links) if source == "replay" else chain(candidates(draw, 1), *links))
 
-    return train(name="sdac", actor_loss=FromState(actor_loss), critic_first=False, **slots)
+    slow = lambda s: s.actor if noisy is None else s.average
+    return algorithm(
+        "sdac",
+        "off_policy",
+        explore=lambda s: acting(behave(s), slow(s), critic_function(s.critic)),
+        evaluate=lambda s: acting(evaluate, slow(s), critic_function(s.critic)),
+        critic=critics.fitted(bootstrap),
+        target=moving(critics.averaged()),
+        actor=moving(trained(policy.make, improve, make_optimiser())),
+        **after,
+    )

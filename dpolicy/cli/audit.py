@@ -49,7 +49,7 @@ def _labels(words: list[str]) -> list[str]:
 
 def _recipes(words: list[str]) -> dict[str, Any]:
     """The algorithms of the command line; what they do not say about their field is as in the first, and printed."""
-    from dpolicy.field_policy import field_policy
+    from dpolicy.learning import field_policy
     from dpolicy.train.building import make_algorithm
 
     made: dict[str, Any] = {}
@@ -74,7 +74,7 @@ def _experience(env: Any, size: int, seed: int, steps: int) -> tuple[Any, Any]:
     import jax
     import jax.numpy as jnp
 
-    from dpolicy.actor_critic import actor_critic, critic_function
+    from dpolicy.learning import actor_critic, critic_function
     from dpolicy.train import off_policy
 
     def uniform(actor: Any, q: Any, obs: Any, key: Any) -> Any:
@@ -121,7 +121,7 @@ def _cloned(model: Any, batch: Any, seed: int, steps: int) -> Any:
     import jax
 
     from dpolicy.fields import AbstractField
-    from dpolicy.learner import adam, descend, learner
+    from dpolicy.learning import adam, descend, learner
     from dpolicy.losses import batched, matching, perturb
 
     if not isinstance(model, AbstractField):

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpolicy import _checks
-from dpolicy.cloning import Cloned
 from dpolicy.envs import Spec
 from dpolicy.fields import AbstractField
 from dpolicy.train.configuration import check_named, read_config

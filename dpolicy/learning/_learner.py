@@ -36,32 +36,34 @@ def descend(
     loss: Callable[[M], tuple[Float[Array, ""], Metrics]],
     optimiser: optax.GradientTransformation,
     *,
-    learning_rate: Number | Callable[[Any, Metrics], Any] | None = None,
+    updates: Any = 0,
 ) -> tuple[Learner[M], Metrics]:
     """One gradient step: theta <- theta + optimiser(grad loss(theta)).
+
+    A transformation that takes them is given, beside the gradient, the loss' `metrics` and the count of `updates`:
+    rates that adapt to a metric or follow the algorithm's clock are such transformations (`by_kl`, `by_updates`).
 
     Args:
         learner: What to train.
         loss: The batch loss `model -> (scalar, metrics)`.
         optimiser: The transformation `learner` was started with.
-        learning_rate: Multiplies the update when given; the optimiser should then end without a learning rate of
-            its own (an adaptive rate lives in the algorithm's state; Adam's direction does not depend on it). A
-            function of such an update and the loss' metrics gives the step itself, part by part of the model.
+        updates: The algorithm's count of updates before this one.
 
     Returns:
-        The learner after the step, and the loss' metrics with `grad_norm`, the global norm before any clipping.
+        The learner after the step, and the loss' metrics with `grad_norm`, the global norm before any clipping, and the
+        `learning_rate` of a transformation that keeps one.
     """
     _checks.instance("learner", learner, Learner, "a Learner, as learner(model, optimiser) gives it")
     _checks.function("loss", loss, "model -> (scalar, metrics)")
     (_, metrics), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(learner.model)
     parameters = eqx.filter(learner.model, eqx.is_inexact_array)
-    updates, opt_state = optimiser.update(gradient, learner.opt_state, parameters)
-    if callable(learning_rate):
-        updates = learning_rate(updates, metrics)
-    elif learning_rate is not None:
-        updates = scaled(updates, -learning_rate)
-    model = eqx.apply_updates(learner.model, updates)
-    return Learner(model, opt_state), {**metrics, "grad_norm": global_norm(gradient)}
+    step = optax.with_extra_args_support(optimiser).update
+    change, opt_state = step(gradient, learner.opt_state, parameters, metrics=metrics, updates=updates)
+    model = eqx.apply_updates(learner.model, change)
+    metrics = {**metrics, "grad_norm": global_norm(gradient)}
+    if rates := optax.tree_utils.tree_get_all_with_path(opt_state, "learning_rate"):
+        metrics["learning_rate"] = rates[0][1]
+    return Learner(model, opt_state), metrics
 
 
 def global_norm(tree: PyTree) -> Float[Array, ""]:
@@ -91,7 +93,7 @@ def adam(
 ) -> optax.GradientTransformation:
     """Adam with optional clipping of the global gradient norm (before it) and decoupled weight decay (after it).
 
-    Without a learning rate the result is Adam's direction; see `descend`.
+    Without a learning rate the result is Adam's direction, for a rate of another kind (`by_updates`, `by_kl`) after it.
 
     Raises:
         ValueError: for a rate or norm that is not above zero, or a negative decay.

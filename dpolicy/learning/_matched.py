@@ -8,9 +8,9 @@ import jax
 
 from dpolicy._types import Action, Key, Number, Observation, Transition
 from dpolicy.fields import AbstractField
+from dpolicy.learning._proximal import acted
 from dpolicy.losses import LogRatio
 from dpolicy.losses.ratios import LogLikelihood
-from dpolicy.proximal import acted
 
 Sample = Callable[[AbstractField, Observation, Key], Action]
 

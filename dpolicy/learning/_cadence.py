@@ -1,0 +1,232 @@
+"""Combinators of stages: cadence, several steps, one gradient for several parts, passes over a rollout."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool
+
+from dpolicy import _checks
+from dpolicy._metrics import reduce_metrics
+from dpolicy._types import Key, Loss, Metrics, Model, Number
+from dpolicy.learning._learner import Learner, adam, descend, keep_if, learner
+from dpolicy.learning._makers import flat
+from dpolicy.learning._minibatches import in_segments, over_minibatches
+from dpolicy.learning._stages import (
+    Parts,
+    Seen,
+    Stage,
+    check_slot,
+    check_stages,
+    owned,
+    run_stages,
+    start_stages,
+)
+from dpolicy.losses import add, batched, on
+
+
+def every(stage: Stage, updates: int, *, after: Number = 0) -> Stage:
+    """The stage at every `updates`-th update, once `after` of them are over.
+
+    In between it costs nothing, except under `vmap` (a sweep in one program), where it is computed at every update and
+    its result dropped. Its metrics are averaged over the updates at which it ran; "NAME/due" is their share.
+
+    Args:
+        stage: Any but one that adds entries to the batch, which the stages after it could not do without.
+        updates: At least 1, the interval.
+        after: Updates at the start through which it waits.
+    """
+    _checks.instance("stage", stage, Stage, "a Stage")
+    _checks.integer("updates", updates)
+    _checks.non_negative("after", after)
+    if updates == 1 and isinstance(after, int) and after == 0:
+        return stage
+
+    def step(part: Any, seen: Seen, key: Key) -> tuple[Any, dict[str, Any], Metrics]:
+        # A conditional takes arrays alone; activations and the like are the same in what went in and comes out.
+        arrays, rest = eqx.partition(part, eqx.is_array)
+
+        def run(arrays: Any) -> tuple[Any, Metrics]:
+            new, added, metrics = stage.step(eqx.combine(arrays, rest), seen, key)
+            if added:
+                raise ValueError(
+                    f"stage {seen.stage!r} adds {', '.join(added)} to the batch: it must run at every update."
+                )
+            return eqx.filter(new, eqx.is_array), metrics
+
+        names = jax.eval_shape(run, arrays)[1]
+
+        def wait(arrays: Any) -> tuple[Any, Metrics]:
+            return arrays, {
+                name: jnp.full(shape.shape, _idle(name), shape.dtype) for name, shape in names.items()
+            }
+
+        due = (seen.updates % updates == 0) & (seen.updates > after)
+        arrays, metrics = jax.lax.cond(due, run, wait, arrays)
+        return eqx.combine(arrays, rest), {}, {**metrics, "due": due.astype(float)}
+
+    return stage._replace(step=step, bare=False)
+
+
+def _idle(metric: str) -> float:
+    """What a metric is where its stage does not run: nothing that enters its mean, or its extreme."""
+    return {"min": jnp.inf, "max": -jnp.inf}.get(metric.rpartition("_")[2], 0.0)
+
+
+def times(stage: Stage, steps: int) -> Stage:
+    """Several steps of the stage in each update, on the same batch with new randomness; metrics are their means.
+
+    Args:
+        stage: Any; entries that it adds to the batch are those of its last step.
+        steps: At least 1.
+    """
+    _checks.instance("stage", stage, Stage, "a Stage")
+    _checks.integer("steps", steps)
+
+    def step(part: Any, seen: Seen, key: Key) -> tuple[Any, dict[str, Any], Metrics]:
+        arrays, rest = eqx.partition(part, eqx.is_array)
+
+        def one(arrays: Any, key: Key) -> tuple[Any, tuple[dict[str, Any], Metrics]]:
+            new, added, metrics = stage.step(eqx.combine(arrays, rest), seen, key)
+            return eqx.filter(new, eqx.is_array), (added, metrics)
+
+        arrays, (added, metrics) = jax.lax.scan(one, arrays, jax.random.split(key, steps))
+        last = jax.tree.map(lambda leaf: leaf[-1], added)
+        return eqx.combine(arrays, rest), last, reduce_metrics(metrics, axis=0)
+
+    return stage if steps == 1 else stage._replace(step=step)
+
+
+class Term(NamedTuple):
+    """One part of a common gradient.
+
+    Attributes:
+        make: `(key, spec) -> model`.
+        loss: `seen -> loss`, a per-example loss on the model.
+        coefficient: Weight of the loss, or `seen -> weight`; at 0 nothing of it enters, not even the gradient's norm.
+    """
+
+    make: Callable[[Key, Any], Model]
+    loss: Callable[[Seen], Loss]
+    coefficient: Number | Callable[[Seen], Number] = 1.0
+
+
+def together(optimiser: optax.GradientTransformation | None = None, **terms: Term) -> Stage:
+    """Several parts moved by ONE gradient step, that of the sum of their losses: PPO's policy and value network.
+
+    So the bound of the gradient's norm is that of all of them, and one rate serves all; with `optax.partition` by part
+    (`labelled_by_part`) each may have its own. The metrics are "loss", "grad_norm" and those of each term, "NAME/loss".
+
+    Args:
+        optimiser: Adam with a rate of 3e-4 unless given.
+        **terms: The parts by name, each a `Term`.
+    """
+    optimiser = adam(3e-4) if optimiser is None else optimiser
+    if not terms:
+        raise ValueError("together must be given at least one part name=Term(make, loss), got none.")
+    for name, term in terms.items():
+        _checks.instance(name, term, Term, "a Term(make, loss)")
+        _checks.function(f"make of {name}", term.make, "(key, spec) -> model")
+        check_slot(f"loss of {name}", term.loss, 1, "seen -> loss")
+
+    def start(key: Key, spec: Any, parts: Parts) -> dict[str, Any]:
+        keys = jax.random.split(key, len(terms))
+        models = {name: term.make(key, spec) for key, (name, term) in zip(keys, terms.items(), strict=True)}
+        all_of = learner(Parts(models), optimiser)
+        return {**all_of.model, "": all_of.opt_state}
+
+    def step(part: Any, seen: Seen, key: Key) -> tuple[dict[str, Any], dict[str, Any], Metrics]:
+        def weight(term: Term) -> Number:
+            return term.coefficient(seen) if callable(term.coefficient) else term.coefficient
+
+        losses = {
+            name: (
+                weight(term),
+                on(lambda model, name=name: model[name], term.loss(seen._replace(stage=name))),
+            )
+            for name, term in terms.items()
+        }
+        mean, batch = batched(add(**losses)), flat(seen.batch)
+        state = Learner(Parts({name: part[name] for name in terms}), part[""])
+        new, metrics = descend(
+            state, lambda models: mean(models, batch, key), optimiser, updates=seen.before.updates
+        )
+        return {**new.model, "": new.opt_state}, {}, metrics
+
+    return Stage(start, step, owns=(*terms, ""), bare=True)
+
+
+def labelled_by_part(models: Any) -> Any:
+    """Which part of `together` each parameter belongs to: the labels that `optax.partition` asks for."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key, models)
+
+
+def passes(
+    *,
+    epochs: int,
+    minibatches: int,
+    segment: int | None = None,
+    stop: Callable[[Metrics], Bool[Array, ""]] | None = None,
+    name: str = "minibatches",
+    **stages: Stage,
+) -> Stage:
+    """Epochs of shuffled minibatches over a rollout or batch; the stages see each minibatch as their batch.
+
+    Inside, `now` is what the minibatches before have left, and `before` what the update found. Metrics keep their names
+    and are averaged over all minibatches.
+
+    Args:
+        epochs: Passes.
+        minibatches: Minibatches of each pass; must divide the examples.
+        segment: Minibatches are made of stretches of this many steps of one environment and keep the axis of time,
+            `[time, segment]`, so that a stage in here can compute advantages anew; None for single transitions.
+        stop: `metrics -> bool` of a minibatch's step: once true, that step and all later ones of this update are
+            undone; the share undone is the metric "stopped".
+        name: What `minibatches` is called in an error.
+        **stages: What is done on each minibatch, in order.
+    """
+    _checks.integer("epochs", epochs)
+    _checks.integer(name, minibatches)
+    if segment is not None:
+        _checks.integer("segment", segment)
+    check_stages("passes", {called: stage._replace(of=None) for called, stage in stages.items()})
+    parts = [part for called, stage in stages.items() for part in owned(called, stage)]
+
+    def start(key: Key, spec: Any, so_far: Parts) -> Mapping[str, Any]:
+        return start_stages(stages, key, spec, so_far)
+
+    def step(part: Any, seen: Seen, key: Key) -> tuple[dict[str, Any], dict[str, Any], Metrics]:
+        examples = flat(seen.batch) if segment is None else in_segments(seen.batch, segment)
+        arrays, rest = eqx.partition(Parts(part), eqx.is_array)
+
+        def body(carry: Any, inputs: Any) -> tuple[Any, Metrics]:
+            before, going = carry
+            minibatch, key = inputs
+            if segment is not None:
+                minibatch = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), minibatch)
+            now = Parts(seen.now, eqx.combine(before, rest))
+            left = run_stages(stages, seen._replace(now=now, batch=minibatch, metrics={}), key)
+            after = eqx.filter(Parts({name: left.now[name] for name in parts}), eqx.is_array)
+            metrics = left.metrics
+            if stop is not None:
+                going = going & ~stop(metrics)
+                after = keep_if(going, before, after)
+                metrics = {**metrics, "stopped": 1.0 - going.astype(float)}
+            return (after, going), metrics
+
+        (arrays, _), metrics = over_minibatches(
+            body,
+            (arrays, jnp.asarray(True)),
+            examples,
+            key,
+            epochs=epochs,
+            count=minibatches,
+            name=name,
+            of="samples" if segment is None else "segments",
+        )
+        return dict(eqx.combine(arrays, rest)), {}, metrics
+
+    return Stage(start, step, owns=tuple(parts), bare=True)

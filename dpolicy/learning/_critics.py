@@ -1,0 +1,221 @@
+"""Critics off policy: ensembles of Q fitted to temporal-difference targets, and what they are asked."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from dpolicy import _checks
+from dpolicy._types import Action, Critic, Key, Loss, Model, Number, Observation, Scalar, Transition
+from dpolicy.algorithm import Horizon
+from dpolicy.learning._learner import adam
+from dpolicy.learning._makers import average, trained
+from dpolicy.learning._rates import ANNEALS, annealed, by_updates
+from dpolicy.learning._stages import Parts, Seen, Stage
+from dpolicy.losses import bellman, reduce_ensemble, td_target
+from dpolicy.networks import ACTIVATIONS, QNetwork, ensemble
+from dpolicy.recipe import tunable
+
+# Draws an action and its log-density, `(actor, q, obs, key) -> (action, log_prob)`, with `q` the critic that policies
+# select by which select. Policies without a density return zero, which switches entropy terms off.
+Policy: TypeAlias = Callable[[Model, Critic, Observation, Key], tuple[Action, Float[Array, ""]]]
+# The value of where a transition leads: `(example, key) -> value at example.next_obs`.
+NextValue: TypeAlias = Callable[[Transition, Key], Scalar]
+
+# Which ensemble guides the actor, and how it is reduced.
+CriticValues: TypeAlias = Literal["online_min", "online_mean", "target_min", "target_mean"]
+CRITIC_VALUES = get_args(CriticValues)
+
+
+def critic_function(critic: Model, how: str = "min") -> Critic:
+    """q(obs, action) -> scalar from an ensemble: its minimum, mean or lower confidence bound."""
+    return lambda obs, action: reduce_ensemble(critic(obs, action), how)
+
+
+def guide(parts: Parts, values: CriticValues) -> Critic:
+    """The critic named by one of `online_min`, `online_mean`, `target_min`, `target_mean`."""
+    which, how = values.split("_")
+    return critic_function(parts.critic if which == "online" else parts.target, how)
+
+
+def acting(policy: Policy, actor: Model, q: Critic) -> Callable[[Observation, Key], Action]:
+    """`(obs, key) -> action` of a policy with these parameters, selecting by `q`: what an acting slot asks for."""
+    return lambda obs, key: policy(actor, q, obs, key)[0]
+
+
+def noisy(policy: Policy, std: Number) -> Policy:
+    """Additive Gaussian exploration noise: a + std * N(0, I). Environments clip what leaves the action box."""
+    _checks.non_negative("exploration_noise", std)
+
+    def act(actor: Model, q: Critic, obs: Observation, key: Key) -> tuple[Action, Float[Array, ""]]:
+        policy_key, noise_key = jax.random.split(key)
+        action, log_prob = policy(actor, q, obs, policy_key)
+        return action + std * jax.random.normal(noise_key, action.shape, action.dtype), log_prob
+
+    return act
+
+
+def within_box(policy: Policy) -> Policy:
+    """`policy` with its action clipped to [-1, 1]: what is stored is then what the environment does."""
+
+    def act(actor: Model, q: Critic, obs: Observation, key: Key) -> tuple[Action, Float[Array, ""]]:
+        action, log_prob = policy(actor, q, obs, key)
+        return jnp.clip(action, -1.0, 1.0), log_prob
+
+    return act
+
+
+def next_value(
+    policy: Policy, actor: Model, q: Critic, target: Critic, temperature: Number | None = None
+) -> NextValue:
+    """target(s', a') - temperature log pi(a'|s') at ONE action a' of the policy, which selects, if it does, by `q`."""
+
+    def value(example: Transition, key: Key) -> Scalar:
+        action, log_prob = policy(actor, q, example.next_obs, key)
+        value = target(example.next_obs, action)
+        return value if temperature is None else value - temperature * log_prob
+
+    return value
+
+
+def temporal_difference(value: NextValue, discount: Number) -> Loss:
+    """`bellman` with y = r + gamma (1 - terminated) value(s'): of a single step, or of as many as the example spans.
+
+    An example of several steps brings the discount of its window (`Transition.discount`), gamma^h.
+    """
+
+    def target(example: Transition, key: Key) -> Scalar:
+        gamma = discount if example.discount is None else example.discount
+        return td_target(example.reward, example.terminated, value(example, key), gamma)
+
+    return bellman(target)
+
+
+class Critics(NamedTuple):
+    """An ensemble of critics and how it learns.
+
+    Attributes:
+        make: `(key, spec) -> ensemble`, called `critic(obs, action) -> values [n]`.
+        optimiser: Of the ensemble.
+        discount: gamma.
+        target_rate: Share of the critics that enters the targets at each update.
+        horizon: What transitions must span.
+    """
+
+    make: Callable[[Key, Any], Model]
+    optimiser: optax.GradientTransformation
+    discount: Number
+    target_rate: Number
+    horizon: Horizon | None
+
+    def fitted(self, value: Callable[[Seen], NextValue]) -> Stage:
+        """The stage that fits them to `r + gamma value(s')`; `value` is `seen -> ((example, key) -> scalar)`."""
+        return trained(
+            self.make,
+            lambda seen: temporal_difference(value(seen), self.discount),
+            self.optimiser,
+            horizon=self.horizon,
+        )
+
+    def averaged(self) -> Stage:
+        """The stage of their targets, which follows the part called critic."""
+        return average("critic", self.target_rate)
+
+
+@tunable(
+    "critic_learning_rate",
+    "discount",
+    "n_step",
+    "target_rate",
+    "critics",
+    "critic_hidden",
+    "critic_activation",
+    "max_grad_norm",
+)
+def q_critics(
+    *,
+    critics: int = 2,
+    critic_hidden: tuple[int, ...] = (256, 256),
+    critic_activation: str = "relu",
+    critic_learning_rate: Number = 3e-4,
+    discount: Number = 0.99,
+    n_step: int = 1,
+    target_rate: Number = 0.005,
+    max_grad_norm: Number | None = None,
+) -> Critics:
+    """Twin critics, or more: networks, their optimiser, their targets.
+
+    Args:
+        critics: Critics in the ensemble.
+        critic_hidden: Widths of each critic's hidden layers.
+        critic_activation: Activation of the critics.
+        critic_learning_rate: Adam's rate for the critics.
+        discount: Discount gamma.
+        n_step: Steps of reward in the critics' targets before they bootstrap; fewer where an episode ends.
+        target_rate: Share of the online critics that enters the targets at each update.
+        max_grad_norm: Bound on the norm of the actor's gradient, and of the critics', before Adam; None for none.
+
+    Raises:
+        ValueError: for a value out of its range.
+    """
+    _checks.positive("critic_learning_rate", critic_learning_rate)
+    _checks.sizes("critic_hidden", critic_hidden)
+    _checks.one_of("critic_activation", critic_activation, ACTIVATIONS)
+    _checks.fraction("discount", discount)
+    _checks.integer("n_step", n_step)
+    _checks.fraction("target_rate", target_rate)
+    _checks.integer("critics", critics)
+
+    def make(key: Key, spec: Any) -> Model:
+        network: dict[str, Any] = {"hidden": critic_hidden, "activation": critic_activation}
+        one = lambda key: QNetwork(spec.obs_size, spec.action_size, **network, key=key)
+        return ensemble(one, critics, key=key)
+
+    optimiser = adam(critic_learning_rate, max_grad_norm=max_grad_norm)
+    horizon = None if n_step == 1 else Horizon(n_step, discount)
+    return Critics(make, optimiser, discount, target_rate, horizon)
+
+
+@tunable("learning_rate", "decay_updates", "decay_start", "decay_share", "decay_shape", "max_grad_norm")
+def actor_optimiser(
+    *,
+    learning_rate: Number = 3e-4,
+    decay_updates: Number | None = None,
+    decay_start: Number | None = None,
+    decay_share: Number | None = None,
+    decay_shape: str | None = None,
+    max_grad_norm: Number | None = None,
+) -> optax.GradientTransformation:
+    """Adam for the actor, whose rate may fall with the updates of the algorithm.
+
+    Args:
+        learning_rate: Adam's rate for the actor.
+        decay_updates: Updates over which the actor's rate falls; None keeps it (see `annealed`).
+        decay_start: Updates before it begins to fall; 0 unless given.
+        decay_share: What is left of the rate at the end, as a share; 0 unless given.
+        decay_shape: linear or cosine; linear unless given.
+        max_grad_norm: Bound on the norm of the actor's gradient, and of the critics', before Adam; None for none.
+
+    Raises:
+        ValueError: for a value out of its range.
+    """
+    _checks.positive("learning_rate", learning_rate)
+    if decay_updates is None:
+        for setting, value in (("start", decay_start), ("share", decay_share), ("shape", decay_shape)):
+            if value is not None:
+                raise ValueError(f"decay_{setting} needs decay_updates, got {value!r} without.")
+        return adam(learning_rate, max_grad_norm=max_grad_norm)
+    begin = 0.0 if decay_start is None else decay_start
+    share = 0.0 if decay_share is None else decay_share
+    shape = "linear" if decay_shape is None else decay_shape
+    _checks.positive("decay_updates", decay_updates)
+    _checks.non_negative("decay_start", begin)
+    _checks.fraction("decay_share", share)
+    _checks.one_of("decay_shape", shape, ANNEALS)
+    rate = by_updates(
+        lambda updates: learning_rate * annealed(updates, 1.0, share, decay_updates, begin=begin, shape=shape)
+    )
+    return optax.chain(adam(None, max_grad_norm=max_grad_norm), rate)

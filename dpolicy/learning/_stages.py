@@ -1,0 +1,318 @@
+"""An algorithm as a chain of stages: each owns a named part of the state and says how an update moves it."""
+
+import dataclasses
+import inspect
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from dpolicy import _checks
+from dpolicy._types import Action, Key, Loss, Metrics, Mode, Observation, Transition
+from dpolicy.algorithm import Algorithm, Family, Memory
+from dpolicy.learning._learner import Learner
+from dpolicy.losses._batch import BATCH_AXIS
+
+# Names that a part cannot have: the counter's, those of a mapping's methods, and those that `algorithm` takes itself.
+_RESERVED = ("updates", "keys", "values", "items", "get", "name", "family")
+
+
+class UnknownPart(AttributeError, ValueError):
+    """A part was asked for that the state does not have."""
+
+
+class Parts(Mapping[str, Any]):
+    """The parts of a state by name, a pytree: `parts.critic` is the model, `parts["critic"]` with its optimiser.
+
+    A tuned number reads as the number, and `parts.updates` is the count of updates so far.
+    """
+
+    __slots__ = ("_of",)
+
+    def __init__(self, *of: Mapping[str, Any], **more: Any):
+        merged: dict[str, Any] = {}
+        for each in (*of, more):
+            merged.update(each)
+        self._of = merged
+
+    def __getitem__(self, name: str) -> Any:
+        return self._of[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._of)
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name not in self._of:
+            raise UnknownPart(f"there is no part {name!r}; the parts are {', '.join(self._of) or 'none'}.")
+        part = self._of[name]
+        if isinstance(part, Learner):
+            return part.model
+        return part.value if isinstance(part, Tuned) else part
+
+    def __repr__(self) -> str:
+        return f"Parts({', '.join(self._of)})"
+
+
+jax.tree_util.register_pytree_with_keys(
+    Parts,
+    lambda parts: (tuple((jax.tree_util.DictKey(name), parts[name]) for name in parts), tuple(parts)),
+    lambda names, leaves: Parts(dict(zip(names, leaves, strict=True))),
+)
+
+
+class Tuned(NamedTuple):
+    """A positive number trained through its logarithm; a part of this kind reads as the number."""
+
+    log: Learner
+
+    @property
+    def value(self) -> Array:
+        """The number."""
+        return jnp.exp(self.log.model)
+
+
+class Seen(NamedTuple):
+    """What a stage sees.
+
+    Attributes:
+        before: Every part as this update found it.
+        now: Every part as the stages before this one have left it.
+        batch: The transitions, with what earlier stages have added to their extras; leading axes `[time, environment]`
+            on policy, `[batch]` otherwise and inside `passes`.
+        updates: The count of updates, this one included; `before.updates` is without it.
+        metrics: Those of the stages before this one, under their full names.
+        stage: The name of the stage that sees this.
+    """
+
+    before: Parts
+    now: Parts
+    batch: Any
+    updates: Int[Array, ""]
+    metrics: Metrics
+    stage: str = ""
+
+
+class Stage(NamedTuple):
+    """One step of an update, and the part of the state that it moves.
+
+    Attributes:
+        start: `(key, spec, parts so far) -> part`.
+        step: `(part, seen, key) -> (part, added, metrics)`: `added` are entries for the extras of the batch that later
+            stages see (None removes one); the metrics are reported as "NAME/metric", and "" as "NAME".
+        owns: The names of the parts it moves; None for the one of its own name, as which `start` and `step` then take
+            and return it bare; otherwise they take and return mappings, where "" stands for its own name.
+        loss: `seen -> loss`: the per-example loss it descends, if it does.
+        label: `(seen, example, key) -> entries`: what it adds to one example, if it does.
+        of: The part it is a copy or an average of.
+        memory: What it stores beside transitions and rewrites when they are drawn: `(transition -> entries,
+            seen -> ((example, key) -> entries))`.
+        horizon: Steps that a transition of the batch must span for it; see `dpolicy.algorithm.Horizon`.
+        bare: Whether its metrics keep their own names.
+    """
+
+    start: Callable[[Key, Any, Parts], Any]
+    step: Callable[[Any, Seen, Key], tuple[Any, dict[str, Any], Metrics]]
+    owns: tuple[str, ...] | None = None
+    loss: Callable[[Seen], Loss] | None = None
+    label: Callable[[Seen, Any, Key], dict[str, Any]] | None = None
+    of: str | None = None
+    memory: tuple[Callable[..., dict[str, Any]], Callable[[Seen], Callable[..., dict[str, Any]]]] | None = (
+        None
+    )
+    horizon: Any = None
+    bare: bool = False
+
+
+# How an algorithm acts: `parts -> ((obs, key) -> action)`, or `-> (action, extras)`; a function with an argument
+# `place` gets the environment's place in the batch, from 0 (the first) to 1 (the last).
+Acting: TypeAlias = Callable[[Parts], Callable[..., Any]]
+
+
+def stage_key(key: Key, name: str) -> Key:
+    """The key of the stage `name`: adding a stage changes the randomness of no other."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def owned(name: str, stage: Stage) -> tuple[str, ...]:
+    """The names of the parts that the stage called `name` moves."""
+    return (name,) if stage.owns is None else tuple(part or name for part in stage.owns)
+
+
+def start_stages(stages: Mapping[str, Stage], key: Key, spec: Any, parts: Parts) -> Parts:
+    """The parts as the stages, in order, start them."""
+    for name, stage in stages.items():
+        part = stage.start(stage_key(key, name), spec, parts)
+        new = {name: part} if stage.owns is None else {own or name: part[own] for own in stage.owns}
+        parts = Parts(parts, new)
+    return parts
+
+
+def run_stages(stages: Mapping[str, Stage], seen: Seen, key: Key) -> Seen:
+    """What is seen after the stages, in order, have made their steps."""
+    for name, stage in stages.items():
+        if stage.owns is None:
+            part: Any = seen.now[name]
+        else:
+            part = {own: seen.now[own or name] for own in stage.owns}
+        result = stage.step(part, seen._replace(stage=name), stage_key(key, name))
+        if not isinstance(result, tuple) or len(result) != 3:
+            raise ValueError(
+                f"the step of stage {name!r} must return (part, added, metrics), got {result!r}."
+            )
+        part, added, metrics = result
+        new = {name: part} if stage.owns is None else {own or name: part[own] for own in stage.owns}
+        batch = seen.batch
+        if added:
+            extras = {**batch.extras, **added}
+            extras = {entry: value for entry, value in extras.items() if value is not None}
+            batch = dataclasses.replace(batch, extras=extras)
+        named = metrics if stage.bare else {f"{name}/{key}" if key else name: v for key, v in metrics.items()}
+        if twice := named.keys() & seen.metrics.keys():
+            raise ValueError(
+                f"stage {name!r} reports {sorted(twice)[0]!r}, which a stage before it reports too."
+            )
+        seen = seen._replace(now=Parts(seen.now, new), batch=batch, metrics={**seen.metrics, **named})
+    return seen
+
+
+def algorithm(
+    name: str,
+    family: Family,
+    *,
+    explore: Acting,
+    evaluate: Acting,
+    modes: Mapping[str, Acting] | None = None,
+    memory: Memory | None = None,
+    **stages: Stage,
+) -> Algorithm:
+    """An algorithm whose update runs the stages in the order in which they are written.
+
+    The state is `Parts`, one for each name of a stage, and the count `updates`. A stage sees the parts as the update
+    found them (`before`) and as the stages before it have left them (`now`), so the order is the specification: SAC is
+    critic, target, actor, temperature; IQL is value, actor, critic, target. The randomness of a stage is made from its
+    name, so that one more stage changes that of no other.
+
+    Args:
+        name: The name it is registered under.
+        family: `on_policy`, `off_policy` or `offline`; see `Algorithm`.
+        explore: `parts -> ((obs, key) -> action)`, or `-> (action, extras)` where something travels with the
+            transition.
+        evaluate: The same in evaluation.
+        modes: Further ways of acting, by name.
+        memory: What it stores beside each transition of the replay, where that takes more than `remembered` stages.
+        **stages: The stages, by the names of their parts.
+
+    Raises:
+        ValueError: for a slot that is no function, for what is no stage, for a name that is taken, or for an average
+            of a part that no stage before it has.
+    """
+    acting = {"explore": explore, "evaluate": evaluate, **({} if modes is None else modes)}
+    for mode, slot in acting.items():
+        check_slot(f"{mode} of {name}", slot, 1, "parts -> ((obs, key) -> action)")
+    check_stages(name, stages)
+    horizons = [stage.horizon for stage in stages.values() if stage.horizon is not None]
+
+    def init(key: Key, spec: Any) -> Parts:
+        return Parts(
+            start_stages(stages, _checks.one_key(key), spec, Parts()), updates=jnp.zeros((), jnp.int32)
+        )
+
+    def act(
+        state: Parts, obs: Observation, key: Key, mode: Mode, place: Any = None
+    ) -> tuple[Action, dict[str, Any]]:
+        _checks.one_of("mode", mode, acting)
+        policy, key = acting[mode](state), _checks.one_key(key)
+        allowed = "parts -> ((obs, key) -> action)"
+        takes = check_slot(
+            f"what {mode} of {name} returns", policy, 2, f"(obs, key) -> action, as in {allowed}", "place"
+        )
+        if "place" in takes:
+            if place is None:
+                key, place_key = jax.random.split(key)
+                place = jax.random.uniform(place_key)
+            result = policy(obs, key, place=place)
+        else:
+            result = policy(obs, key)
+        return result if isinstance(result, tuple) else (result, {})
+
+    def update(state: Parts, batch: Transition, key: Key) -> tuple[Parts, Metrics]:
+        seen = run_stages(stages, Seen(state, state, batch, state.updates + 1, {}), _checks.one_key(key))
+        return Parts(seen.now, updates=seen.updates), seen.metrics
+
+    return Algorithm(
+        name,
+        family,
+        init,
+        act,
+        update,
+        modes=tuple(acting),
+        memory=_memory(stages) if memory is None else memory,
+        horizon=horizons[0] if horizons else None,
+        stages=stages,
+    )
+
+
+def check_slot(name: str, slot: Any, count: int, allowed: str, *optional: str) -> set[str]:
+    """Which of the `optional` arguments the function `slot` has; raise `ValueError` unless it takes `count` others."""
+    _checks.function(name, slot, allowed)
+    try:
+        signature = inspect.signature(slot)
+    except (TypeError, ValueError):  # a builtin
+        return set()
+    has = {argument for argument in optional if argument in signature.parameters}
+    try:
+        signature.bind(*[None] * count, **dict.fromkeys(has))
+    except TypeError as error:
+        raise ValueError(f"{name} must be a function {allowed}, got one of {signature}.") from error
+    return has
+
+
+def check_stages(name: str, stages: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless these are stages with names of their own, each following parts that are there."""
+    if not stages:
+        raise ValueError(f"{name} must have at least one stage, got none.")
+    parts: dict[str, str] = {}
+    for called, stage in stages.items():
+        _checks.instance(
+            f"{called} of {name}", stage, Stage, "a Stage, as trained(...) or average(...) makes one"
+        )
+        if stage.of is not None and stage.of not in parts:
+            _checks.one_of(f"the part that {called} of {name} follows", stage.of, parts)
+        for part in owned(called, stage):
+            if part in parts:
+                raise ValueError(f"{name} must have one stage for each part, got {part!r} in two.")
+            if part in _RESERVED or part.startswith("_"):
+                raise ValueError(f"a part of {name} cannot be called {part!r}: that name is taken.")
+            parts[part] = called
+
+
+def _memory(stages: Mapping[str, Stage]) -> Memory | None:
+    """What the stages that remember store together, and how they rewrite it, in their order."""
+    remembering = {name: stage for name, stage in stages.items() if stage.memory is not None}
+    if not remembering:
+        return None
+
+    def start(transition: Transition) -> dict[str, Any]:
+        entries: dict[str, Any] = {}
+        for stage in remembering.values():
+            entries |= stage.memory[0](transition)  # pyright: ignore[reportOptionalSubscript]
+        return entries
+
+    def revise(state: Parts, batch: Transition, key: Key) -> Transition:
+        for name, stage in remembering.items():
+            seen = Seen(state, state, batch, state.updates + 1, {}, name)
+            rewrite = stage.memory[1](seen)  # pyright: ignore[reportOptionalSubscript]
+            keys = jax.random.split(stage_key(key, name), batch.reward.shape[0])
+            entries = jax.vmap(rewrite, axis_name=BATCH_AXIS)(batch, keys)
+            batch = dataclasses.replace(batch, extras={**batch.extras, **entries})
+        return batch
+
+    return Memory(start, revise)
