@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Key, Metrics, Number, Observation, Scalar, Transition
 from dpolicy.learning import Learner, adam, descend, learner
-from dpolicy.modes import check_position
+from dpolicy.modes._discovery import check_position
 from dpolicy.networks import MLP
 from dpolicy.recipe import tunable
 
