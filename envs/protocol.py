@@ -20,6 +20,7 @@ class Spec(eqx.Module):
         obs_size: Numbers in an observation.
         action_size: Numbers in an action.
         time_limit: Steps after which an episode is truncated.
+        standardised: Whether a policy is shown observations that have been standardised.
 
     Raises:
         ValueError: For a name that is no text, or a size or a limit that is no integer from 1 to 2^31 - 1.
@@ -29,6 +30,7 @@ class Spec(eqx.Module):
     obs_size: int = eqx.field(static=True)
     action_size: int = eqx.field(static=True)
     time_limit: int = eqx.field(static=True)
+    standardised: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self) -> None:
         _checks.instance("name", self.name, str, 'a name "family/task"')

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Metrics, Number, Observation, Scalar
 from dpolicy.algorithm import Algorithm
-from dpolicy.fields import AbstractField, Projected, Sinusoidal
+from dpolicy.fields import AbstractField, AbstractSchedule, DiscreteVP, Projected, Sinusoidal, cosine_betas
 from dpolicy.learning import FieldPolicy, Parts, acted, field_policy, frozen, proximal
 from dpolicy.losses import (
     add,
@@ -182,6 +182,11 @@ def _beginning(begin: AbstractField) -> Callable[[Key, Any], AbstractField]:
                 f"{begin.action_size}."
             )
         _check_observations(begin, spec)
+        if getattr(spec, "standardised", False):
+            raise ValueError(
+                "normalise_observations must be off (--no-normalise-observations) for dppo that starts from a "
+                "pretrained policy, which was fitted to observations as they are."
+            )
         return begin
 
     return make

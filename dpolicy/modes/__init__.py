@@ -5,6 +5,9 @@ from dpolicy.modes._clustering import average_linkage as average_linkage
 from dpolicy.modes._clustering import clusters as clusters
 from dpolicy.modes._clustering import path_distances as path_distances
 from dpolicy.modes._clustering import time_warping as time_warping
+from dpolicy.modes._critics import GroupedCritics as GroupedCritics
+from dpolicy.modes._critics import grouped_critics as grouped_critics
+from dpolicy.modes._critics import mean_weight as mean_weight
 from dpolicy.modes._discovery import Discovery as Discovery
 from dpolicy.modes._discovery import Modes as Modes
 from dpolicy.modes._discovery import mode_discovery as mode_discovery

@@ -72,7 +72,7 @@ def off_policy(
             is no multiple of the interval at which the algorithm looks at the replay (nor below it).
     """
     algorithm = checked_parts(algorithm, env, "off_policy")
-    check_observations(algorithm, normalise_observations)
+    spec_of(env, normalise_observations)
     for name, value in (
         ("num_envs", num_envs),
         ("batch_size", batch_size),
@@ -162,7 +162,7 @@ class OffPolicyLoop:
 
     def start(self, key: Key) -> TrainState:
         """The state after the random steps, before the first update."""
-        spec, memory = self.envs.env.spec, self.algorithm.memory
+        spec, memory = spec_of(self.envs.env, self.normalise_observations), self.algorithm.memory
         algorithm_key, env_key, warmup_key, key = jax.random.split(_checks.one_key(key), 4)
         no = jnp.asarray(False)
         zeros = jnp.zeros(spec.obs_size)
@@ -196,11 +196,8 @@ class OffPolicyLoop:
         """How it explores in every environment now."""
         see = state.normaliser or (lambda obs: obs)
         obs, keys = see(state.experience.envs.obs), jax.random.split(key, self.envs.num)
-        if self.algorithm.explore_at is None:
-            act = jax.vmap(self.algorithm.act, in_axes=(None, 0, 0, None))
-            return act(state.algorithm, obs, keys, "explore")[0]
-        act = jax.vmap(self.algorithm.explore_at, in_axes=(None, 0, 0, 0))
-        return act(state.algorithm, obs, keys, jnp.linspace(0.0, 1.0, self.envs.num))[0]
+        act = jax.vmap(self.algorithm.act, in_axes=(None, 0, 0, None, 0))
+        return act(state.algorithm, obs, keys, "explore", jnp.linspace(0.0, 1.0, self.envs.num))[0]
 
     def observe(
         self, experience: Experience, normaliser: Normaliser | None, action: Float[Array, "n a"], key: Key

@@ -54,7 +54,7 @@ def offline(
             its range, or data out of order for an algorithm that learns from windows.
     """
     algorithm = checked_parts(algorithm, env, "offline")
-    check_observations(algorithm, normalise_observations)
+    spec = spec_of(env, normalise_observations)
     _checks.integer("batch_size", batch_size)
     _checks.integer("updates_per_evaluation", updates_per_evaluation)
     _checks.integer("data_size", data_size)
@@ -88,7 +88,7 @@ def offline(
     def init(key: Key) -> TrainState:
         algorithm_key, key = jax.random.split(_checks.one_key(key))
         return TrainState(
-            algorithm=algorithm.init(algorithm_key, env.spec),
+            algorithm=algorithm.init(algorithm_key, spec),
             normaliser=normaliser if normalise_observations else None,
             experience=None,  # the data set is a constant of the program, not a part of every checkpoint
             key=key,

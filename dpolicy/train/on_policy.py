@@ -14,7 +14,7 @@ from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment, Step, Vector, VectorState
 from dpolicy.train.evaluate import evaluation, of_data, of_experience, summarised
 from dpolicy.train.normalise import Normaliser, RewardScale
-from dpolicy.train.program import Program, TrainState, check_observations, checked_parts, guard
+from dpolicy.train.program import Program, TrainState, checked_parts, guard, spec_of
 
 
 def on_policy(
@@ -56,7 +56,7 @@ def on_policy(
             standardised, or a value out of its range.
     """
     algorithm = checked_parts(algorithm, env, "on_policy")
-    check_observations(algorithm, normalise_observations)
+    spec_of(env, normalise_observations)
     _checks.integer("num_envs", num_envs)
     _checks.integer("rollout", rollout)
     _checks.integer("iterations_per_evaluation", iterations_per_evaluation)
@@ -107,7 +107,7 @@ class OnPolicyLoop:
     def start(self, key: Key) -> TrainState:
         """The state before the first rollout."""
         algorithm_key, env_key, key = jax.random.split(_checks.one_key(key), 3)
-        spec = self.envs.env.spec
+        spec = spec_of(self.envs.env, self.normalise_observations)
         return TrainState(
             algorithm=self.algorithm.init(algorithm_key, spec),
             normaliser=Normaliser.start(spec.obs_size) if self.normalise_observations else None,

@@ -1,5 +1,7 @@
 """What every training program is: a pure `init` and a pure `step`, to be compiled by whoever runs it."""
 
+import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +14,7 @@ from jaxtyping import Array, Bool, Int
 from dpolicy import _checks
 from dpolicy._types import Key, Metrics, Mode
 from dpolicy.algorithm import Algorithm, Family, check_algorithm, check_horizon
-from dpolicy.envs import Environment
+from dpolicy.envs import Environment, Spec
 from dpolicy.learning import all_finite, keep_if
 from dpolicy.train.normalise import Normaliser, RewardScale
 
@@ -64,18 +66,16 @@ def checked_parts(algorithm: Any, env: Any, family: Family) -> Algorithm:
     _checks.instance("env", env, Environment, f"an Environment{called}")
     name, size = algorithm.name, env.spec.action_size
 
-    def act(state: Any, obs: Any, key: Key, mode: Mode) -> tuple[Any, dict[str, Any]]:
-        return _acted(f"act of {name}", algorithm.act(state, obs, key, mode), size)
+    placed = "place" in inspect.signature(algorithm.act).parameters
 
-    def explore_at(state: Any, obs: Any, key: Key, place: Any) -> tuple[Any, dict[str, Any]]:
-        result = algorithm.explore_at(state, obs, key, place)  # pyright: ignore[reportOptionalCall]
-        return _acted(f"explore_at of {name}", result, size)
+    def act(state: Any, obs: Any, key: Key, mode: Mode, place: Any = None) -> tuple[Any, dict[str, Any]]:
+        result = algorithm.act(state, obs, key, mode, *([place] if placed else []))
+        return _acted(f"act of {name}", result, size)
 
     def update(state: Any, batch: Any, key: Key) -> tuple[Any, Metrics]:
         return _updated(f"update of {name}", state, algorithm.update(state, batch, key))
 
-    placed = None if algorithm.explore_at is None else explore_at
-    return algorithm._replace(act=act, update=update, explore_at=placed)
+    return algorithm._replace(act=act, update=update)
 
 
 def _acted(what: str, result: Any, size: int) -> tuple[Any, dict[str, Any]]:
@@ -116,18 +116,10 @@ def _shapes(tree: Any) -> dict[str, str]:
     }
 
 
-def check_observations(algorithm: Algorithm, normalise_observations: bool) -> None:
-    """Refuse to standardise the observations of an algorithm that needs them as they are.
-
-    Raises:
-        ValueError: if it does, and they would be.
-    """
+def spec_of(env: Environment, normalise_observations: bool) -> Spec:
+    """What an algorithm is started with: the environment's sizes, and whether it will see standardised observations."""
     _checks.boolean("normalise_observations", normalise_observations)
-    if algorithm.raw_observations and normalise_observations:
-        raise ValueError(
-            f"normalise_observations must be off (--no-normalise-observations) for {algorithm.name} that starts from a "
-            "pretrained policy, which was fitted to observations as they are."
-        )
+    return dataclasses.replace(env.spec, standardised=normalise_observations)
 
 
 def _watched(metrics: Metrics) -> Metrics:
