@@ -1,5 +1,6 @@
 """Whether two actor losses are one mechanism: their gradients on one batch, one network and shared noise."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,10 +11,14 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._types import Action, Critic, Key, Loss, Model, Observation
+from dpolicy._types import Action, Critic, Key, Loss, Metrics, Model, Observation, Transition
 from dpolicy.algorithm import Algorithm, check_algorithm
 from dpolicy.fields import AbstractField
+from dpolicy.learning import Parts, Seen
 from dpolicy.losses import batched
+
+# Streams of an example's key that no chain of transforms draws from (its links fold in 0, 1, 2, ...).
+_REMEMBERED, _LABELLED = 2**30, 2**30 + 1
 
 
 class Alignment(NamedTuple):
@@ -53,13 +58,13 @@ def network(algorithms: Mapping[str, Algorithm], spec: Any, key: Key) -> Model:
     def own(name: str) -> Callable[[Key], Model]:
         algorithm = algorithms[name]
         check_algorithm(algorithm, f"the algorithm {name}")
-        if algorithm.objective is None:
+        if algorithm.family == "on_policy":
             raise ValueError(
-                f"{name} is {algorithm.family.replace('_', '-')}: its loss needs a rollout's advantages and "
-                "likelihoods, and cannot be audited on a batch."
+                f"{name} is on-policy: its loss needs a rollout's advantages and likelihoods, and cannot be audited "
+                "on a batch."
             )
-        loss_of = algorithm.objective
-        return lambda key: loss_of(algorithm.init(key, spec), _level)[0]
+        _check_stage(name, algorithm, "actor")
+        return lambda key: algorithm.init(key, spec).actor
 
     made = {name: own(name) for name in algorithms}
     first, *others = made
@@ -91,8 +96,71 @@ def _check_takes_observations(name: str, model: Any, spec: Any) -> None:
         ) from error
 
 
-def _level(obs: Observation, action: Action) -> Float[Array, ""]:
-    return jnp.zeros(())
+def _check_stage(name: str, algorithm: Algorithm, stage: str) -> None:
+    """Raise `ValueError` unless the algorithm has a stage of that name that descends a loss of one example."""
+    stages = algorithm.stages or {}
+    losses = [called for called, each in stages.items() if each.loss is not None]
+    if stage not in losses:
+        raise ValueError(
+            f"{name} must have a stage {stage!r} with a loss of single examples; it has "
+            f"{', '.join(losses) or 'none, not being made of stages'}."
+        )
+
+
+def replaced(algorithm: Algorithm, state: Parts, **models: Model) -> Parts:
+    """The state with these models in the place of the parts so named, and of every average or copy of them."""
+
+    def root(part: str) -> str:
+        of = algorithm.stages[part].of if algorithm.stages and part in algorithm.stages else None
+        return part if of is None else root(of)
+
+    return Parts(state, {part: models[root(part)] for part in state if root(part) in models})
+
+
+def objective(algorithm: Algorithm, state: Parts, q: Critic, *, stage: str = "actor") -> tuple[Model, Loss]:
+    """The model that a stage trains, and the per-example loss it descends where `q` is the critic in every role.
+
+    `q` guides, selects and backs up, as an ensemble of one in the place of the part "critic" and of its targets. What
+    stages before this one add to an example, and what is stored beside it in a replay, is added unless it is there.
+
+    Args:
+        algorithm: One made of stages.
+        state: Its state.
+        q: `q(obs, action) -> scalar`.
+        stage: The stage.
+
+    Raises:
+        ValueError: for an algorithm without such a stage.
+    """
+    check_algorithm(algorithm)
+    _check_stage(algorithm.name, algorithm, stage)
+    _checks.critic("q", q)
+
+    def alone(obs: Observation, action: Action) -> Float[Array, "1"]:
+        return q(obs, action)[None]
+
+    stages = dict(algorithm.stages or {})
+    names = list(stages)
+    parts = replaced(algorithm, state, critic=alone)
+    seen = Seen(parts, parts, None, parts.updates + 1, {}, stage)
+    per_example = stages[stage].loss(seen)
+    before = [stages[name] for name in names[: names.index(stage)]]
+    remembered = [each.memory for each in before if each.memory is not None]
+    labels = [each.label for each in before if each.label is not None]
+
+    def loss(model: Model, example: Transition, key: Key) -> tuple[Float[Array, ""], Metrics]:
+        extras = dict(example.extras)
+        for i, (start, revise) in enumerate(remembered):
+            # What is stored beside a transition when it is new, unless the example has been stored already.
+            example = dataclasses.replace(example, extras={**start(example), **extras})
+            extras = {**example.extras, **revise(seen)(example, jax.random.fold_in(key, _REMEMBERED - i))}
+            example = dataclasses.replace(example, extras=extras)
+        for i, label in enumerate(labels):
+            extras = {**label(seen, example, jax.random.fold_in(key, _LABELLED + i)), **extras}
+            example = dataclasses.replace(example, extras=extras)
+        return per_example(model, example, key)
+
+    return getattr(state, stage), loss
 
 
 def objectives(
@@ -118,11 +186,9 @@ def objectives(
     _checks.one_key(key)
     for name, algorithm in algorithms.items():
         check_algorithm(algorithm, f"the algorithm {name}")
-        _checks.function(f"the objective of {name}", algorithm.objective, "(state, q) -> (actor, loss)")
-        state = algorithm.init(key, spec)
-        if algorithm.with_actor is not None:
-            state = algorithm.with_actor(state, model)
-        losses[name] = algorithm.objective(state, q)[1]  # pyright: ignore[reportOptionalCall]  (checked above)
+        _check_stage(name, algorithm, "actor")
+        state = replaced(algorithm, algorithm.init(key, spec), actor=model)
+        losses[name] = objective(algorithm, state, q)[1]
     return losses
 
 

@@ -107,7 +107,7 @@ def _experience(env: Any, size: int, seed: int, steps: int) -> tuple[Any, Any]:
         batch = state.experience.replay.data
         update = lambda state, key: (learner.update(state, batch, key)[0], None)
         fitted, _ = jax.lax.scan(update, state.algorithm, jax.random.split(fit_key, steps))
-        return batch, fitted.critic.model
+        return batch, fitted.critic
 
     batch, critic = collect(jax.random.key(seed))
     return batch, critic_function(critic)

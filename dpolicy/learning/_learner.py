@@ -40,7 +40,7 @@ def descend(
 ) -> tuple[Learner[M], Metrics]:
     """One gradient step: theta <- theta + optimiser(grad loss(theta)).
 
-    A transformation that takes them is given, beside the gradient, the loss' `metrics` and the count of `updates`:
+    A transformation that takes them is given, beside the gradient, the loss' `metrics` and `count`, the updates so far:
     rates that adapt to a metric or follow the algorithm's clock are such transformations (`by_kl`, `by_updates`).
 
     Args:
@@ -58,7 +58,7 @@ def descend(
     (_, metrics), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(learner.model)
     parameters = eqx.filter(learner.model, eqx.is_inexact_array)
     step = optax.with_extra_args_support(optimiser).update
-    change, opt_state = step(gradient, learner.opt_state, parameters, metrics=metrics, updates=updates)
+    change, opt_state = step(gradient, learner.opt_state, parameters, metrics=metrics, count=updates)
     model = eqx.apply_updates(learner.model, change)
     metrics = {**metrics, "grad_norm": global_norm(gradient)}
     if rates := optax.tree_utils.tree_get_all_with_path(opt_state, "learning_rate"):

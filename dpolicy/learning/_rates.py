@@ -33,9 +33,9 @@ def by_updates(rate: Callable[[Int[Array, ""]], Any]) -> optax.GradientTransform
         return Rate(jnp.asarray(rate(jnp.zeros((), jnp.int32)), float))
 
     def step(
-        change: Any, state: Rate, parameters: Any = None, *, updates: Any, **extra: Any
+        change: Any, state: Rate, parameters: Any = None, *, count: Any, **extra: Any
     ) -> tuple[Any, Rate]:
-        now = jnp.asarray(rate(updates), float)
+        now = jnp.asarray(rate(count), float)
         return scaled(change, -now), Rate(now)
 
     return optax.GradientTransformationExtraArgs(start, step)
@@ -75,13 +75,13 @@ def by_kl(
         return Rate(jnp.asarray(start, float))
 
     def step(
-        change: Any, state: Rate, parameters: Any = None, *, metrics: Metrics, updates: Any, **extra: Any
+        change: Any, state: Rate, parameters: Any = None, *, metrics: Metrics, count: Any, **extra: Any
     ) -> tuple[Any, Rate]:
         _checks.one_of("kl, the metric of the loss that the learning rate adapts to,", metric, metrics)
         now = adaptive_rate(state.learning_rate, metrics[metric], target, floor=floor)
         if after > 0:
-            now = jnp.where(updates >= after, now, state.learning_rate)
-        return scaled(change, -now if factor is None else -factor(updates) * now), Rate(now)
+            now = jnp.where(count >= after, now, state.learning_rate)
+        return scaled(change, -now if factor is None else -factor(count) * now), Rate(now)
 
     return optax.GradientTransformationExtraArgs(begin, step)
 
@@ -96,14 +96,11 @@ def waiting(inner: optax.GradientTransformation, updates: int) -> optax.Gradient
         ValueError: unless `updates` is an integer of at least 0.
     """
     _checks.integer("updates", updates, 0)
-    first = updates
     inner = optax.with_extra_args_support(inner)
 
-    def step(
-        change: Any, state: Any, parameters: Any = None, *, updates: Any, **extra: Any
-    ) -> tuple[Any, Any]:
-        moved, new = inner.update(change, state, parameters, updates=updates, **extra)
-        due = updates >= first
+    def step(change: Any, state: Any, parameters: Any = None, *, count: Any, **extra: Any) -> tuple[Any, Any]:
+        moved, new = inner.update(change, state, parameters, count=count, **extra)
+        due = count >= updates
         return jax.tree.map(lambda leaf: jnp.where(due, leaf, 0), moved), keep_if(due, state, new)
 
     return optax.GradientTransformationExtraArgs(inner.init, step)
