@@ -84,7 +84,7 @@ def by_jacobian(state: Any, batch: Transition, key: Any) -> Any:
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
     flat.extras["advantage"] = flat.reward
     loss = lambda field: ratio(field, flat, key)[0] + 0.01 * gap(field, flat, key)[0]
-    return jax.grad(loss, allow_int=True)(state.learner.model.policy)
+    return jax.grad(loss, allow_int=True)(state.policy)
 
 
 def compiled(function: Any, *arguments: Any) -> tuple[Any, float]:

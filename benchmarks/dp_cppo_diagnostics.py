@@ -50,7 +50,7 @@ def observe(label: str, changes: dict[str, Any], seeds: int, steps: int | None) 
         policy = policy_of(algorithm, state, "flow+residual+noise")
         keys = jax.random.split(jax.random.key(1), 1_000)
         actions = jax.vmap(lambda key: policy(jnp.zeros(env.spec.obs_size), key))(keys)
-        return actions, state.algorithm.learner.model.policy.entropy()
+        return actions, state.algorithm.policy.entropy()
 
     entropies, bounds = [], []
 

@@ -97,7 +97,7 @@ def _is_attribute(leaf: Any) -> bool:
 
 
 class SwapName(Operator):
-    """One use of a name becomes its partner's: `state.critic` becomes `state.target_critic`."""
+    """One use of a name becomes its partner's: `state.critic` becomes `state.target`."""
 
     def mutation_positions(self, node):
         if node.type != "name" or node.value not in PARTNER:

@@ -130,7 +130,7 @@ def trained(algorithm: Any, env: Any, seeds: int) -> np.ndarray:
         init_key, pool_key, scan_key, sample_key = jax.random.split(key, 4)
         state = algorithm.init(init_key, env.spec)
         critic = learner(known, adam(1e-3))
-        state = eqx.tree_at(lambda s: (s.critic, s.target_critic), state, (critic, known))
+        state = eqx.tree_at(lambda s: (s.critic, s.target), state, (critic, known))
         actions = jax.random.uniform(pool_key, (POOL, env.spec.action_size), minval=-1.0)
         zeros, end = jnp.zeros((POOL, 1)), jnp.ones(POOL, bool)
         pool = Transition(zeros, actions, jax.vmap(env.energy)(actions), zeros, end, ~end)

@@ -65,14 +65,14 @@ def one_update(algorithm, key):
     """State before and after an update whose targets differ from the critics, and Q(s, a) of each ensemble."""
     keys = jax.random.split(key, 3)
     batch, state = experience(keys[1]), algorithm.init(keys[0], SPEC)
-    state = eqx.tree_at(lambda s: s.target_critic, state, jax.tree.map(lambda x: 0.8 * x, state.critic.model))
+    state = eqx.tree_at(lambda s: s.target, state, jax.tree.map(lambda x: 0.8 * x, state.critic))
     new, metrics = algorithm.update(state, batch, keys[2])
     values = lambda critic: jax.vmap(critic)(batch.obs, batch.action)
     critics = {
-        ("online", True): values(new.critic.model),
-        ("online", False): values(state.critic.model),
-        ("target", True): values(new.target_critic),
-        ("target", False): values(state.target_critic),
+        ("online", True): values(new.critic),
+        ("online", False): values(state.critic),
+        ("target", True): values(new.target),
+        ("target", False): values(state.target),
     }
     return batch, state, new, metrics, critics
 
@@ -82,8 +82,8 @@ def test_one_update_by_hand(temperature, x64, getkey):
     batch, state, new, metrics, critics = jax.jit(lambda key: one_update(make(temperature=temperature), key))(
         getkey()
     )
-    action = state.actor.model[None] * jnp.tanh(batch.next_obs)
-    following = np.min(jax.vmap(state.target_critic)(batch.next_obs, action), axis=1)
+    action = state.actor[None] * jnp.tanh(batch.next_obs)
+    following = np.min(jax.vmap(state.target)(batch.next_obs, action), axis=1)
     if temperature is not None:
         following = following - temperature * LOG_PROB
     # Termination cuts the bootstrap, a time limit does not.
@@ -91,8 +91,8 @@ def test_one_update_by_hand(temperature, x64, getkey):
     target = np.where(batch.terminated, batch.reward, batch.reward + 0.9 * following)
     errors = critics["online", False] - target[:, None]
     np.testing.assert_allclose(metrics["critic/loss"], np.mean(errors**2), rtol=1e-12)
-    mixed = jax.tree.map(lambda old, now: 0.75 * old + 0.25 * now, state.target_critic, new.critic.model)
-    for left, right in zip(jax.tree.leaves(new.target_critic), jax.tree.leaves(mixed), strict=True):
+    mixed = jax.tree.map(lambda old, now: 0.75 * old + 0.25 * now, state.target, new.critic)
+    for left, right in zip(jax.tree.leaves(new.target), jax.tree.leaves(mixed), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-12)
     assert int(new.updates) == 1
 
@@ -127,7 +127,7 @@ def test_a_rate_that_decays(x64, getkey):
         def step(algorithm, count):
             state = eqx.tree_at(lambda s: s.updates, algorithm.init(key, SPEC), count)
             new, metrics = algorithm.update(state, experience(key), key)
-            return new.actor.model - state.actor.model, metrics.get("actor/learning_rate", 0.0)
+            return new.actor - state.actor, metrics.get("actor/learning_rate", 0.0)
 
         over = lambda algorithm: jax.vmap(lambda count: step(algorithm, count))(counts)
         algorithms = {str(shape): make(**settings, decay_shape=shape) for shape in (None, "linear", "cosine")}

@@ -64,7 +64,7 @@ def make(name, **numbers):
 def parts_of(state):
     """The parts of a state that may act, by name."""
     if hasattr(state, "iterations"):
-        parts = {"policy": lambda s: s.learner.model.policy, "value": lambda s: s.learner.model.value}
+        parts = {"policy": lambda s: s.policy, "value": lambda s: s.value}
         if hasattr(state.extra, "before"):
             parts["fitted"] = lambda s: s.extra.flow.learner.model
             parts["average"] = lambda s: s.extra.flow.average
@@ -74,11 +74,11 @@ def parts_of(state):
         return parts
     if hasattr(state, "average"):
         return {"fitted": lambda s: s.learner.model, "average": lambda s: s.average}
-    parts = {"actor": lambda s: s.actor.model}
+    parts = {"actor": lambda s: s.actor}
     if hasattr(state, "modes"):
-        modes = {"critic": lambda s: s.critics.model, "target": lambda s: s.target_critics}
+        modes = {"critic": lambda s: s.critics.model, "target": lambda s: s.target}
         return parts | modes | {"embedding": lambda s: s.modes.embedding}
-    parts |= {"critic": lambda s: s.critic.model, "target": lambda s: s.target_critic}
+    parts |= {"critic": lambda s: s.critic, "target": lambda s: s.target}
     extra = {name: lambda s, n=name: s.extra[n] for name in state.extra}
     return parts | extra | {"log_temperature": lambda s: s.log_temperature.model}
 
@@ -172,8 +172,8 @@ def test_the_start_of_mirror_descent_is_half_as_wide(name):
     flow = {"schedule": "rectified_flow", "prediction": "velocity", "sampler": "euler"}
     algorithm = ALGORITHMS[name].recipe(**TINY[name] | {"candidates": 1}, **flow)
     state = jax.jit(algorithm.init, static_argnums=1)(jax.random.key(0), SPEC)
-    state = eqx.tree_at(lambda s: s.extra["average"], state, scaled(state.extra["average"], 0.0))
-    state = eqx.tree_at(lambda s: s.extra["noise"].log.model, state, jnp.asarray(-20.0))
+    state = eqx.tree_at(lambda s: s.average, state, scaled(state.average, 0.0))
+    state = eqx.tree_at(lambda s: s.noise.log.model, state, jnp.asarray(-20.0))
     keys = jax.random.split(jax.random.key(1), 4_000)
     act = jax.vmap(lambda key: algorithm.act(state, jnp.zeros(SPEC.obs_size), key, "explore")[0])
     actions = np.asarray(jax.jit(act)(keys))

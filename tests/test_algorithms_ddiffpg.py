@@ -63,7 +63,7 @@ class Fixed(eqx.Module):
 def given_critics(state, critics):
     """The state with other critics, which move by next to nothing."""
     return eqx.tree_at(
-        lambda s: (s.critics, s.target_critics),
+        lambda s: (s.critics, s.target),
         state,
         (learner(critics, per_group(adam(1e-20, max_grad_norm=1.0, weight_decay=0.0))), critics),
     )
@@ -102,7 +102,7 @@ def test_with_one_group_it_learns_what_dipo_learns(x64, getkey):
             ours.init(key, Spec), Peaks(jnp.broadcast_to(peak, (3, 2)), jnp.full(3, scale), jnp.full(3, -1e8))
         )
         mine = ours.memory.revise(state, drawn(ours, batch), key).extras["improved"]
-        other = eqx.tree_at(lambda s: s.critic.model, theirs.init(key, Spec), Twin())
+        other = eqx.tree_at(lambda s: s.critic, theirs.init(key, Spec), Twin())
         return mine, theirs.memory.revise(other, drawn(theirs, batch), key).extras["improved"]
 
     mine, other = revised(getkey())
@@ -278,7 +278,7 @@ def tagged(state):
             leaf.dtype
         )
 
-    where = lambda s: (s.critics, s.target_critics)
+    where = lambda s: (s.critics, s.target)
     return eqx.tree_at(where, state, jax.tree.map(tag, where(state)))
 
 
@@ -307,7 +307,7 @@ def test_new_modes_inherit_critics_optimisers_and_improved_actions(getkey):
     assert extras["seen"].all()
     source = [0, 0, 2]  # mode 1 is new: from the exploring group
     np.testing.assert_array_equal(extras["improved"][0, :, 0], source)
-    for part in (new.critics.model, new.critics.opt_state, new.target_critics):
+    for part in (new.critics.model, new.critics.opt_state, new.target):
         for leaf in jax.tree.leaves(eqx.filter(part, eqx.is_array)):
             np.testing.assert_array_equal(leaf.reshape(3, -1)[:, 0], source)
     np.testing.assert_array_equal(new.modes.embedding[2], state.modes.embedding[2])

@@ -86,7 +86,7 @@ def test_only_the_improved_actions_of_drawn_rows_change(x64, getkey):
     np.testing.assert_array_equal(old.extras["improved"], old.action)
     for name in ("obs", "action", "reward", "next_obs", "terminated", "truncated"):
         np.testing.assert_array_equal(getattr(old, name)[:40], getattr(new, name)[:40])
-    q = critic_function(before.algorithm.critic.model)
+    q = critic_function(before.algorithm.critic)
     climb = lambda obs, a: gradient_ascent(lambda a: q(obs, a), a, steps=3, rate=0.03)
     climbed = np.asarray(jax.jit(jax.vmap(climb))(new.obs, new.action))[:42]
     stored, acted = np.asarray(new.extras["improved"])[:42], np.asarray(new.action)[:42]
@@ -122,7 +122,7 @@ def test_nothing_flows_from_the_actor_into_the_critic(x64, getkey):
 
     def value(scale, key):
         state = algorithm.init(key, Spec)
-        actor, loss = algorithm.objective(state, lambda obs, action: jnp.sum(jnp.sin(scale * action)))
+        actor, loss = objective(algorithm, state, lambda obs, action: jnp.sum(jnp.sin(scale * action)))
         return loss(actor, example, key)[0]
 
     value, slope = jax.jit(jax.vmap(jax.value_and_grad(value), in_axes=(0, None)))(

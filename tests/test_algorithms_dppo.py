@@ -79,7 +79,7 @@ def test_the_start_is_the_average_of_the_first_living_seed(here):
     newest = first_seed(run.state.algorithm.learner.model)
     assert not np.array_equal(field.mlp.layers[0].bias, newest.mlp.layers[0].bias)
     state = dppo(pretrained=field, sampler_steps=4, trained_steps=2).init(jax.random.key(0), run.env.spec)
-    leaves_equal(state.learner.model.policy, field)
+    leaves_equal(state.policy, field)
     leaves_equal(state.extra, field)
 
     # Its first seed fails; neither its data set nor its program is asked for.
@@ -100,7 +100,7 @@ def test_a_run_that_starts_from_another(here, capsys, monkeypatch):
     assert (about["action_size"], len(about["sha256"])) == (2, 64)
     field, first = pretrained_field("bc"), load_run("ft")
     leaves_equal(first_seed(first.state.algorithm.extra), field)  # the frozen steps
-    policy = first_seed(first.state.algorithm.learner.model.policy)
+    policy = first_seed(first.state.algorithm.policy)
     assert not np.array_equal(policy.mlp.layers[-1].bias, field.mlp.layers[-1].bias)
 
     (here / "elsewhere").mkdir()
@@ -347,5 +347,5 @@ def test_build_reads_what_it_is_not_told(here):
     assert pinned(whole) == whole
     for given in (config, whole):
         algorithm, env, _ = build(given)
-        field = algorithm.init(jax.random.key(0), env.spec).learner.model.policy
+        field = algorithm.init(jax.random.key(0), env.spec).policy
         leaves_equal(field, pretrained_field("bc"))

@@ -83,7 +83,7 @@ def test_what_is_audited_is_what_is_trained(x64, getkey):
 
     def losses(algorithm, how, key):
         state, batch = algorithm.init(key, Spec), experience(key)
-        actor, loss = algorithm.objective(state, critic_function(state.target_critic, how))
+        actor, loss = objective(algorithm, state, critic_function(state.target, how))
         _, metrics = algorithm.update(state, batch, key)
         keys = jax.random.split(jax.random.split(key)[1], 12)
         value = jax.vmap(lambda e, k: loss(actor, e, k)[0], axis_name="batch")(batch, keys)

@@ -158,12 +158,12 @@ def test_defaults_of_the_library(module):
 def networks(state):
     """The parts of a state that are told of in networks.txt."""
     if hasattr(state, "iterations"):
-        parts = {"actor": state.learner.model.policy, "critic": state.learner.model.value}
+        parts = {"actor": state.policy, "critic": state.value}
         return parts | ({"flow": state.extra.flow.average} if hasattr(state.extra, "flow") else {})
     if hasattr(state, "average"):
         return {"actor": state.average}
     return {
-        "actor": state.actor.model,
+        "actor": state.actor,
         "critic": (state.critic if hasattr(state, "critic") else state.critics).model,
     }
 

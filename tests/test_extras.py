@@ -151,11 +151,11 @@ def test_slots_read_the_state(getkey):
         lambda key, spec, actor: jnp.full((), 2.0),
         lambda state, updated: (state + 1, {"count": state, "last": updated.updates.astype(float)}),
     )
-    doubled = FromState(lambda s: lambda actor, q, obs, key: (s.extra["count"] * actor * obs, jnp.zeros(())))
+    doubled = FromState(lambda s: lambda actor, q, obs, key: (s.count * actor * obs, jnp.zeros(())))
     algorithm = build(
         extras={"count": counter},
         explore=doubled,
-        temperature=FromState(lambda s: 0.1 * s.extra["count"]),
+        temperature=FromState(lambda s: 0.1 * s.count),
         actor_loss=FromState(lambda s: plain_loss),
     )
     batch, state = experience(getkey()), algorithm.init(getkey(), SPEC)
@@ -165,17 +165,17 @@ def test_slots_read_the_state(getkey):
     np.testing.assert_allclose(
         metrics["actor/next"], jnp.mean(jnp.sum(2 * batch.next_obs, axis=1)), rtol=1e-5
     )
-    assert (metrics["count"], metrics["last"], new.extra["count"]) == (2, 1, 3)
+    assert (metrics["count"], metrics["last"], new.count) == (2, 1, 3)
     action, _ = algorithm.act(new, batch.obs[0], getkey(), "explore")
-    np.testing.assert_allclose(action, 3 * new.actor.model * batch.obs[0], rtol=1e-6)
+    np.testing.assert_allclose(action, 3 * new.actor * batch.obs[0], rtol=1e-6)
     action, _ = algorithm.act(new, batch.obs[0], getkey(), "evaluate")
-    np.testing.assert_allclose(action, new.actor.model * jnp.tanh(batch.obs[0]), rtol=1e-6)
+    np.testing.assert_allclose(action, new.actor * jnp.tanh(batch.obs[0]), rtol=1e-6)
 
 
 def test_a_delayed_actor_moves_with_the_targets(getkey):
     algorithm = build(actor_interval=3, extras={"average": averaged_actor(0.5)})
     state, moved = algorithm.init(getkey(), SPEC), []
-    leaves = lambda s: jax.tree.leaves(eqx.filter((s.actor, s.target_critic, s.extra), eqx.is_array))
+    leaves = lambda s: jax.tree.leaves(eqx.filter((s.actor, s.target, s.extra), eqx.is_array))
     for _ in range(6):
         new, _ = algorithm.update(state, experience(getkey()), getkey())
         moved.append({bool(jnp.any(a != b)) for a, b in zip(leaves(state), leaves(new), strict=True)})

@@ -147,7 +147,7 @@ def test_pretrained():
         pretrained=field, sampler_steps=4, trained_steps=2, cloning_coefficient=0.1, value_hidden=(8,)
     )
     state = algorithm.init(KEY, spec)
-    for kept in (state.learner.model.policy, state.extra):
+    for kept in (state.policy, state.extra):
         for left, right in zip(jax.tree.leaves(kept), jax.tree.leaves(field), strict=True):
             np.testing.assert_array_equal(left, right)
     _, extras = algorithm.act(state, OBS, KEY, "explore")
@@ -168,7 +168,7 @@ def test_the_chain_of_a_flow(x64):
         log_prob_high=None, noise_bound=None, hidden=(8,), value_hidden=(4,),
     )  # fmt: skip
     state = algorithm.init(KEY, Spec("task", 2, SIZE, 5))
-    field = state.learner.model.policy
+    field = state.policy
     assert (field.prediction, type(field.schedule)) == ("velocity", RectifiedFlow)
     act = jax.jit(jax.vmap(lambda key: algorithm.act(state, OBS, key, "explore")))
     action, extras = act(jax.random.split(KEY, 500))

@@ -98,7 +98,7 @@ def test_every_recipe_of_a_field_has_an_encoder_of_the_observation():
             name
         )
     state = jax.eval_shape(lambda: sdac(**ENCODED).init(jax.random.key(0), SPEC))
-    assert state.actor.model.encoder.layers[0].weights[0].shape == (5, SPEC.obs_size)
+    assert state.actor.encoder.layers[0].weights[0].shape == (5, SPEC.obs_size)
 
 
 def compare(left, right, **tolerance):
@@ -192,7 +192,7 @@ def test_one_step_evaluation_of_flows(getkey):
         assert len(np.unique(np.asarray(explore)[:, 0])) == 3
         assert np.abs(explore).max() <= 1  # noise is added before the best is chosen, and clipped
         one_step = sampler(steps=1, clip=1.0, initial="zero")
-        expected = one_step(state.extra["average"], obs, jax.random.key(0))
+        expected = one_step(state.average, obs, jax.random.key(0))
         np.testing.assert_allclose(evaluate[0], expected, rtol=1e-5, atol=1e-6)
 
 
@@ -212,8 +212,8 @@ def test_the_backup_of_qvpo(getkey):
     state = algorithm.init(getkey(), SPEC)
     # An average and targets that differ from what is trained.
     halved = lambda tree: jax.tree.map(lambda leaf: 0.5 * leaf if eqx.is_inexact_array(leaf) else leaf, tree)
-    where = lambda s: (s.extra["average"], s.target_critic)
-    state = eqx.tree_at(where, state, (halved(state.actor.model), halved(state.critic.model)))
+    where = lambda s: (s.average, s.target)
+    state = eqx.tree_at(where, state, (halved(state.actor), halved(state.critic)))
     batch = experience(getkey())
     policy = field_policy(hidden=(8,), sampler_steps=2, sampler="ddpm_posterior").best(4)
 
@@ -221,11 +221,11 @@ def test_the_backup_of_qvpo(getkey):
     def both(state):
         _, metrics = algorithm.update(state, batch, key)
         keys = jax.random.split(jax.random.split(key)[0], batch.reward.shape[0])
-        target = critic_function(state.target_critic)
-        act = lambda obs, key: policy(state.extra["average"], target, obs, key)[0]
+        target = critic_function(state.target)
+        act = lambda obs, key: policy(state.average, target, obs, key)[0]
         following = jax.vmap(target)(batch.next_obs, jax.vmap(act)(batch.next_obs, keys))
         goal = batch.reward + 0.9 * jnp.where(batch.terminated, 0, following)
-        values = jax.vmap(state.critic.model)(batch.obs, batch.action)
+        values = jax.vmap(state.critic)(batch.obs, batch.action)
         return metrics["critic/loss"], jnp.mean((values - goal[:, None]) ** 2)
 
     np.testing.assert_allclose(*both(state), rtol=1e-5)
@@ -244,11 +244,11 @@ def test_the_reference_of_gempo(getkey, weight):
     leaves = lambda tree: np.concatenate(
         [np.ravel(x) for x in jax.tree.leaves(eqx.filter(tree, eqx.is_array))]
     )
-    first, second, third = (leaves(s.extra["reference"]) for s in states)
+    first, second, third = (leaves(s.reference) for s in states)
     np.testing.assert_array_equal(first, second)
-    np.testing.assert_array_equal(third, leaves(states[2].actor.model))
+    np.testing.assert_array_equal(third, leaves(states[2].actor))
     # Weights too even or too uneven move the temperature down or up.
-    change = np.diff([float(s.extra["temperature"].value) for s in states])[0]
+    change = np.diff([float(s.temperature) for s in states])[0]
     assert np.sign(change) == np.sign(float(kls[0]) - 1.0)
 
 

@@ -113,7 +113,7 @@ def elsewhere(weights):
 def apart(state):
     """The state after an update, no two copies of a network alike, and the second critic far above the first."""
     raised = lambda critic: member(critic, 1, lambda w: 1.1 * w, bias=lambda b: b + 1_000)
-    where = lambda s: (s.critic.model, s.target_critic, s.log_temperature.model, s.updates)
+    where = lambda s: (s.critic, s.target, s.log_temperature.model, s.updates)
     critic, target, log_temperature, updates = where(state)
     target = member(target, 0, lambda w: 1.3 * w)
     state = eqx.tree_at(where, state, (raised(critic), raised(target), log_temperature + 0.3, updates + 1))
@@ -128,12 +128,12 @@ def variants(state):
     """The state, and with one of its parts exchanged."""
     changed = {"nothing": state}
     for name, where, change in (
-        ("actor", lambda s: s.actor.model, other),
+        ("actor", lambda s: s.actor, other),
         ("temperature", lambda s: s.log_temperature.model, lambda log: log + 1),
         ("updates", lambda s: s.updates, lambda count: count + 100_000),
     ):
         changed[name] = eqx.tree_at(where, state, replace_fn=change)
-    for name, where in (("critic", lambda s: s.critic.model), ("target", lambda s: s.target_critic)):
+    for name, where in (("critic", lambda s: s.critic), ("target", lambda s: s.target)):
         for index, prime in enumerate(("", "'")):
             put = lambda *weights, where=where, i=index: eqx.tree_at(
                 where, state, replace_fn=lambda critic: member(critic, i, *weights)
@@ -190,8 +190,8 @@ def test_which_copies_are_asked(x64, name):
         assert {n for n in found if not n.endswith("elsewhere")} == set(asked.split()), what
     first = jax.tree.map(lambda leaf: leaf[0, 0], new)
     if "average" in first.extra:  # of the actor after its step
-        mixed = ema(states["nothing"].extra["average"], first.actor.model, 0.995)
-        for ours, theirs in zip(jax.tree.leaves(first.extra["average"]), jax.tree.leaves(mixed), strict=True):
+        mixed = ema(states["nothing"].average, first.actor, 0.995)
+        for ours, theirs in zip(jax.tree.leaves(first.average), jax.tree.leaves(mixed), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
@@ -206,14 +206,14 @@ def test_the_soft_backup_by_hand(x64):
     def run(discount):
         algorithm = maxentdp(**settings, discount=discount)
         state = algorithm.init(key, SPEC)
-        state = eqx.tree_at(lambda s: s.target_critic, state, other(state.critic.model))
+        state = eqx.tree_at(lambda s: s.target, state, other(state.critic))
         _, metrics = algorithm.update(state, batch, key)
         values = lambda critic, obs, action: jax.vmap(critic)(obs, action)
-        act = lambda obs, key: policy(state.actor.model, lambda obs, a: a[0], obs, key)
+        act = lambda obs, key: policy(state.actor, lambda obs, a: a[0], obs, key)
         action, log_prob = jax.vmap(act)(batch.next_obs, jax.random.split(td_key, 8))
-        following = values(state.target_critic, batch.next_obs, action)
+        following = values(state.target, batch.next_obs, action)
         error = lambda value: jnp.mean(
-            (values(state.critic.model, batch.obs, batch.action) - (batch.reward + discount * value)[:, None])
+            (values(state.critic, batch.obs, batch.action) - (batch.reward + discount * value)[:, None])
             ** 2
         )
         low = jnp.min(following, axis=1)
@@ -221,7 +221,7 @@ def test_the_soft_backup_by_hand(x64):
         mean = error(jnp.mean(following, axis=1) - 0.5 * log_prob)
 
         def actor(how):
-            field, loss = algorithm.objective(state, critic_function(state.target_critic, how))
+            field, loss = objective(algorithm, state, critic_function(state.target, how))
             one = lambda example, key: loss(field, example, key)[0]
             return jnp.mean(jax.vmap(one)(batch, jax.random.split(actor_key, 8)))
 
@@ -247,8 +247,8 @@ def test_weights_of_qvpo(x64):
         algorithm = qvpo(
             **NETS, prediction="data", candidates=2, uniform_candidates=1, uniform_weight=0.0, weight=weight
         )
-        state = algorithm.with_actor(algorithm.init(jax.random.key(0), SPEC), field(0.0))
-        _, loss = algorithm.objective(state, lambda obs, action: value)
+        state = replaced(algorithm, algorithm.init(jax.random.key(0), SPEC), field(0.0))
+        _, loss = objective(algorithm, state, lambda obs, action: value)
         value_of, metrics = loss(field(0.5), example, jax.random.key(1))
         # The mean and the mean square of Q over the samples, where the weight follows them.
         moments = (metrics["q"], metrics["q_square"]) if weight == "qexpn" else (value, value**2)
@@ -282,11 +282,11 @@ def test_ranking_of_qvpo(x64):
         new, metrics = algorithm.update(state, batch, key)
 
         def loss(critic, how):
-            field, loss = algorithm.objective(state, critic_function(critic, how))
+            field, loss = objective(algorithm, state, critic_function(critic, how))
             one = lambda example, key: loss(field, example, key)[0]
             return jnp.mean(jax.vmap(one)(batch, jax.random.split(actor_key, 8)))
 
-        before, after = state.critic.model, new.critic.model
+        before, after = state.critic, new.critic
         return metrics["actor/loss"], loss(before, "mean"), loss(before, "min"), loss(after, "mean")
 
     found, expected, *others = run()
@@ -303,10 +303,10 @@ def test_learned_temperature_of_sdac(x64):
         key = jax.random.key(1)
         learned = sdac(**NETS, **RELAX, samples=8)
         state = learned.init(key, SPEC)
-        later = eqx.tree_at(lambda s: s.extra["noise"].log.model, state, jnp.zeros(()))
+        later = eqx.tree_at(lambda s: s.noise.log.model, state, jnp.zeros(()))
 
         def loss(algorithm, state):
-            field, loss = algorithm.objective(state, lambda obs, action: 3 * action[0])
+            field, loss = objective(algorithm, state, lambda obs, action: 3 * action[0])
             return loss(field, example, key)[0]
 
         fixed = lambda at: sdac(**NETS, **RELAX | {"temperature": at}, samples=8)
@@ -328,9 +328,9 @@ def test_statistics_of_qvpo(x64):
         )
     )()
     mean, square = metrics["actor/q"], metrics["actor/q_square"]
-    np.testing.assert_allclose(state.extra["statistics"].mean, 0.001 * mean, rtol=1e-10)
+    np.testing.assert_allclose(state.statistics.mean, 0.001 * mean, rtol=1e-10)
     deviation = 0.999 + 0.001 * np.sqrt(square - mean**2)
-    np.testing.assert_allclose(state.extra["statistics"].std, deviation, rtol=1e-10)
+    np.testing.assert_allclose(state.statistics.std, deviation, rtol=1e-10)
 
 
 def test_a_tenth_of_the_times_of_a_mean_flow_are_equal(x64):
@@ -341,7 +341,7 @@ def test_a_tenth_of_the_times_of_a_mean_flow_are_equal(x64):
     def losses(**settings):
         algorithm = fpmd(**SMALL, embedding="raw", variant="mean_flow", candidates=2, **settings)
         state = algorithm.init(jax.random.key(0), SPEC)
-        field, loss = algorithm.objective(state, lambda obs, action: action[0])
+        field, loss = objective(algorithm, state, lambda obs, action: action[0])
         return jax.vmap(lambda key: loss(field, example, key)[0])(keys)
 
     ours, *others = jax.jit(lambda: [losses(), *(losses(equal_share=share) for share in (0.1, 0.0, 1.0))])()

@@ -61,7 +61,7 @@ def test_ppo_on_a_one_step_bandit():
 
     state = algorithm.init(KEY, spec)
     state = jax.jit(lambda s, k: jax.lax.scan(one, s, k)[0])(state, jax.random.split(KEY, 60))
-    policy = state.learner.model.policy
+    policy = state.policy
     np.testing.assert_allclose(policy.mean(jnp.zeros(1)), 1.0, atol=0.1)
     assert np.exp(policy.log_std[0]) < 0.6
 
@@ -75,7 +75,7 @@ def test_ppo_with_a_squashed_policy(x64):
     state = algorithm.init(keys[0], SPEC)
     batch = rollout(algorithm, state, keys[1])
     np.testing.assert_allclose(batch.action, np.tanh(batch.extras["unsquashed"]), rtol=1e-12)
-    policy, obs = state.learner.model.policy, jnp.ones(SPEC.obs_size)
+    policy, obs = state.policy, jnp.ones(SPEC.obs_size)
     np.testing.assert_array_equal(algorithm.act(state, obs, KEY, "evaluate")[0], policy.mode(obs))
 
     def density(policy, obs, action):
@@ -123,7 +123,7 @@ def test_the_rate_is_adapted_before_the_step_it_is_for():
     # The second step is taken with the lowered rate: 1 / 1.5 of what a fixed rate makes of the same Adam direction.
     once, _ = jax.jit(MAKE["ppo"](**settings | {"epochs": 1}, target_kl=None).update)(state, batch, keys[2])
     fixed, _ = jax.jit(MAKE["ppo"](**settings, target_kl=None).update)(state, batch, keys[2])
-    second = lambda s: jax.tree.map(lambda a, b: a - b, s.learner.model.policy, once.learner.model.policy)
+    second = lambda s: jax.tree.map(lambda a, b: a - b, s.policy, once.policy)
     for slow, fast in zip(leaves(second(after)), leaves(second(fixed)), strict=True):
         np.testing.assert_allclose(slow, fast / 1.5, rtol=1e-2, atol=1e-7)
 
@@ -160,15 +160,15 @@ def test_warm_up_trains_the_critic_alone(name):
     state = eqx.tree_at(lambda s: s.extra, state, extra)
     batch = rollout(algorithm, state, keys[1])
     warm, _ = update(state, batch, keys[2])
-    assert furthest(warm.learner.model.policy, state.learner.model.policy) == 0
-    assert furthest(warm.learner.model.value, state.learner.model.value) > 1e-5
+    assert furthest(warm.policy, state.policy) == 0
+    assert furthest(warm.value, state.value) > 1e-5
     moments = warm.learner.opt_state[1].inner_states["policy"]
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(moments))  # its count of steps too
     assert warm.learning_rate == state.learning_rate
     for now, before in zip(*map(jax.tree.leaves, (warm.extra, state.extra)), strict=True):
         np.testing.assert_array_equal(now, before)
     trained, _ = update(warm, batch, keys[2])
-    assert furthest(trained.learner.model.policy, warm.learner.model.policy) > 1e-6
+    assert furthest(trained.policy, warm.policy) > 1e-6
     if name in ("fpopp", "dp_cppo"):
         assert furthest(trained.extra, warm.extra) > 1e-6
     if name == "dp_cppo":  # what the flow was fitted to the actions of
@@ -297,11 +297,11 @@ def test_average_of_fpopp():
     algorithm = MAKE["fpopp"](**ONCE, ema_after=2, ema_decay=0.75, learning_rate=0.01)
     keys = jax.random.split(KEY, 6)
     state = algorithm.init(keys[0], SPEC)
-    assert furthest(state.extra.field, state.learner.model.policy) == 0
+    assert furthest(state.extra.field, state.policy) == 0
     batch, update, average = rollout(algorithm, state, keys[1]), jax.jit(algorithm.update), state.extra.field
     for count in range(1, 5):
         state, _ = update(state, batch, keys[count + 1])
-        now = state.learner.model.policy
+        now = state.policy
         decayed = lambda old, new: 0.75 * old + 0.25 * new
         average = now if count <= 2 else jax.tree.map(decayed, average, now)
         assert furthest(state.extra.field, average) < 1e-6
@@ -388,7 +388,7 @@ def test_frozen_steps_stay_and_cloning_pulls_back(x64):
     batch = rollout(algorithm, state, keys[1])
     after, _ = jax.jit(algorithm.update)(state, batch, keys[2])
     assert furthest(after.extra, field) == 0
-    assert furthest(after.learner.model.policy, field) > 1e-6
+    assert furthest(after.policy, field) > 1e-6
     plain, _ = jax.jit(make().update)(make().init(keys[0], SPEC), batch, keys[2])
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
     sampler = ddpm(steps=4, variance="posterior", min_std=0.1, final_noise=True)
@@ -476,7 +476,7 @@ def test_evaluation_modes_of_dp_cppo(x64):
     keys = jax.random.split(jax.random.key(1), 4_000)
     act = lambda mode: jax.jit(jax.vmap(lambda key: algorithm.act(state, obs, key, mode)[0]))(keys)
     base, mean, noisy = (act(mode) for mode in ("flow", "flow+residual", "flow+residual+noise"))
-    policy = state.learner.model.policy
+    policy = state.policy
     np.testing.assert_allclose(mean, jax.vmap(policy.mean, (None, 0))(obs, base), atol=1e-12)
     noise = (noisy - mean) / jnp.exp(policy.log_std)[None]
     assert np.all(np.abs(noise.mean(0)) < 4 / np.sqrt(4_000))

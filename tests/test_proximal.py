@@ -116,7 +116,7 @@ def test_recomputed_advantages_are_those_of_the_value_network_as_it_is(x64, getk
     state = once.init(keys[0], SPEC)
 
     def valued(state, batch):
-        value = jax.vmap(jax.vmap(state.learner.model.value))(batch.obs)
+        value = jax.vmap(jax.vmap(state.value))(batch.obs)
         return eqx.tree_at(lambda b: b.extras["value"], batch, value)
 
     batch = valued(state, rollout(once, state, keys[1]))
@@ -162,7 +162,7 @@ def test_change_of_the_prediction_as_the_measure_of_a_step(x64, getkey):
         total = 0.0
         for eps, t in zip(match.target.noise, match.t, strict=True):
             x = (1 - t) * x0 + t * eps
-            old, now = (s.learner.model.policy(x, t, example.obs) for s in (state, first))
+            old, now = (s.policy(x, t, example.obs) for s in (state, first))
             total += jnp.mean(((1 - t) * (now - old)) ** 2) / 2  # eps_hat = x + (1 - t) v
         return total
 
@@ -231,7 +231,7 @@ def test_first_ratio_of_every_update_is_one(name, getkey):
         assert np.all(state.normaliser.count == 32 * (iteration + 1))
         assert np.all(state.normaliser.mean != before.normaliser.mean)
         assert iteration == 0 or np.all(std > 1)  # positions, of the order of the box
-        policies = [s.algorithm.learner.model.policy for s in (before, state)]
+        policies = [s.algorithm.policy for s in (before, state)]
         pairs = zip(*map(jax.tree.leaves, policies), strict=True)
         assert max(float(jnp.max(jnp.abs(a - b))) for a, b in pairs) > 5e-3
 
@@ -306,7 +306,7 @@ def test_bad_outcomes_do_not_blow_up(name, getkey):
     after, metrics = train(state, jax.random.split(keys[2], 1_000))
     for leaf in bits((after, metrics)):
         assert np.isfinite(leaf).all()
-    moved = zip(*(jax.tree.leaves(s.learner.model.policy) for s in (state, after)), strict=True)
+    moved = zip(*(jax.tree.leaves(s.policy) for s in (state, after)), strict=True)
     assert max(float(jnp.max(jnp.abs(a - b))) for a, b in moved) > 1e-3
 
 

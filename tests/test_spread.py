@@ -116,5 +116,5 @@ def test_nothing_is_learned_from_a_reward_that_is_always_the_same(settings):
         batch = Transition(obs, action, reward, obs, yes, ~yes, extras)
         new, metrics = update(state, batch, jax.random.key(2))
         assert metrics["policy/ppo/loss"] == 0
-        before, after = state.learner.model.policy, new.learner.model.policy
+        before, after = state.policy, new.policy
         assert eqx.tree_equal(before, after)

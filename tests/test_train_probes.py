@@ -91,8 +91,8 @@ def program_of(name: str, env: Environment) -> Any:
 def value_function(name: str, state: Any) -> Callable[[Any, Any], Any]:
     """V(s), or Q(s, a), as the learner has it."""
     if ALGORITHMS[name].family == "on_policy":
-        return lambda obs, action: state.algorithm.learner.model.value(obs)
-    return lambda obs, action: jnp.min(state.algorithm.critic.model(obs, action))
+        return lambda obs, action: state.algorithm.value(obs)
+    return lambda obs, action: jnp.min(state.algorithm.critic(obs, action))
 
 
 # It runs for longer than it compiles.
@@ -188,7 +188,7 @@ def learned_off_policy(name: str) -> Any:
             obs = jnp.full(1, s)
             act = lambda key: algorithm.act(state, obs, key, "evaluate")[0]
             best = jnp.where(number == TASKS.index("observation_action"), 0.5 * obs, jnp.zeros(1))
-            return jnp.min(state.critic.model(obs, best)), jnp.mean(
+            return jnp.min(state.critic(obs, best)), jnp.mean(
                 jax.vmap(act)(jax.random.split(jax.random.key(2), 64))
             )
 

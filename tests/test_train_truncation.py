@@ -90,7 +90,7 @@ def learned():
         stacked = jnp.concatenate([obs, obs], axis=1)
         padded = jnp.pad(obs, ((0, 0), (0, LENGTH)))
         shown = jnp.where(number == list(ENVS).index("stack"), stacked, padded)
-        return jax.vmap(state.algorithm.learner.model.value)(shown)
+        return jax.vmap(state.algorithm.value)(shown)
 
     numbers = jnp.arange(len(ENVS))
     both = jax.vmap(jax.vmap(train, (0, None)), (None, 0))(numbers, jnp.array([False, True]))

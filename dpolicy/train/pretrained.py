@@ -26,7 +26,9 @@ def _structure(about: Mapping[str, Any]) -> AbstractField:
     algorithm = by_recipe(about["algorithm"], with_field(about["hyperparameters"]))
     spec = Spec("pretrained", about["obs_size"], about["action_size"], 1)
     state = jax.eval_shape(lambda: algorithm.init(jax.random.key(0), spec))
-    field = state.average if isinstance(state, Cloned) else None
+    # What clones has no critic, and acts by the average of what it fits.
+    cloned = algorithm.family == "offline" and "average" in state and "critic" not in state
+    field = state.average if cloned else None
     if not isinstance(field, AbstractField):
         raise ValueError(
             f"pretrained must be a field or the directory of a run that clones one, such as one of bc; {about['run']} "
@@ -61,7 +63,7 @@ def _read(directory: str | os.PathLike[str]) -> tuple[dict[str, Any], AbstractFi
     seed, digest = int(living[0]), hashlib.sha256()
 
     def leaf(path: Any, wanted: jax.ShapeDtypeStruct) -> jax.Array:
-        found = arrays.get(f".algorithm.average{jax.tree_util.keystr(path)}")
+        found = arrays.get(f".algorithm['average']{jax.tree_util.keystr(path)}")
         if found is None or found.shape[1:] != wanted.shape:
             raise ValueError(
                 f"the checkpoint in {directory} is of another program than its config.json says."
