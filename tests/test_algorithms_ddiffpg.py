@@ -14,7 +14,7 @@ from dpolicy._types import Transition
 from dpolicy.algorithm import Stored
 from dpolicy.algorithms import ddiffpg, dipo
 from dpolicy.envs import MultiGoal
-from dpolicy.learning import adam, learner
+from dpolicy.learning import Parts, adam, learner
 from dpolicy.losses import categorical_loss, categorical_target, gradient_ascent
 from dpolicy.modes import Episodes, per_group, shares
 from dpolicy.train import Replay, off_policy
@@ -62,15 +62,12 @@ class Fixed(eqx.Module):
 
 def given_critics(state, critics):
     """The state with other critics, which move by next to nothing."""
-    return eqx.tree_at(
-        lambda s: (s.critics, s.target),
-        state,
-        (learner(critics, per_group(adam(1e-20, max_grad_norm=1.0, weight_decay=0.0))), critics),
-    )
+    still = per_group(adam(1e-20, max_grad_norm=1.0, weight_decay=0.0))
+    return Parts(state, critic=learner(critics, still), target=critics)
 
 
 def with_modes(state, live):
-    return eqx.tree_at(lambda s: s.modes.live, state, jnp.asarray(live))
+    return eqx.tree_at(lambda s: s.discovered.live, state, jnp.asarray(live))
 
 
 def drawn(algorithm, batch):
@@ -102,7 +99,7 @@ def test_with_one_group_it_learns_what_dipo_learns(x64, getkey):
             ours.init(key, Spec), Peaks(jnp.broadcast_to(peak, (3, 2)), jnp.full(3, scale), jnp.full(3, -1e8))
         )
         mine = ours.memory.revise(state, drawn(ours, batch), key).extras["improved"]
-        other = eqx.tree_at(lambda s: s.critic, theirs.init(key, Spec), Twin())
+        other = Parts(theirs.init(key, Spec), critic=Twin())
         return mine, theirs.memory.revise(other, drawn(theirs, batch), key).extras["improved"]
 
     mine, other = revised(getkey())
@@ -161,10 +158,10 @@ def test_the_policy_sees_z_of_every_group_and_none_on_every_other_row_of_a_mode(
 
     @jax.jit
     def loss(embedding):
-        changed = eqx.tree_at(lambda s: s.modes.embedding, state, embedding)
+        changed = eqx.tree_at(lambda s: s.discovered.embedding, state, embedding)
         return algorithm.update(changed, batch, key)[1]["actor/loss"]
 
-    slope = jax.grad(loss)(state.modes.embedding)
+    slope = jax.grad(loss)(state.discovered.embedding)
     np.testing.assert_array_equal(np.any(slope != 0, axis=1), [True, False, True])
 
 
@@ -172,7 +169,7 @@ def test_how_it_acts(getkey):
     algorithm = ddiffpg(**TINY, exploration_updates=3)
     assert algorithm.modes == ("explore", "evaluate", "mode_1", "mode_2")
     state = algorithm.init(getkey(), Spec)
-    state = eqx.tree_at(lambda s: s.modes.embedding, state, 10 * state.modes.embedding)
+    state = eqx.tree_at(lambda s: s.discovered.embedding, state, 10 * state.discovered.embedding)
     obs, keys = jnp.ones(2), jax.random.split(getkey(), 400)
     act = jax.jit(
         lambda s, mode: jax.vmap(lambda key: algorithm.act(s, obs, key, mode)[0])(keys), static_argnums=1
@@ -186,22 +183,26 @@ def test_how_it_acts(getkey):
     quiet = ddiffpg(**TINY, exploration_updates=3, exploration_low=0.0, exploration_high=0.0)
 
     # One program for both states: where the compiler knows the zeros it rounds differently.
-    one = jax.jit(lambda s: jax.vmap(lambda key: quiet.explore_at(s, obs, key, jnp.zeros(()))[0])(keys))
+    one = jax.jit(lambda s: jax.vmap(lambda key: quiet.act(s, obs, key, "explore", jnp.zeros(()))[0])(keys))
 
     def under_z(state):
-        other = eqx.tree_at(lambda s: s.modes.embedding, state, jnp.zeros_like(state.modes.embedding))
+        other = eqx.tree_at(
+            lambda s: s.discovered.embedding, state, jnp.zeros_like(state.discovered.embedding)
+        )
         return jnp.mean(jnp.any(one(state) != one(other), axis=1))
 
-    late = eqx.tree_at(lambda s: s.updates, found, jnp.asarray(3))
+    late = Parts(found, updates=jnp.asarray(3))
     assert under_z(late) == 0
     told_apart = under_z(state)  # not where both are cut off at the box
     assert told_apart > 0.5
     assert under_z(found) / told_apart == pytest.approx(0.5, abs=0.12)
     # Noise grows from the first environment to the last; the same keys draw the same direction.
     at = jax.jit(
-        lambda place: jax.vmap(lambda key: algorithm.explore_at(late, obs, key, place)[0])(keys) - evaluate_at
+        lambda place: (
+            jax.vmap(lambda key: algorithm.act(late, obs, key, "explore", place)[0])(keys) - evaluate_at
+        )
     )
-    evaluate_at = jax.jit(jax.vmap(lambda key: quiet.explore_at(late, obs, key, jnp.zeros(()))[0]))(keys)
+    evaluate_at = jax.jit(jax.vmap(lambda key: quiet.act(late, obs, key, "explore", jnp.zeros(()))[0]))(keys)
     inside = np.abs(evaluate_at) < 0.7
     first, last = at(jnp.zeros(())), at(jnp.ones(()))
     assert np.std(first[inside]) == pytest.approx(0.05, rel=0.15)
@@ -239,7 +240,7 @@ def test_every_mode_has_its_share_of_the_policy_whatever_its_share_of_the_replay
         rows = jnp.arange(size, dtype=jnp.int32)
         episodes = Episodes(rows, rows, jnp.ones_like(rows), jnp.zeros(size), yes)
         state = given_critics(algorithm.init(keys[1], One), critics)
-        where = lambda s: (s.modes.live, s.modes.episodes, s.modes.label)
+        where = lambda s: (s.discovered.live, s.discovered.episodes, s.discovered.label)
         state = eqx.tree_at(where, state, (jnp.ones(3, bool), episodes, label))
 
         def one(carry, inputs):
@@ -269,7 +270,7 @@ def test_every_mode_has_its_share_of_the_policy_whatever_its_share_of_the_replay
 
 def tagged(state):
     """The state with critics, optimiser state and targets that carry the number of their group."""
-    count = state.modes.live.shape[0]
+    count = state.discovered.live.shape[0]
 
     def tag(leaf):
         if not eqx.is_array(leaf):
@@ -278,7 +279,7 @@ def tagged(state):
             leaf.dtype
         )
 
-    where = lambda s: (s.critics, s.target)
+    where = lambda s: (s["critic"], s["target"])
     return eqx.tree_at(where, state, jax.tree.map(tag, where(state)))
 
 
@@ -296,22 +297,24 @@ def test_new_modes_inherit_critics_optimisers_and_improved_actions(getkey):
     row, one = jnp.asarray([2, 0], jnp.int32), jnp.ones(2, jnp.int32)
     fill = lambda some, all: all.at[: some.shape[0]].set(some)
     known = Episodes(row, row, one, jnp.zeros(2), one > 0)
-    where = lambda s: (s.modes.episodes, s.modes.label)
+    where = lambda s: (s.discovered.episodes, s.discovered.label)
     known = jax.tree.map(fill, (known, 2 * one), where(state))
     state = eqx.tree_at(where, state, known)
     organise = jax.jit(lambda s, stored, key: algorithm.memory.organise(s, Stored(*stored, 1), key))
     new, extras = organise(state, stored, getkey())
-    np.testing.assert_array_equal(new.modes.live, True)
-    mode_of = dict(zip(np.asarray(new.modes.episodes.last)[:4], np.asarray(new.modes.label)[:4], strict=True))
+    np.testing.assert_array_equal(new.discovered.live, True)
+    mode_of = dict(
+        zip(np.asarray(new.discovered.episodes.last)[:4], np.asarray(new.discovered.label)[:4], strict=True)
+    )
     assert mode_of == {0: 2, 1: 1, 2: 2, 3: 1}
     assert extras["seen"].all()
     source = [0, 0, 2]  # mode 1 is new: from the exploring group
     np.testing.assert_array_equal(extras["improved"][0, :, 0], source)
-    for part in (new.critics.model, new.critics.opt_state, new.target):
+    for part in (new.critic, new["critic"].opt_state, new.target):
         for leaf in jax.tree.leaves(eqx.filter(part, eqx.is_array)):
             np.testing.assert_array_equal(leaf.reshape(3, -1)[:, 0], source)
-    np.testing.assert_array_equal(new.modes.embedding[2], state.modes.embedding[2])
-    assert np.all(new.modes.embedding[1] != state.modes.embedding[1])
+    np.testing.assert_array_equal(new.discovered.embedding[2], state.discovered.embedding[2])
+    assert np.all(new.discovered.embedding[1] != state.discovered.embedding[1])
 
 
 PROGRAM = {
@@ -329,7 +332,7 @@ def test_the_program_draws_by_mode_and_looks_at_the_replay_now_and_then(getkey):
     program = off_policy(ddiffpg(**TINY), env, **PROGRAM, evaluation_modes=("evaluate", "mode_1"))
     before = jax.jit(program.init)(getkey())
     state = before.algorithm
-    assert state.modes.live[:2].all()  # the warmup was looked at
+    assert state.discovered.live[:2].all()  # the warmup was looked at
     assert state.updates == 0
     step = jax.jit(program.step)
     after, metrics = step(before)

@@ -8,8 +8,11 @@ from oracles import GaussianMixture
 from transitions import experience
 
 from dpolicy.algorithms import bc, dipo
+from dpolicy.audit import objective
 from dpolicy.envs import MultiGoal
-from dpolicy.learning import SAMPLERS, actor_critic, critic_function, field_policy
+from dpolicy.fields import CosineVP
+from dpolicy.learning import critic_function, field_policy, remembered
+from dpolicy.learning._field_policy import SAMPLERS
 from dpolicy.losses import ascend, gradient_ascent, start
 from dpolicy.samplers import langevin, mean_flow, noise_free, ode, sde
 from dpolicy.train import Replay, off_policy
@@ -108,8 +111,8 @@ def test_without_ascent_it_is_cloning(x64, getkey):
 
     @jax.jit
     def values(key, batch):
-        actor, loss = ours.objective(ours.init(key, Spec), q)
-        _, plain = clone.objective(clone.init(key, Spec), q)
+        actor, loss = objective(ours, ours.init(key, Spec), q)
+        _, plain = objective(clone, clone.init(key, Spec), q)
         mean = lambda f: jax.vmap(lambda e, k: f(actor, e, k)[0])(batch, jax.random.split(key, 12))
         return mean(loss), mean(plain)
 
@@ -133,15 +136,16 @@ def test_nothing_flows_from_the_actor_into_the_critic(x64, getkey):
 
 
 def test_it_is_told_what_it_lacks():
-    with pytest.raises(ValueError, match="remember and revise must be given together"):
-        actor_critic(
-            name="x",
-            make_actor=lambda key, spec: jnp.ones(2),
-            explore=lambda *_: (jnp.ones(2), jnp.zeros(())),
-            evaluate=lambda *_: (jnp.ones(2), jnp.zeros(())),
-            actor_loss=lambda q, _: lambda *_: (jnp.zeros(()), {}),
-            remember=lambda transition: {},
-        )
+    for start, revise, message in (
+        (None, lambda s: None, "start must be a function transition -> entries, got None"),
+        (
+            lambda t: {},
+            lambda s, e, k: {},
+            r"revise must be a function seen -> \(\(example, key\) -> entries\)",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            remembered(start, revise)
 
 
 def test_evaluation_draws_no_noise_on_the_way(getkey):

@@ -7,10 +7,10 @@ import pytest
 from transitions import experience
 
 from dpolicy.algorithms import dipo, dpmd, gempo, maxentdp, qsm, qvpo, sac, sdac
-from dpolicy.audit import gradient_alignment, network, objectives
+from dpolicy.audit import gradient_alignment, network, objective, objectives
 from dpolicy.cli import main
-from dpolicy.fields import FunctionField
-from dpolicy.learning import critic_function
+from dpolicy.fields import CosineVP, FunctionField
+from dpolicy.learning import critic_function, stage_key
 from dpolicy.plots import heat_map
 
 SCHEDULE = CosineVP()
@@ -85,7 +85,7 @@ def test_what_is_audited_is_what_is_trained(x64, getkey):
         state, batch = algorithm.init(key, Spec), experience(key)
         actor, loss = objective(algorithm, state, critic_function(state.target, how))
         _, metrics = algorithm.update(state, batch, key)
-        keys = jax.random.split(jax.random.split(key)[1], 12)
+        keys = jax.random.split(stage_key(key, "actor"), 12)
         value = jax.vmap(lambda e, k: loss(actor, e, k)[0], axis_name="batch")(batch, keys)
         return metrics["actor/loss"], jnp.mean(value)
 

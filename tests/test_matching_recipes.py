@@ -11,19 +11,22 @@ import pytest
 
 from dpolicy._types import Transition
 from dpolicy.algorithms import ALGORITHMS, dps, fpmd, gempo, idem, maxentdp, qvpo, sdac
+from dpolicy.audit import objective
 from dpolicy.envs import MultiGoal
 from dpolicy.learning import (
-    ActorCritic,
     Learner,
+    Parts,
     Statistics,
-    TunedScalar,
+    Tuned,
     acting,
     actor_critic,
+    adam,
     critic_function,
     field_policy,
     mirror_descent,
     noisy_best,
-    selecting,
+    q_critics,
+    stage_key,
 )
 from dpolicy.losses import boltzmann, chain, matching, perturb, reverse_sample, start
 from dpolicy.samplers import mean_flow, ode
@@ -134,7 +137,7 @@ def test_without_its_entropy_maxentdp_is_sdac(x64, getkey):
     first, second = run(key)
     compare(first.critic, second.critic, rtol=1e-12)
     # Adam divides a gradient by its own size, so parameters are compared after it and moments before.
-    compare(first.actor.opt_state, second.actor.opt_state, rtol=1e-6, atol=1e-14)
+    compare(first["actor"].opt_state, second["actor"].opt_state, rtol=1e-6, atol=1e-14)
 
 
 def test_mirror_descent_weighs_the_critics_next_action(getkey):
@@ -148,12 +151,17 @@ def test_mirror_descent_weighs_the_critics_next_action(getkey):
 
         return loss
 
-    behaviour = noisy_best(policy=policy, evaluate=policy.act)
-    slots = mirror_descent(behaviour=behaviour, schedule=policy.schedule, regression=regression)
-    learner, none = Learner(jnp.log(2.0), ()), Learner(None, ())
-    extra = {"statistics": Statistics(jnp.asarray(10.0), jnp.asarray(2.0)), "noise": TunedScalar(learner)}
-    state = ActorCritic(none, none, None, none, jnp.zeros((), jnp.int32), extra)
-    loss = slots["actor_loss"].build(state)(lambda obs, action: 10 * obs[0] + action[0], jnp.zeros(()))
+    algorithm = mirror_descent(
+        name="mirror",
+        behaviour=noisy_best(policy=policy),
+        evaluate=policy.act,
+        critics=q_critics(critic_hidden=(4,)),
+        optimiser=adam(1e-3),
+        regression=regression,
+    )
+    numbers = {"statistics": Statistics(jnp.asarray(10.0), jnp.asarray(2.0))}
+    state = Parts(algorithm.init(getkey(), SPEC), numbers, noise=Tuned(Learner(jnp.log(2.0), ())))
+    _, loss = objective(algorithm, state, lambda obs, action: 10 * obs[0] + action[0])
     batch = experience(getkey(), 1)
     example = jax.tree.map(lambda leaf: leaf[0], batch)
     next_obs, next_action = example.next_obs.at[0].set(1.0), example.action.at[0].set(1.0)
@@ -198,11 +206,11 @@ def test_one_step_evaluation_of_flows(getkey):
 
 def test_which_actor_and_critic_a_policy_sees():
     def policy(actor, q, obs, key):
-        return actor * obs, q(obs, obs)
+        value = q(obs, obs)
+        return actor * obs * value, value
 
-    other = acting(3.0, selecting(lambda obs, action: jnp.full((), 7.0), policy))
-    action, value = other(2.0, lambda obs, action: jnp.zeros(()), jnp.ones(2), jax.random.key(0))
-    assert (action[0], value) == (3.0, 7.0)
+    act = acting(policy, 3.0, lambda obs, action: jnp.full((), 7.0))
+    np.testing.assert_array_equal(act(jnp.ones(2), jax.random.key(0)), [21.0, 21.0])
 
 
 def test_the_backup_of_qvpo(getkey):
@@ -212,15 +220,14 @@ def test_the_backup_of_qvpo(getkey):
     state = algorithm.init(getkey(), SPEC)
     # An average and targets that differ from what is trained.
     halved = lambda tree: jax.tree.map(lambda leaf: 0.5 * leaf if eqx.is_inexact_array(leaf) else leaf, tree)
-    where = lambda s: (s.average, s.target)
-    state = eqx.tree_at(where, state, (halved(state.actor), halved(state.critic)))
+    state = Parts(state, average=halved(state.actor), target=halved(state.critic))
     batch = experience(getkey())
     policy = field_policy(hidden=(8,), sampler_steps=2, sampler="ddpm_posterior").best(4)
 
     @jax.jit
     def both(state):
         _, metrics = algorithm.update(state, batch, key)
-        keys = jax.random.split(jax.random.split(key)[0], batch.reward.shape[0])
+        keys = jax.random.split(stage_key(key, "critic"), batch.reward.shape[0])
         target = critic_function(state.target)
         act = lambda obs, key: policy(state.average, target, obs, key)[0]
         following = jax.vmap(target)(batch.next_obs, jax.vmap(act)(batch.next_obs, keys))

@@ -11,9 +11,10 @@ import pytest
 
 from dpolicy._types import Transition
 from dpolicy.algorithms import ALGORITHMS, dpmd, fpmd, maxentdp, qvpo, sdac
+from dpolicy.audit import objective, replaced
 from dpolicy.envs import MultiGoal
 from dpolicy.fields import CosineVP, FunctionField
-from dpolicy.learning import critic_function, ema, field_policy
+from dpolicy.learning import Parts, critic_function, ema, field_policy, stage_key
 
 SPEC = MultiGoal().spec
 SMALL = {"hidden": (8,), "critic_hidden": (8,), "target_rate": 0.5}
@@ -113,12 +114,12 @@ def elsewhere(weights):
 def apart(state):
     """The state after an update, no two copies of a network alike, and the second critic far above the first."""
     raised = lambda critic: member(critic, 1, lambda w: 1.1 * w, bias=lambda b: b + 1_000)
-    where = lambda s: (s.critic, s.target, s.log_temperature.model, s.updates)
-    critic, target, log_temperature, updates = where(state)
-    target = member(target, 0, lambda w: 1.3 * w)
-    state = eqx.tree_at(where, state, (raised(critic), raised(target), log_temperature + 0.3, updates + 1))
-    copies = {name: other(part, 0.8) for name, part in state.extra.items() if name in COPIES}
-    return dataclasses.replace(state, extra={**state.extra, **copies})
+    target = raised(member(state.target, 0, lambda w: 1.3 * w))
+    copies = {name: other(part, 0.8) for name, part in state.items() if name in COPIES}
+    state = Parts(state, copies, target=target, updates=state.updates + 1)
+    if "temperature" in state:
+        state = eqx.tree_at(lambda s: s["temperature"].log.model, state, replace_fn=lambda log: log + 0.3)
+    return eqx.tree_at(lambda s: s["critic"].model, state, raised(state.critic))
 
 
 COPIES = ("average", "reference")
@@ -128,20 +129,19 @@ def variants(state):
     """The state, and with one of its parts exchanged."""
     changed = {"nothing": state}
     for name, where, change in (
-        ("actor", lambda s: s.actor, other),
-        ("temperature", lambda s: s.log_temperature.model, lambda log: log + 1),
-        ("updates", lambda s: s.updates, lambda count: count + 100_000),
+        ("actor", lambda s: s["actor"].model, other),
+        ("updates", lambda s: s["updates"], lambda count: count + 100_000),
     ):
         changed[name] = eqx.tree_at(where, state, replace_fn=change)
-    for name, where in (("critic", lambda s: s.critic), ("target", lambda s: s.target)):
+    for name, where in (("critic", lambda s: s["critic"].model), ("target", lambda s: s["target"])):
         for index, prime in enumerate(("", "'")):
             put = lambda *weights, where=where, i=index: eqx.tree_at(
                 where, state, replace_fn=lambda critic: member(critic, i, *weights)
             )
             changed[name + prime] = put(*[lambda w: -0.7 * w] * 2)
             changed[f"{name}{prime} elsewhere"] = put(elsewhere)
-    for name in state.extra:
-        where = lambda s, n=name: s.extra[n] if n in COPIES else jax.tree.leaves(s.extra[n])[0]
+    for name in [part for part in state if part not in ("actor", "critic", "target", "updates")]:
+        where = lambda s, n=name: s[n] if n in COPIES else jax.tree.leaves(s[n])[0]
         change = other if name in COPIES else lambda number: number + 1
         changed[name] = eqx.tree_at(where, state, replace_fn=change)
     return changed
@@ -189,7 +189,7 @@ def test_which_copies_are_asked(x64, name):
             found -= {n for n in ("critic", "critic'", "reward") if f"{n} elsewhere" not in found}
         assert {n for n in found if not n.endswith("elsewhere")} == set(asked.split()), what
     first = jax.tree.map(lambda leaf: leaf[0, 0], new)
-    if "average" in first.extra:  # of the actor after its step
+    if "average" in first:  # of the actor after its step
         mixed = ema(states["nothing"].average, first.actor, 0.995)
         for ours, theirs in zip(jax.tree.leaves(first.average), jax.tree.leaves(mixed), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-12)
@@ -201,20 +201,19 @@ def test_the_soft_backup_by_hand(x64):
     policy = field_policy(hidden=(8,), sampler_steps=1, embedding="raw").with_density(2, 2)
     key = jax.random.key(3)
     batch = experience(key)
-    td_key, actor_key = jax.random.split(key)
+    td_key, actor_key = stage_key(key, "critic"), stage_key(key, "actor")
 
     def run(discount):
         algorithm = maxentdp(**settings, discount=discount)
         state = algorithm.init(key, SPEC)
-        state = eqx.tree_at(lambda s: s.target, state, other(state.critic))
+        state = Parts(state, target=other(state.critic))
         _, metrics = algorithm.update(state, batch, key)
         values = lambda critic, obs, action: jax.vmap(critic)(obs, action)
         act = lambda obs, key: policy(state.actor, lambda obs, a: a[0], obs, key)
         action, log_prob = jax.vmap(act)(batch.next_obs, jax.random.split(td_key, 8))
         following = values(state.target, batch.next_obs, action)
         error = lambda value: jnp.mean(
-            (values(state.critic, batch.obs, batch.action) - (batch.reward + discount * value)[:, None])
-            ** 2
+            (values(state.critic, batch.obs, batch.action) - (batch.reward + discount * value)[:, None]) ** 2
         )
         low = jnp.min(following, axis=1)
         backups = [error(low - 0.5 * log_prob), error(low + 0.5 * log_prob), error(low)]
@@ -273,7 +272,7 @@ def test_ranking_of_qvpo(x64):
     """FlowRL's critics: the mean of the online ones, before their step."""
     key = jax.random.key(3)
     batch = dataclasses.replace(experience(key), extras={})
-    actor_key = jax.random.split(key)[1]
+    actor_key = stage_key(key, "actor")
 
     @jax.jit
     def run():
@@ -303,7 +302,7 @@ def test_learned_temperature_of_sdac(x64):
         key = jax.random.key(1)
         learned = sdac(**NETS, **RELAX, samples=8)
         state = learned.init(key, SPEC)
-        later = eqx.tree_at(lambda s: s.noise.log.model, state, jnp.zeros(()))
+        later = eqx.tree_at(lambda s: s["noise"].log.model, state, jnp.zeros(()))
 
         def loss(algorithm, state):
             field, loss = objective(algorithm, state, lambda obs, action: 3 * action[0])
@@ -360,8 +359,8 @@ def test_a_backup_that_is_given_is_the_one_that_is_fitted(x64):
     @jax.jit
     def losses():
         algorithm = dpmd(**NETS, candidates=2)
-        field, loss = algorithm.objective(
-            algorithm.init(jax.random.key(0), SPEC), lambda obs, action: action[0]
+        field, loss = objective(
+            algorithm, algorithm.init(jax.random.key(0), SPEC), lambda obs, action: action[0]
         )
         return [loss(field, example, jax.random.key(1))[0] for example in (*told, bare)]
 

@@ -11,7 +11,7 @@ from dpolicy._types import Transition
 from dpolicy.algorithms import ppo
 from dpolicy.algorithms.qvpo import _spread as of_moments
 from dpolicy.envs import MultiGoal
-from dpolicy.learning import Statistics, Updated, running_statistics
+from dpolicy.learning import Parts, Seen, Statistics, statistics
 from dpolicy.losses import explained_variance, standardise
 from dpolicy.train import Normaliser, RewardScale
 
@@ -80,14 +80,13 @@ def test_equal_observations_are_the_mean():
 @pytest.mark.parametrize("value", [0.1, 3.3])
 def test_equal_values_of_q_are_the_mean(value):
     rounded = jnp.asarray(value * value * (1 + 3 * EPS), jnp.float32)
-    moments = {"q": jnp.asarray(value), "q_square": rounded}
-    no = jnp.zeros((), int)
-    updated = Updated(None, lambda obs, action: no, BATCH, moments, no, no > 0)
-    part = running_statistics(lambda updated: jnp.full(1000, value), 1.0)
-    state, metrics = part.follow(Statistics(jnp.zeros(()), jnp.ones(())), updated)
-    assert metrics["q_mean"] == jnp.float32(value) and metrics["q_std"] == 0
-    assert state(jnp.asarray(value)) == 0
-    np.testing.assert_array_equal(of_moments(updated), np.full(2, value, np.float32))
+    moments = {"actor/q": jnp.asarray(value), "actor/q_square": rounded}
+    seen = Seen(Parts(), Parts(), BATCH, jnp.zeros((), int), moments)
+    stage = statistics(lambda s: jnp.full(1000, value), 1.0)
+    part, _, metrics = stage.step(Statistics(jnp.zeros(()), jnp.ones(())), seen, jax.random.key(0))
+    assert metrics["mean"] == jnp.float32(value) and metrics["std"] == 0
+    assert part(jnp.asarray(value)) == 0
+    np.testing.assert_array_equal(of_moments(seen), np.full(2, value, np.float32))
 
 
 @pytest.mark.parametrize(
