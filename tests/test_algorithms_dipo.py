@@ -136,7 +136,7 @@ def test_nothing_flows_from_the_actor_into_the_critic(x64, getkey):
 
 
 def test_it_is_told_what_it_lacks():
-    for start, revise, message in (
+    for first, revise, message in (
         (None, lambda s: None, "start must be a function transition -> entries, got None"),
         (
             lambda t: {},
@@ -145,7 +145,7 @@ def test_it_is_told_what_it_lacks():
         ),
     ):
         with pytest.raises(ValueError, match=message):
-            remembered(start, revise)
+            remembered(first, revise)
 
 
 def test_evaluation_draws_no_noise_on_the_way(getkey):

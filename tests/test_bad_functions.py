@@ -12,7 +12,7 @@ from dpolicy.algorithms import ddiffpg, dpmd, dps, gempo, idem, maxentdp, sdac
 from dpolicy.audit import network
 from dpolicy.envs import Spec
 from dpolicy.fields import FunctionField
-from dpolicy.learning import dual_temperature, tuned_noise
+from dpolicy.learning import tuned_noise
 from dpolicy.losses import (
     LogRatio,
     add_q_score,
@@ -196,7 +196,6 @@ def test_no_link_undoes_another(links, message):
         (lambda: gempo(candidates=4), r"target_kl must be a finite number in \(0, 1.38629\), got 2.0"),
         (lambda: gempo(temperature_learning_rate=0.0), "temperature_learning_rate must be"),
         (lambda: dpmd(noise_learning_rate=0.0), "noise_learning_rate must be"),
-        (lambda: dual_temperature(1.0, target_kl=1.0, learning_rate=0.0), "learning_rate must be"),
         (
             lambda: tuned_noise(1.0, std=0.1, target_entropy_scale=1.0, learning_rate=0.0),
             "learning_rate must be",

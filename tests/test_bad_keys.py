@@ -11,9 +11,9 @@ import dpolicy
 from dpolicy import audit, envs, fields, losses, networks, samplers
 from dpolicy._types import Transition
 from dpolicy.algorithms import bc, ddiffpg, ppo, sac
-from dpolicy.fields import MeanField
+from dpolicy.fields import CosineVP, MeanField
 from dpolicy.learning import over_minibatches
-from dpolicy.modes import mode_discovery
+from dpolicy.modes import mode_discovery, novelty_reward
 from dpolicy.networks import MLP, ensemble
 from dpolicy.train import load_run, off_policy, offline, on_policy, policy_of
 from dpolicy.train.replay import Replay

@@ -11,7 +11,7 @@ import pytest
 
 from dpolicy import _checks, envs, fields, losses, samplers
 from dpolicy.algorithms import ALGORITHMS
-from dpolicy.fields import LogSNR
+from dpolicy.fields import DiscreteVP, LogSNR, RectifiedFlow
 from dpolicy.learning import ema
 from dpolicy.networks import MLP
 from dpolicy.train.replay import Replay

@@ -156,7 +156,7 @@ def build(interval=1, **stages):
         explore=act,
         evaluate=act,
         critic=critics.fitted(
-            lambda s: lambda example, key: jnp.min(s.before.target(example.next_obs, example.action))
+            lambda s: lambda e, key: jnp.min(s.before.target(e.next_obs, e.action))
         ),
         target=every(critics.averaged(), interval),
         actor=every(trained(lambda key, spec: jnp.ones(spec.action_size), loss), interval),
