@@ -11,7 +11,7 @@ from dpolicy._types import Transition
 from dpolicy.algorithms import ddiffpg, dpmd, dps, gempo, idem, maxentdp, sdac
 from dpolicy.audit import network
 from dpolicy.envs import Spec
-from dpolicy.fields import FunctionField
+from dpolicy.fields import CosineVP, FunctionField
 from dpolicy.learning import tuned_noise
 from dpolicy.losses import (
     LogRatio,

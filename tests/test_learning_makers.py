@@ -155,9 +155,7 @@ def build(interval=1, **stages):
         "off_policy",
         explore=act,
         evaluate=act,
-        critic=critics.fitted(
-            lambda s: lambda e, key: jnp.min(s.before.target(e.next_obs, e.action))
-        ),
+        critic=critics.fitted(lambda s: lambda e, key: jnp.min(s.before.target(e.next_obs, e.action))),
         target=every(critics.averaged(), interval),
         actor=every(trained(lambda key, spec: jnp.ones(spec.action_size), loss), interval),
         **stages,

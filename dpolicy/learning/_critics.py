@@ -1,5 +1,6 @@
 """Critics off policy: ensembles of Q fitted to temporal-difference targets, and what they are asked."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
@@ -30,9 +31,17 @@ CriticValues: TypeAlias = Literal["online_min", "online_mean", "target_min", "ta
 CRITIC_VALUES = get_args(CriticValues)
 
 
-def critic_function(critic: Model, how: str = "min") -> Critic:
-    """q(obs, action) -> scalar from an ensemble: its minimum, mean or lower confidence bound."""
-    return lambda obs, action: reduce_ensemble(critic(obs, action), how)
+def critic_function(critic: Model, how: str | int = "min", *, pessimism: Number = 1.0) -> Critic:
+    """q(obs, action) -> scalar from an ensemble: its minimum, mean or lower confidence bound, or one of its members.
+
+    Args:
+        critic: Called `critic(obs, action) -> values [n]`.
+        how: min, mean, lcb (the mean minus `pessimism` deviations), or the index of a member.
+        pessimism: Of lcb; see `dpolicy.losses.reduce_ensemble`.
+    """
+    if isinstance(how, int):
+        return lambda obs, action: critic(obs, action)[how]
+    return lambda obs, action: reduce_ensemble(critic(obs, action), how, pessimism=pessimism)
 
 
 def guide(parts: Parts, values: CriticValues) -> Critic:
@@ -69,16 +78,45 @@ def within_box(policy: Policy) -> Policy:
 
 
 def next_value(
-    policy: Policy, actor: Model, q: Critic, target: Critic, temperature: Number | None = None
+    policy: Policy,
+    actor: Model,
+    q: Critic,
+    target: Critic,
+    temperature: Number | None = None,
+    *,
+    actions: int = 1,
+    over: str = "mean",
+    scale: Number = 1.0,
 ) -> NextValue:
-    """target(s', a') - temperature log pi(a'|s') at ONE action a' of the policy, which selects, if it does, by `q`."""
+    """The value of the next observation under a policy: target(s', a') - temperature log pi(a'|s'), over its actions.
 
-    def value(example: Transition, key: Key) -> Scalar:
-        action, log_prob = policy(actor, q, example.next_obs, key)
+    Args:
+        policy: Draws the actions.
+        actor: Its parameters.
+        q: What it selects by, if it does.
+        target: Values an action.
+        temperature: Weight of the entropy; None for none.
+        actions: Actions drawn.
+        over: Of several: their mean, max, or soft value, scale log mean exp(value / scale).
+        scale: Of soft.
+    """
+    _checks.integer("actions", actions)
+    _checks.one_of("over", over, ("mean", "max", "soft"))
+
+    def one(example: Transition, key: Key) -> Scalar:
+        action, log_prob = _checks.paired(
+            "the policy", policy(actor, q, example.next_obs, key), "(action, log_prob)"
+        )
         value = target(example.next_obs, action)
         return value if temperature is None else value - temperature * log_prob
 
-    return value
+    def several(example: Transition, key: Key) -> Scalar:
+        values = jax.vmap(one, in_axes=(None, 0))(example, jax.random.split(key, actions))
+        if over == "soft":
+            return scale * (jax.nn.logsumexp(values / scale) - math.log(actions))
+        return jnp.max(values) if over == "max" else jnp.mean(values)
+
+    return one if actions == 1 else several
 
 
 def temporal_difference(value: NextValue, discount: Number) -> Loss:
