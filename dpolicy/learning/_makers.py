@@ -16,7 +16,7 @@ from dpolicy.learning._ema import ema
 from dpolicy.learning._learner import Learner, adam, descend, learner
 from dpolicy.learning._stages import Parts, Seen, Stage, Tuned, check_slot
 from dpolicy.losses import batched, dual
-from dpolicy.losses._batch import BATCH_AXIS
+from dpolicy._batch import BATCH_AXIS
 
 _MULTIPLIERS = {"log": lambda log: log, "value": jnp.exp}
 
