@@ -69,6 +69,7 @@ from dpolicy.networks import ValueNetwork as ValueNetwork
 from dpolicy.networks import ensemble as ensemble
 from dpolicy.networks import gaussian_policy as gaussian_policy
 from dpolicy.recipe import composed as composed
+from dpolicy.recipe import prefixed as prefixed
 from dpolicy.recipe import tunable as tunable
 
 if TYPE_CHECKING:

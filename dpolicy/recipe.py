@@ -104,6 +104,48 @@ def composed(
     return compose
 
 
+def prefixed(prefix: str, block: F, *names: str) -> F:
+    """A block whose settings have other names, for a recipe with two of its kind: `flow_hidden` beside `hidden`.
+
+    `composed(field_policy, prefixed("flow_", field_policy, "hidden"))` gives a recipe both, with their descriptions.
+
+    Args:
+        prefix: What stands before each name.
+        block: A function with `tunable` arguments.
+        names: Those that are passed on; all unless given.
+
+    Raises:
+        ValueError: for a name that the block has not.
+    """
+    offered = _tunables(block)
+    for name in names:
+        _checks.one_of(f"tunable argument of {block.__name__}", name, offered)
+    renamed = {name: f"{prefix}{name}" for name in names or offered}
+    back = {new: old for old, new in renamed.items()}
+
+    @functools.wraps(block)
+    def with_prefix(**given: Any) -> Any:
+        try:
+            return block(**{back.get(name, name): value for name, value in given.items()})
+        except ValueError as error:
+            old, _, rest = str(error).partition(" ")
+            raise ValueError(f"{renamed.get(old, old)} {rest}") from error
+
+    parameters = [p.replace(name=renamed.get(name, name)) for name, p in _keywords(block).items()]
+    with_prefix.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    texts = _descriptions(block)
+    with_prefix.__doc__ = "\n".join(
+        [
+            f"`{block.__name__}` by other names.",
+            "",
+            "Args:",
+            *(f"    {renamed[name]}: {texts[name]}" for name in renamed),
+        ]
+    )
+    with_prefix.tunable = tuple(renamed.values())  # pyright: ignore[reportAttributeAccessIssue]
+    return with_prefix  # pyright: ignore[reportReturnType]
+
+
 def _keywords(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(function).parameters
     return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}

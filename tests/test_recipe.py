@@ -1,10 +1,11 @@
 """Recipes composed of blocks: settings, defaults, descriptions and mistakes."""
 
+import ast
 import inspect
 
 import pytest
 
-from dpolicy import composed, tunable
+from dpolicy import composed, prefixed, tunable
 from dpolicy.algorithm import Algorithm
 from dpolicy.cli._flags import flags_of
 
@@ -39,6 +40,10 @@ def second(*, rate: float = 0.2, depth: int = 3):
 def made(*given, **keywords):
     """A stand-in for an algorithm that keeps what it was made of."""
     return Algorithm(str((given, keywords)), "offline", *[lambda *_: None] * 3)
+
+
+def made_of(algorithm):
+    return ast.literal_eval(algorithm.name)[0]
 
 
 @composed(first, second, depth=5)
@@ -95,3 +100,39 @@ def test_mistakes_are_one_sentence():
         composed(first, width=3)
     with pytest.raises(ValueError, match="without must be one of"):
         composed(first, without=("width",))
+
+
+def test_a_block_twice_under_other_names():
+    @composed(first, prefixed("slow_", first, "rate"), slow_rate=0.7)
+    def both(one, two, *, name: str = "both") -> Algorithm:
+        return made(one(), two())
+
+    assert list(inspect.signature(both).parameters) == ["name", "size", "rate", "slow_rate"]
+    assert made_of(both(rate=0.3)) == (("first", 1, 0.3), ("first", 1, 0.7))
+    assert "slow_rate: Of the first." in both.__doc__
+    with pytest.raises(ValueError, match="tunable argument of first must be one of size, rate; got 'name'"):
+        prefixed("slow_", first, "name")
+
+
+def test_a_recipe_of_blocks_is_a_block():
+    @composed(second, depth=5)
+    def inner(block, *, name: str) -> Algorithm:
+        """Inner.
+
+        Args:
+            name: Given by the outer one.
+
+        Raises:
+            ValueError: never.
+        """
+        return made(name, block())
+
+    @composed(inner, rate=0.9)
+    def outer(block, *, own: int = 1) -> Algorithm:
+        return block(name="x")
+
+    assert list(inspect.signature(outer).parameters) == ["own", "rate", "depth"]
+    assert made_of(outer()) == ("x", (0.9, 5))
+    assert {flag.name for flag in flags_of(outer)} == {"own", "rate", "depth"}
+    with pytest.raises(ValueError, match="inner must be given name"):
+        inner()

@@ -12,6 +12,7 @@ from dpolicy._types import Action, Key, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.learning import (
     Acting,
+    FieldPolicy,
     Parts,
     Seen,
     adam,
@@ -33,14 +34,22 @@ from dpolicy.losses import (
     score_regulariser,
 )
 from dpolicy.networks import ResidualGaussian, gaussian_kl, gaussian_policy
-from dpolicy.recipe import composed
+from dpolicy.recipe import composed, prefixed
 
 MODES = ("flow", "flow+residual", "flow+residual+noise", "improved")
 
 
-@composed(gaussian_policy, proximal, target_kl=0.01, value_clip=0.2)
+@composed(
+    gaussian_policy,
+    prefixed("flow_", field_policy, "hidden"),
+    proximal,
+    flow_hidden=(256, 256),
+    target_kl=0.01,
+    value_clip=0.2,
+)
 def dp_cppo(
     residual_policy: Callable[..., Any],
+    make_flow: Callable[..., FieldPolicy],
     train: Callable[..., Algorithm],
     *,
     clip: Number = 0.2,
@@ -51,7 +60,6 @@ def dp_cppo(
     flow_learning_rate: Number = 1e-3,
     flow_epochs: int = 15,
     flow_minibatches: int = 4,
-    flow_hidden: tuple[int, ...] = (256, 256),
     ema_decay: Number = 0.999,
     activation: str = "elu",
     initialisation: str = "torch",
@@ -90,15 +98,13 @@ def dp_cppo(
     _checks.fraction("ema_decay", ema_decay)
     _checks.positive("flow_learning_rate", flow_learning_rate)
     _checks.integer("flow_steps", flow_steps)
-    _checks.sizes("flow_hidden", flow_hidden)
     _checks.integer("flow_epochs", flow_epochs)
     _checks.integer("flow_minibatches", flow_minibatches)
-    flow = field_policy(
+    flow = make_flow(
         schedule="rectified_flow",
         prediction="velocity",
         sampler="euler",
         sampler_steps=flow_steps,
-        hidden=flow_hidden,
         embedding="cos_sin",
         activation=activation,
         initialisation=initialisation,
