@@ -21,27 +21,15 @@ FAMILIES = {
     "on_policy": "On-policy algorithms learn from the rollout of their own current policy.",
 }
 # Reference pages that list the public names of these modules, in this order.
-MODULES = {
-    "combinators": (
-        "Combinators",
-        [
-            "algorithm",
-            "recipe",
-            "actor_critic",
-            "proximal",
-            "field_policy",
-            "learner",
-            "cloning",
-            "ema",
-            "extras",
-            "minibatches",
-        ],
-    ),
-}
+MODULES = {"recipes": ("Algorithms and recipes", ["algorithm", "recipe"])}
 # Reference pages that list what these packages export: the modules named here first, then the others.
 PACKAGES = {
     "fields": ("Fields", "schedule schedules discrete field mean_field predictions guidance embeddings"),
     "networks": ("Networks, policies, critics", "mlp ensemble critics policies gaussian activations layers"),
+    "learning": (
+        "Stages and combinators",
+        "stages makers combinators rates critics actor_critic proximal advantages field_policy learner ema",
+    ),
     "modes": ("Modes of behaviour", "discovery clustering episodes groups novelty"),
     "losses": (
         "Losses",

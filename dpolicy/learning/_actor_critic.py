@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Critic, Key, Loss, Model, Number
 from dpolicy.algorithm import Algorithm, Family
-from dpolicy.learning._cadence import every
+from dpolicy.learning._combinators import every
 from dpolicy.learning._critics import (
     CRITIC_VALUES,
     Critics,

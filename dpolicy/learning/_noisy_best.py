@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from dpolicy import _checks
 from dpolicy._types import Number, Scalar
-from dpolicy.learning._cadence import every
+from dpolicy.learning._combinators import every
 from dpolicy.learning._critics import Policy, noisy
 from dpolicy.learning._field_policy import FieldPolicy
 from dpolicy.learning._learner import adam

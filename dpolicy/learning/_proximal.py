@@ -13,7 +13,7 @@ from dpolicy import _checks
 from dpolicy._types import Action, Key, Loss, Metrics, Model, Number, Observation, Scalar, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.learning._advantages import Advantages, advantage_estimation
-from dpolicy.learning._cadence import Term, every, labelled_by_part, passes, together
+from dpolicy.learning._combinators import Term, every, labelled_by_part, passes, together
 from dpolicy.learning._learner import adam
 from dpolicy.learning._makers import reported
 from dpolicy.learning._rates import by_kl, by_updates, waiting
