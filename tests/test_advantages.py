@@ -9,10 +9,12 @@ import pytest
 
 from dpolicy._types import Transition
 from dpolicy.algorithm import Algorithm
+from dpolicy.algorithms import ppo
 from dpolicy.envs import Environment, MultiGoal
 from dpolicy.envs.protocol import Spec
 from dpolicy.fields import FunctionField, RectifiedFlow
-from dpolicy.learning import Advantages, proximal
+from dpolicy.learning import Advantages, Parts, Seen, proximal
+from dpolicy.learning._stages import run_stages
 from dpolicy.losses import flow_matching_log_likelihood, matching, noise_predictions, perturb
 from dpolicy.train import on_policy
 
@@ -36,15 +38,42 @@ def test_at_the_end_of_a_rollout_leaky_reads_the_observation_after_the_reset(dia
     value = lambda obs: obs[0]
     last = 2 + 0.9 * successor - 1
     expected = [1 + 0.9 * 1 - 0.5 + 0.9 * 0.8 * last, last]
-    read = how.read(ROLLOUT)
-    assert ("following" in read.extras) == (dialect == "leaky")
-    for batch in (ROLLOUT, read):
-        found = how.labelled(value, batch.obs[..., 0], batch)
-        np.testing.assert_allclose(found.extras["advantage"], expected, rtol=1e-6)
-        assert set(found.extras) == {"advantage", "return"}
-    # Segments have ends of their own.
-    segments = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), read)
-    np.testing.assert_allclose(how.relabelled(value, segments).extras["advantage"], expected, rtol=1e-6)
+    stored = {**ROLLOUT.extras, "value": ROLLOUT.obs[..., 0]}
+
+    def labelled(stage, extras):
+        parts = Parts(value=value)
+        batch = dataclasses.replace(ROLLOUT, extras=extras)
+        return run_stages(
+            {"advantages": stage}, Seen(parts, parts, batch, jnp.ones((), int), {}), KEY
+        ).batch.extras
+
+    read = labelled(how.labelled(again=True), stored)
+    assert ("following" in read) == (dialect == "leaky")
+    assert set(labelled(how.labelled(), stored)) == {"value", "advantage", "return"}
+    # Segments have ends of their own, and values of now: what was stored is not read.
+    segments = labelled(how.relabelled(), {**read, "value": read["value"] + 1, "advantage": jnp.zeros((2, 1))})
+    assert set(segments) == {"value", "advantage", "return"}
+    for found in (read, labelled(how.labelled(), stored), segments):
+        np.testing.assert_allclose(found["advantage"][:, 0], expected, rtol=1e-6)
+        np.testing.assert_allclose(found["return"] - found["advantage"], stored["value"], rtol=1e-6)
+
+
+def test_segments_of_leaky_read_the_observation_after_the_reset():
+    """Advantages computed anew in one whole segment are those of the rollout."""
+    settings = {"gae_dialect": "leaky", "normalise_advantages": "minibatch", "hidden": (4,), "value_hidden": (4,)}
+    make = lambda **more: ppo(**settings, epochs=1, minibatches=1, **more)
+    state = make().init(KEY, Spec("test/two", 1, 1, 2))
+    extras = {"mean": ROLLOUT.action, "log_std": ROLLOUT.action, "log_prob": jnp.zeros((2, 1))}
+    extras |= {"value": jax.vmap(jax.vmap(state.value))(ROLLOUT.obs), **ROLLOUT.extras}
+    batch = dataclasses.replace(ROLLOUT, extras=extras)
+    other = dataclasses.replace(batch, extras={**extras, "following": batch.next_obs})
+    again = jax.jit(make(recompute_segment=2).update)
+    found, elsewhere, expected = (
+        update(state, given, KEY)[1]["value/loss"]
+        for update, given in ((again, batch), (again, other), (make().update, batch))
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert abs(float(found - elsewhere)) > 1e-3
 
 
 class Counting(Environment):
@@ -117,7 +146,8 @@ def test_the_divergence_draws_from_keys_that_no_example_has():
     algorithm = proximal(
         name="noting",
         make_policy=lambda key, spec: jnp.zeros(1),
-        propose=lambda policy, extra, obs, key, mode: (jnp.zeros(2), {"log_prob": jnp.zeros(())}),
+        explore=lambda parts: lambda obs, key: (jnp.zeros(2), {"log_prob": jnp.zeros(())}),
+        evaluate=lambda parts: lambda obs, key: jnp.zeros(2),
         policy_loss=policy_loss,
         kl=kl,
         target_kl=0.01,

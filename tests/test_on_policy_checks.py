@@ -6,16 +6,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax.tree_utils
 import pytest
 from jax.scipy.stats import norm
 from proximal_by_hand import MAKE, ONCE, SPEC, by_hand, gradient_of, rollout
 from scipy import integrate
 
+from dpolicy import learning
 from dpolicy._types import Transition
 from dpolicy.algorithms import dppo, fpo, ppo
 from dpolicy.envs.protocol import Spec
-from dpolicy.fields import Field, FunctionField
-from dpolicy.learning import adam, clone_step, cloned, explore_matched, matched_ratio, proximal
+from dpolicy.fields import DiscreteVP, Field, FunctionField, RectifiedFlow, cosine_betas
+from dpolicy.learning import Parts, adam, explore_matched, matched_ratio, proximal
 from dpolicy.losses import (
     adaptive_rate,
     bounded_advantage,
@@ -41,6 +43,15 @@ def leaves(tree):
 
 def furthest(a, b):
     return max(float(np.max(np.abs(x - y))) for x, y in zip(leaves(a), leaves(b), strict=True))
+
+
+def beside(state):
+    """The parts of a method that are not those of `proximal`."""
+    return {name: part for name, part in state.items() if name not in ("policy", "value", "update", "updates")}
+
+
+def rate_of(state):
+    return optax.tree_utils.tree_get(state["update"], "learning_rate")
 
 
 def test_ppo_on_a_one_step_bandit():
@@ -91,7 +102,7 @@ def test_ppo_with_a_squashed_policy(x64):
     assert metrics["policy/ppo/ratio_min"] == metrics["policy/ppo/ratio_max"] == 1
     assert metrics["kl"] == 0
     plain = jax.jit(MAKE["ppo"](**ONCE, policy="tanh_gaussian", initial_std=0.5).update)
-    advantage, _, _ = by_hand(state.learner.model, batch, brax=False)
+    advantage, _, _ = by_hand(state, batch, brax=False)
     loss = lambda p: -jnp.mean(advantage * jax.vmap(density, (None, 0, 0))(p, flat.obs, flat.action))
     without = gradient_of(plain(state, batch, keys[2])[0]).policy
     for left, right in zip(leaves(without), leaves(eqx.filter_grad(loss)(policy)), strict=True):
@@ -119,7 +130,7 @@ def test_the_rate_is_adapted_before_the_step_it_is_for():
     state = algorithm.init(keys[0], SPEC)
     batch = rollout(algorithm, state, keys[1])
     after, _ = jax.jit(algorithm.update)(state, batch, keys[2])
-    np.testing.assert_allclose(after.learning_rate, adaptive_rate(1e-3, 1.0, 1e-9), rtol=1e-6)
+    np.testing.assert_allclose(rate_of(after), adaptive_rate(1e-3, 1.0, 1e-9), rtol=1e-6)
     # The second step is taken with the lowered rate: 1 / 1.5 of what a fixed rate makes of the same Adam direction.
     once, _ = jax.jit(MAKE["ppo"](**settings | {"epochs": 1}, target_kl=None).update)(state, batch, keys[2])
     fixed, _ = jax.jit(MAKE["ppo"](**settings, target_kl=None).update)(state, batch, keys[2])
@@ -135,8 +146,9 @@ def test_stop_kl_leaves_the_rest_of_an_iteration_out():
     batch = rollout(stopping, state, keys[1])
     after, metrics = jax.jit(stopping.update)(state, batch, keys[2])
     once, _ = jax.jit(MAKE["ppo"](**ONCE, target_kl=None).update)(state, batch, keys[2])
-    assert furthest(after.learner, once.learner) < 1e-6  # optimiser state included
-    assert furthest(after.learner.model, state.learner.model) > 1e-6
+    learner = lambda state: [state[name] for name in ("policy", "value", "update")]
+    assert furthest(learner(after), learner(once)) < 1e-6  # optimiser state included
+    assert furthest(learner(after)[:2], learner(state)[:2]) > 1e-6
     np.testing.assert_allclose(metrics["stopped"], 0.8)
 
 
@@ -154,26 +166,26 @@ def test_warm_up_trains_the_critic_alone(name):
     state = algorithm.init(keys[0], SPEC)
     # The averages are not what they are averages of, nor what they were before.
     scaled = lambda tree: jax.tree.map(lambda leaf: 0.9 * leaf if eqx.is_inexact_array(leaf) else leaf, tree)
-    extra = scaled(state.extra)
+    extra = {part: scaled(leaves) for part, leaves in beside(state).items()}
     if name == "dp_cppo":
-        extra = eqx.tree_at(lambda e: e.before, extra, scaled(extra.before))
-    state = eqx.tree_at(lambda s: s.extra, state, extra)
+        extra["previous"] = scaled(extra["previous"])
+    state = Parts(state, extra)
     batch = rollout(algorithm, state, keys[1])
     warm, _ = update(state, batch, keys[2])
     assert furthest(warm.policy, state.policy) == 0
     assert furthest(warm.value, state.value) > 1e-5
-    moments = warm.learner.opt_state[1].inner_states["policy"]
+    moments = optax.tree_utils.tree_get(warm["update"], "inner_states")["policy"]
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(moments))  # its count of steps too
-    assert warm.learning_rate == state.learning_rate
-    for now, before in zip(*map(jax.tree.leaves, (warm.extra, state.extra)), strict=True):
+    assert rate_of(warm) == rate_of(state)
+    for now, before in zip(*map(jax.tree.leaves, (beside(warm), beside(state))), strict=True):
         np.testing.assert_array_equal(now, before)
     trained, _ = update(warm, batch, keys[2])
     assert furthest(trained.policy, warm.policy) > 1e-6
     if name in ("fpopp", "dp_cppo"):
-        assert furthest(trained.extra, warm.extra) > 1e-6
+        assert furthest(beside(trained), beside(warm)) > 1e-6
     if name == "dp_cppo":  # what the flow was fitted to the actions of
-        assert furthest(trained.extra.before, warm.extra.flow.average) == 0
-        assert furthest(trained.extra.before, trained.extra.flow.average) > 1e-8
+        assert furthest(trained.previous, warm.average) == 0
+        assert furthest(trained.previous, trained.average) > 1e-8
 
 
 def test_the_flow_is_fitted_where_its_actions_were_drawn():
@@ -187,7 +199,7 @@ def test_the_flow_is_fitted_where_its_actions_were_drawn():
     update = jax.jit(lambda next_obs: algorithm.update(state, replace(ended, next_obs=next_obs), keys[2])[0])
     new, other = update(batch.next_obs), update(-batch.next_obs)
     assert furthest(new, other) == 0
-    assert furthest(new.extra, state.extra) > 1e-6
+    assert furthest(beside(new), beside(state)) > 1e-6
 
 
 def test_rates_rise_and_fall_in_cycles():
@@ -202,8 +214,11 @@ def test_rates_rise_and_fall_in_cycles():
 
     def one(state, key):
         after, metrics = algorithm.update(state, batch, key)
-        moved = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), after.learner.model, state.learner.model)
-        return after, (metrics["learning_rate"], moved.policy.log_std, moved.value.mlp.layers[-1].bias)
+        policy, value = (
+            jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), *models)
+            for models in ((after.policy, state.policy), (after.value, state.value))
+        )
+        return after, (metrics["learning_rate"], policy.log_std, value.mlp.layers[-1].bias)
 
     found = jax.jit(lambda s: jax.lax.scan(one, s, jax.random.split(keys[2], 8)))(state)[1]
     cosine = (1 + np.cos(np.pi * np.arange(4) / 4)) / 2
@@ -297,14 +312,14 @@ def test_average_of_fpopp():
     algorithm = MAKE["fpopp"](**ONCE, ema_after=2, ema_decay=0.75, learning_rate=0.01)
     keys = jax.random.split(KEY, 6)
     state = algorithm.init(keys[0], SPEC)
-    assert furthest(state.extra.field, state.policy) == 0
-    batch, update, average = rollout(algorithm, state, keys[1]), jax.jit(algorithm.update), state.extra.field
+    assert furthest(state.deployed, state.policy) == 0
+    batch, update, average = rollout(algorithm, state, keys[1]), jax.jit(algorithm.update), state.deployed
     for count in range(1, 5):
         state, _ = update(state, batch, keys[count + 1])
         now = state.policy
         decayed = lambda old, new: 0.75 * old + 0.25 * new
         average = now if count <= 2 else jax.tree.map(decayed, average, now)
-        assert furthest(state.extra.field, average) < 1e-6
+        assert furthest(state.deployed, average) < 1e-6
     assert furthest(average, now) > 1e-4
     zero = algorithm.act(state, jnp.zeros(SPEC.obs_size), keys[0], "zero")[0]
     again = algorithm.act(state, jnp.zeros(SPEC.obs_size), keys[1], "zero")[0]
@@ -387,7 +402,7 @@ def test_frozen_steps_stay_and_cloning_pulls_back(x64):
     state = algorithm.init(keys[0], SPEC)
     batch = rollout(algorithm, state, keys[1])
     after, _ = jax.jit(algorithm.update)(state, batch, keys[2])
-    assert furthest(after.extra, field) == 0
+    assert furthest(after.pretrained, field) == 0
     assert furthest(after.policy, field) > 1e-6
     plain, _ = jax.jit(make().update)(make().init(keys[0], SPEC), batch, keys[2])
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
@@ -449,8 +464,16 @@ def test_flow_fit_keeps_both_modes():
     field = Field(
         1, 1, schedule=RectifiedFlow(), prediction="velocity", hidden=(64, 64), embedding="cos_sin", key=KEY
     )
-    optimiser, loss = adam(3e-3), matching(perturb(RectifiedFlow()))
-    n = 512
+    loss, n = matching(perturb(RectifiedFlow())), 512
+    no_act = lambda parts: lambda obs, key: obs
+    cloning = learning.algorithm(
+        "cloning",
+        "offline",
+        explore=no_act,
+        evaluate=no_act,
+        flow=learning.trained(lambda key, spec: field, lambda s: loss, adam(3e-3)),
+        average=learning.average("flow", 1 - 0.99),
+    )
 
     def body(state, key):
         sign_key, noise_key, key = jax.random.split(key, 3)
@@ -459,10 +482,10 @@ def test_flow_fit_keeps_both_modes():
         )
         no = jnp.zeros(n, bool)
         batch = Transition(jnp.zeros((n, 1)), action, jnp.zeros(n), jnp.zeros((n, 1)), no, no)
-        return clone_step(state, loss, batch, key, optimiser, 0.99)[0], None
+        return cloning.update(state, batch, key)[0], None
 
     fit = jax.jit(lambda state, keys: jax.lax.scan(body, state, keys)[0])
-    state = fit(cloned(field, optimiser), jax.random.split(KEY, 1_000))
+    state = fit(cloning.init(KEY, None), jax.random.split(KEY, 1_000))
     draw = jax.jit(jax.vmap(lambda key: ode(steps=16)(state.average, jnp.zeros(1), key)))
     x = np.asarray(draw(jax.random.split(jax.random.key(2), 4_000)))[:, 0]
     assert abs(np.mean(x > 0) - 0.5) < 0.05
@@ -538,7 +561,8 @@ def test_a_kl_that_the_loss_does_not_measure_is_named():
     algorithm = proximal(
         name="own",
         make_policy=policy,
-        propose=lambda *_: (jnp.zeros(SPEC.action_size), {"log_prob": jnp.zeros(())}),
+        explore=lambda parts: lambda obs, key: (jnp.zeros(SPEC.action_size), {"log_prob": jnp.zeros(())}),
+        evaluate=lambda parts: lambda obs, key: jnp.zeros(SPEC.action_size),
         policy_loss=loss,
         kl="other",
         target_kl=0.01,

@@ -69,10 +69,9 @@ def test_gradient_of_the_first_step(name, x64, getkey):
     (batch, new, metrics), (_, resting, _), (far, _, of_far), (near, _, of_near) = (
         jax.tree.map(lambda x, i=i: x[i], outcome) for i in range(len(edits))
     )
-    model = state.learner.model
-    check_moved(name, model, far, of_far, 0.3)
-    check_moved(name, model, near, of_near, 0.005)
-    advantage, returns, mask = by_hand(model, batch, brax=name == "fpo")
+    check_moved(name, state, far, of_far, 0.3)
+    check_moved(name, state, near, of_near, 0.005)
+    advantage, returns, mask = by_hand(state, batch, brax=name == "fpo")
     assert np.any(batch.terminated) and np.any(batch.truncated)
     flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
 
@@ -84,7 +83,7 @@ def test_gradient_of_the_first_step(name, x64, getkey):
 
     coefficient = {"fpo": 0.25, "dppo": 0.25}.get(name, 1.0)
     ours = gradient_of(new)
-    expected = eqx.filter_grad(surrogate)(model.policy), eqx.filter_grad(value_loss)(model.value)
+    expected = eqx.filter_grad(surrogate)(state.policy), eqx.filter_grad(value_loss)(state.value)
     for left, right in zip(jax.tree.leaves(ours.policy), jax.tree.leaves(expected[0]), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-8, atol=1e-11)
     for left, right in zip(jax.tree.leaves(ours.value), jax.tree.leaves(expected[1]), strict=True):
@@ -124,9 +123,10 @@ def test_recomputed_advantages_are_those_of_the_value_network_as_it_is(x64, getk
     one, _ = update(state, batch, keys[2])
     apart, _ = update(one, valued(one, batch), keys[3])
     stale, _ = update(one, batch, keys[3])
-    for left, right in zip(jax.tree.leaves(together.learner), jax.tree.leaves(apart.learner), strict=True):
+    of = lambda state: jax.tree.leaves([state[name] for name in ("policy", "value", "update")])
+    for left, right in zip(of(together), of(apart), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-8, atol=1e-12)
-    pairs = zip(jax.tree.leaves(together.learner), jax.tree.leaves(stale.learner), strict=True)
+    pairs = zip(of(together), of(stale), strict=True)
     assert max(float(jnp.max(jnp.abs(a - b))) for a, b in pairs) > 1e-5
 
 

@@ -12,6 +12,7 @@ from dpolicy.learning import (
     Acting,
     FieldPolicy,
     Parts,
+    Stage,
     acted,
     explore_matched,
     field_policy,
@@ -163,6 +164,13 @@ def fpopp(
         policy_loss=add(**terms),
         kl="ppo/kl" if kl_measure == "ratio" else prediction_change(several),
         stages={
-            "deployed": average_of("policy", lambda s: jnp.where(s.updates > ema_after, 1 - ema_decay, 1.0))
+            # Iterations that have moved the policy: a critic warm-up delays the average too.
+            "moves": Stage(
+                lambda key, spec, parts: jnp.zeros((), jnp.int32),
+                lambda count, seen, key: (count + 1, {}, {}),
+            ),
+            "deployed": average_of(
+                "policy", lambda s: jnp.where(s.now.moves > ema_after, 1 - ema_decay, 1.0)
+            ),
         },
     )

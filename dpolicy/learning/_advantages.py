@@ -28,15 +28,20 @@ class Advantages(NamedTuple):
     high_quantile: Number | None
     clip: Number | None
 
-    def labelled(self) -> Stage:
+    def labelled(self, *, again: bool = False) -> Stage:
         """The stage that labels a rollout `[time, environment]` with "advantage" and "return", under the part "value".
 
         The values of its states are those that were stored with them, in the extras "value". `leaky` reads what was
-        acted on next, extras["following"], also at the end of the rollout.
+        acted on next, extras["following"], also at the end of the rollout; what no later stage reads is removed.
+
+        Args:
+            again: Whether a stage after this one is `relabelled`.
         """
+        read_again = again and self.dialect == "leaky"
 
         def label(s: Seen, key: Key) -> dict[str, Any]:
-            return {**self.of(s.now.value, s.batch.extras["value"], s.batch), "following": None}
+            entries = self.of(s.now.value, s.batch.extras["value"], s.batch)
+            return entries if read_again else {**entries, "following": None}
 
         return labelled_batch(label)
 

@@ -66,9 +66,10 @@ def every(stage: Stage, updates: int, *, after: Number = 0) -> Stage:
 
         due = (seen.updates % updates == 0) & (seen.updates > after)
         arrays, metrics = jax.lax.cond(due, run, wait, arrays)
-        return eqx.combine(arrays, rest), {}, {**metrics, "due": due.astype(float)}
+        share = f"{seen.stage}/due" if stage.bare else "due"
+        return eqx.combine(arrays, rest), {}, {**metrics, share: due.astype(float)}
 
-    return stage._replace(step=step, bare=False)
+    return stage._replace(step=step)
 
 
 def _idle(metric: str) -> float:
@@ -200,7 +201,8 @@ def passes(
 
     def step(part: Any, seen: Seen, key: Key) -> tuple[dict[str, Any], dict[str, Any], Metrics]:
         examples = flat(seen.batch) if segment is None else in_segments(seen.batch, segment)
-        arrays, rest = eqx.partition(Parts(part), eqx.is_array)
+        # In an order of its own: a conditional or a loop around this stage sorts the names of a mapping.
+        arrays, rest = eqx.partition(Parts({name: part[name] for name in parts}), eqx.is_array)
 
         def body(carry: Any, inputs: Any) -> tuple[Any, Metrics]:
             before, going = carry

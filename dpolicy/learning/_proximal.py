@@ -298,8 +298,7 @@ def proximal(
     watched = None
     if watching:
         watched = f"policy/{kl}" if isinstance(kl, str) else "policy/divergence"
-        if callable(kl):
-            policy_loss = measured(policy_loss, kl)
+        policy_loss = measured(policy_loss, kl) if callable(kl) else _measuring(policy_loss, kl)
     warmup, estimate = settings["critic_warmup"], make_advantages()
     weight = (lambda s: (s.before.updates >= warmup).astype(float)) if warmup else 1.0
     update = together(
@@ -308,7 +307,11 @@ def proximal(
         value=make_value(without_truncated=estimate.dialect == "brax"),
     )
     learn = make_passes(kl=watched, estimate=estimate, update=update)
-    following = {} if stages is None else dict(stages)
+    # What only labels the rollout is there from the start: the stages after it could not do without.
+    following = {
+        called: stage if stage.owns == () else every(stage, 1, after=warmup)
+        for called, stage in ({} if stages is None else stages).items()
+    }
     check_slot(f"explore of {name}", explore, 1, "parts -> ((obs, key) -> (action, extras))")
     return algorithm(
         name,
@@ -316,11 +319,23 @@ def proximal(
         explore=_with_value(name, explore),
         evaluate=evaluate,
         modes=modes,
-        advantages=estimate.labelled(),
+        advantages=estimate.labelled(again=settings["recompute_segment"] is not None),
         learn=learn,
-        **{called: every(stage, 1, after=warmup) for called, stage in following.items()},
+        **following,
         report=reported(_report),
     )
+
+
+def _measuring(loss: Loss, kl: str | None) -> Loss:
+    """The loss, which must have `kl` among its metrics."""
+
+    def with_kl(model: Model, example: Transition, key: Key) -> tuple[Scalar, Metrics]:
+        value, metrics = loss(model, example, key)
+        if kl not in metrics:
+            raise ValueError(f"kl must be a function or a metric of policy_loss, got {kl!r}.")
+        return value, metrics
+
+    return with_kl
 
 
 def _settings(block: Callable[..., Any]) -> dict[str, Any]:

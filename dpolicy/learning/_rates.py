@@ -17,9 +17,15 @@ ANNEALS = ("linear", "cosine")
 
 
 class Rate(NamedTuple):
-    """The state of a transformation that scales by minus a rate: the rate of its last step."""
+    """The state of a transformation that scales by minus a rate: the rate of its last step.
+
+    Attributes:
+        learning_rate: That rate.
+        adapted: What has adapted to the divergence where the rate is that times a factor, which may be 0; else None.
+    """
 
     learning_rate: Float[Array, ""]
+    adapted: Float[Array, ""] | None = None
 
 
 def by_updates(rate: Callable[[Int[Array, ""]], Any]) -> optax.GradientTransformationExtraArgs:
@@ -71,17 +77,22 @@ def by_kl(
     _checks.positive("target_kl", target)
     _checks.integer("after", after, 0)
 
+    def at(adapted: Float[Array, ""], count: Any) -> Rate:
+        return Rate(adapted) if factor is None else Rate(factor(count) * adapted, adapted)
+
     def begin(parameters: Any) -> Rate:
-        return Rate(jnp.asarray(start, float))
+        return at(jnp.asarray(start, float), jnp.zeros((), jnp.int32))
 
     def step(
         change: Any, state: Rate, parameters: Any = None, *, metrics: Metrics, count: Any, **extra: Any
     ) -> tuple[Any, Rate]:
         _checks.one_of("kl, the metric of the loss that the learning rate adapts to,", metric, metrics)
-        now = adaptive_rate(state.learning_rate, metrics[metric], target, floor=floor)
+        before = state.learning_rate if state.adapted is None else state.adapted
+        adapted = adaptive_rate(before, metrics[metric], target, floor=floor)
         if after > 0:
-            now = jnp.where(count >= after, now, state.learning_rate)
-        return scaled(change, -now if factor is None else -factor(count) * now), Rate(now)
+            adapted = jnp.where(count >= after, adapted, before)
+        rate = at(adapted, count)
+        return scaled(change, -rate.learning_rate), rate
 
     return optax.GradientTransformationExtraArgs(begin, step)
 
