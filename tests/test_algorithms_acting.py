@@ -9,7 +9,7 @@ import pytest
 from smallest import SECOND, SPEC, TINY, experience, numeric
 
 from dpolicy.algorithms import ALGORITHMS
-from dpolicy.learning import ema
+from dpolicy.learning import Learner, Tuned, ema
 from dpolicy.samplers import coupled, ddim, ddpm, ode
 
 # Networks of the state, numeric settings, and "key" where chance decides; see `parts_of` for the names. A setting of
@@ -61,26 +61,24 @@ def make(name, **numbers):
     return ALGORITHMS[name].recipe(**SETTINGS[name], **numbers)
 
 
+# What no policy acts by: states of optimisers, counters.
+NOT_ACTING = ("update", "updates", "moves")
+# Parts that two methods call by different names, or that the tables above call by another.
+CALLED = {"flow": "fitted", "previous": "before", "deployed": "average", "discovered": "embedding"}
+
+
 def parts_of(state):
-    """The parts of a state that may act, by name."""
-    if hasattr(state, "iterations"):
-        parts = {"policy": lambda s: s.policy, "value": lambda s: s.value}
-        if hasattr(state.extra, "before"):
-            parts["fitted"] = lambda s: s.extra.flow.learner.model
-            parts["average"] = lambda s: s.extra.flow.average
-            parts["before"] = lambda s: s.extra.before
-        elif jax.tree.leaves(state.extra):
-            parts["average"] = lambda s: s.extra.field
-        return parts
-    if hasattr(state, "average"):
-        return {"fitted": lambda s: s.learner.model, "average": lambda s: s.average}
-    parts = {"actor": lambda s: s.actor}
-    if hasattr(state, "modes"):
-        modes = {"critic": lambda s: s.critics.model, "target": lambda s: s.target}
-        return parts | modes | {"embedding": lambda s: s.modes.embedding}
-    parts |= {"critic": lambda s: s.critic, "target": lambda s: s.target}
-    extra = {name: lambda s, n=name: s.extra[n] for name in state.extra}
-    return parts | extra | {"log_temperature": lambda s: s.log_temperature.model}
+    """Where the parts of a state that may act are in it, by name."""
+
+    def where(name):
+        if name == "discovered":
+            return lambda s: s[name].embedding
+        if isinstance(state[name], Tuned):
+            return lambda s: s[name].log.model
+        return (lambda s: s[name].model) if isinstance(state[name], Learner) else (lambda s: s[name])
+
+    called = CALLED if "critic" in state or "policy" in state else {"actor": "fitted"}
+    return {called.get(name, name): where(name) for name in state if name not in NOT_ACTING}
 
 
 def scaled(tree, factor):
@@ -93,7 +91,7 @@ def test_what_acting_depends_on(name):
     state = jax.jit(algorithm.init, static_argnums=1)(jax.random.key(0), SPEC)
     parts = parts_of(state)
     if name == "ddiffpg":  # as if its modes were there
-        state = eqx.tree_at(lambda s: s.modes.live, state, replace_fn=jnp.ones_like)
+        state = eqx.tree_at(lambda s: s.discovered.live, state, replace_fn=jnp.ones_like)
     for i, where in enumerate(parts.values()):  # no two copies alike
         state = eqx.tree_at(where, state, scaled(where(state), 1 - 0.1 * i))
     rows = {"nothing": (state, {}, 0)}
@@ -173,7 +171,7 @@ def test_the_start_of_mirror_descent_is_half_as_wide(name):
     algorithm = ALGORITHMS[name].recipe(**TINY[name] | {"candidates": 1}, **flow)
     state = jax.jit(algorithm.init, static_argnums=1)(jax.random.key(0), SPEC)
     state = eqx.tree_at(lambda s: s.average, state, scaled(state.average, 0.0))
-    state = eqx.tree_at(lambda s: s.noise.log.model, state, jnp.asarray(-20.0))
+    state = eqx.tree_at(lambda s: s["noise"].log.model, state, jnp.asarray(-20.0))
     keys = jax.random.split(jax.random.key(1), 4_000)
     act = jax.vmap(lambda key: algorithm.act(state, jnp.zeros(SPEC.obs_size), key, "explore")[0])
     actions = np.asarray(jax.jit(act)(keys))
@@ -197,13 +195,13 @@ def test_what_the_flow_of_dp_cppo_is_fitted_to():
     rows["reward"] = state, eqx.tree_at(lambda b: b.reward, batch, batch.reward[::-1])
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows.values())
     new, _ = jax.jit(jax.vmap(algorithm.update, in_axes=(0, 0, None)))(*stacked, keys[2])
-    gradients = jax.tree.leaves(optax.tree_utils.tree_get(new.extra.flow.learner.opt_state, "mu"))
+    gradients = jax.tree.leaves(optax.tree_utils.tree_get(new["flow"].opt_state, "mu"))
     found = {n for i, n in enumerate(rows) if any(np.any(leaf[i] != leaf[0]) for leaf in gradients)}
     # What rewards and values say reaches it through the residual, whose epochs come before.
     assert found == {"policy", "value", "fitted", "average", "reward"}
-    first = jax.tree.map(lambda leaf: leaf[0], new.extra)
-    for now, before in zip(*map(jax.tree.leaves, (first.before, state.extra.flow.average)), strict=True):
+    first = jax.tree.map(lambda leaf: leaf[0], new)
+    for now, before in zip(*map(jax.tree.leaves, (first.previous, state.average)), strict=True):
         np.testing.assert_array_equal(now, before)
-    mixed = ema(state.extra.flow.average, first.flow.learner.model, 0.999)
-    for now, expected in zip(*map(jax.tree.leaves, (first.flow.average, mixed)), strict=True):
+    mixed = ema(state.average, first.flow, 0.999)
+    for now, expected in zip(*map(jax.tree.leaves, (first.average, mixed)), strict=True):
         np.testing.assert_allclose(now, expected, rtol=1e-6)

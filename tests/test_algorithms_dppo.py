@@ -76,11 +76,11 @@ def test_the_start_is_the_average_of_the_first_living_seed(here):
     field = pretrained_field("bc")
     leaves_equal(field, first_seed(run.state.algorithm.average))
     assert (field.prediction, len(field.schedule.betas), field.action_size) == ("noise", 4, 2)
-    newest = first_seed(run.state.algorithm.learner.model)
+    newest = first_seed(run.state.algorithm.actor)
     assert not np.array_equal(field.mlp.layers[0].bias, newest.mlp.layers[0].bias)
     state = dppo(pretrained=field, sampler_steps=4, trained_steps=2).init(jax.random.key(0), run.env.spec)
     leaves_equal(state.policy, field)
-    leaves_equal(state.extra, field)
+    leaves_equal(state.pretrained, field)
 
     # Its first seed fails; neither its data set nor its program is asked for.
     checkpoints = Checkpoints(here / "bc" / "checkpoints")
@@ -99,7 +99,7 @@ def test_a_run_that_starts_from_another(here, capsys, monkeypatch):
     assert (about["algorithm"], about["seed"], about["step"], about["obs_size"]) == ("bc", 0, 2, 1)
     assert (about["action_size"], len(about["sha256"])) == (2, 64)
     field, first = pretrained_field("bc"), load_run("ft")
-    leaves_equal(first_seed(first.state.algorithm.extra), field)  # the frozen steps
+    leaves_equal(first_seed(first.state.algorithm.pretrained), field)  # the frozen steps
     policy = first_seed(first.state.algorithm.policy)
     assert not np.array_equal(policy.mlp.layers[-1].bias, field.mlp.layers[-1].bias)
 
@@ -112,7 +112,7 @@ def test_a_run_that_starts_from_another(here, capsys, monkeypatch):
         assert main(["train", "--resume", "../ft", "--steps", "8", "--no-progress"]) == 0
     state = load_run("../ft").state
     assert (state.steps.tolist(), state.alive.tolist()) == ([8], [True])
-    leaves_equal(first_seed(state.algorithm.extra), field)
+    leaves_equal(first_seed(state.algorithm.pretrained), field)
     assert main(["evaluate", "../ft", "--episodes", "2"]) == 0
 
     # Without a checkpoint there is nothing to go on from.
@@ -206,10 +206,11 @@ def test_a_field_of_standardised_observations_is_refused(here, runs, capsys):
 def test_standardised_observations_are_refused_in_python_too():
     env = make("probe/time_limit")
     field = field_policy(hidden=(4,)).make(jax.random.key(0), env.spec)
+    begun = lambda algorithm, **settings: on_policy(algorithm, env, **settings).init(jax.random.key(0)).algorithm
     with pytest.raises(ValueError, match="normalise_observations must be off .* for dppo that starts from"):
-        on_policy(dppo(pretrained=field), env)
-    assert on_policy(dppo(pretrained=field), env, normalise_observations=False).algorithm.raw_observations
-    assert not on_policy(dppo(), env).algorithm.raw_observations
+        begun(dppo(pretrained=field))
+    leaves_equal(begun(dppo(pretrained=field), normalise_observations=False).policy, field)
+    assert begun(dppo(sampler_steps=2)).policy.prediction == "noise"
 
 
 def test_a_description_that_lacks_something_is_refused():

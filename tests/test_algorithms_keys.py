@@ -26,7 +26,7 @@ def test_no_key_serves_twice(name):
     obs = jnp.zeros(SPEC.obs_size)
     for mode in algorithm.modes:
         key_reuse.check(lambda s, key, mode=mode: algorithm.act(s, obs, key, mode)[0], state, KEY)
-    if algorithm.explore_at is not None:
-        key_reuse.check(lambda s, key: algorithm.explore_at(s, obs, key, 0.5)[0], state, KEY)
+    if name == "ddiffpg":  # which explores according to the place of its environment
+        key_reuse.check(lambda s, key: algorithm.act(s, obs, key, "explore", 0.5)[0], state, KEY)
     if name not in STORED:
         key_reuse.check(lambda s, b, key: updated(algorithm, s, b, key), state, batch, KEY)

@@ -20,6 +20,7 @@ from dpolicy import actor_critic, field_policy, proximal
 from dpolicy.algorithms import ALGORITHMS
 from dpolicy.envs.protocol import Spec
 from dpolicy.fields import (
+    EMBEDDINGS,
     CosineVP,
     DiscreteVP,
     LinearVP,
@@ -29,7 +30,8 @@ from dpolicy.fields import (
     cosine_betas,
     linear_betas,
 )
-from dpolicy.learning import SAMPLERS, SCHEDULES, adam, mirror_descent, noisy_best
+from dpolicy.learning import adam, mirror_descent, noisy_best
+from dpolicy.learning._field_policy import SAMPLERS, SCHEDULES
 from dpolicy.modes import mode_discovery, novelty_reward
 from dpolicy.networks import gaussian_policy
 from dpolicy.samplers import ddim, ddpm, ode, sde
@@ -115,7 +117,7 @@ ELSEWHERE = {"interval_text", "load_policy", "policy_of", "read_history", "train
 
 
 # Where classes are records, which functions fill in.
-OF_FUNCTIONS = ("losses", "samplers", "extras", "learner", "train")
+OF_FUNCTIONS = ("losses", "samplers", "learning", "train")
 
 
 def public(module):
@@ -123,7 +125,7 @@ def public(module):
     found = {}
     for name, value in vars(importlib.import_module(f"dpolicy.{module}")).items():
         where = getattr(value, "__module__", None) or ""
-        own = callable(value) and re.match(rf"dpolicy\.({module}\b|_discrete$)", where)
+        own = callable(value) and re.match(rf"dpolicy\.{module}\b", where)
         left_out = (
             name[0] == "_"
             or name in (*BLOCKS, *ELSEWHERE)
@@ -157,15 +159,12 @@ def test_defaults_of_the_library(module):
 
 def networks(state):
     """The parts of a state that are told of in networks.txt."""
-    if hasattr(state, "iterations"):
+    if "policy" in state:
         parts = {"actor": state.policy, "critic": state.value}
-        return parts | ({"flow": state.extra.flow.average} if hasattr(state.extra, "flow") else {})
-    if hasattr(state, "average"):
+        return parts | ({"flow": state.average} if "flow" in state else {})
+    if "critic" not in state and "critics" not in state:
         return {"actor": state.average}
-    return {
-        "actor": state.actor,
-        "critic": (state.critic if hasattr(state, "critic") else state.critics).model,
-    }
+    return {"actor": state.actor, "critic": state.critic if "critic" in state else state.critics}
 
 
 def count(layers):

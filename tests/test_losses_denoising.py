@@ -147,7 +147,7 @@ def test_pretrained():
         pretrained=field, sampler_steps=4, trained_steps=2, cloning_coefficient=0.1, value_hidden=(8,)
     )
     state = algorithm.init(KEY, spec)
-    for kept in (state.policy, state.extra):
+    for kept in (state.policy, state.pretrained):
         for left, right in zip(jax.tree.leaves(kept), jax.tree.leaves(field), strict=True):
             np.testing.assert_array_equal(left, right)
     _, extras = algorithm.act(state, OBS, KEY, "explore")
