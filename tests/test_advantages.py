@@ -51,7 +51,9 @@ def test_at_the_end_of_a_rollout_leaky_reads_the_observation_after_the_reset(dia
     assert ("following" in read) == (dialect == "leaky")
     assert set(labelled(how.labelled(), stored)) == {"value", "advantage", "return"}
     # Segments have ends of their own, and values of now: what was stored is not read.
-    segments = labelled(how.relabelled(), {**read, "value": read["value"] + 1, "advantage": jnp.zeros((2, 1))})
+    segments = labelled(
+        how.relabelled(), {**read, "value": read["value"] + 1, "advantage": jnp.zeros((2, 1))}
+    )
     assert set(segments) == {"value", "advantage", "return"}
     for found in (read, labelled(how.labelled(), stored), segments):
         np.testing.assert_allclose(found["advantage"][:, 0], expected, rtol=1e-6)
@@ -60,7 +62,12 @@ def test_at_the_end_of_a_rollout_leaky_reads_the_observation_after_the_reset(dia
 
 def test_segments_of_leaky_read_the_observation_after_the_reset():
     """Advantages computed anew in one whole segment are those of the rollout."""
-    settings = {"gae_dialect": "leaky", "normalise_advantages": "minibatch", "hidden": (4,), "value_hidden": (4,)}
+    settings = {
+        "gae_dialect": "leaky",
+        "normalise_advantages": "minibatch",
+        "hidden": (4,),
+        "value_hidden": (4,),
+    }
     make = lambda **more: ppo(**settings, epochs=1, minibatches=1, **more)
     state = make().init(KEY, Spec("test/two", 1, 1, 2))
     extras = {"mean": ROLLOUT.action, "log_std": ROLLOUT.action, "log_prob": jnp.zeros((2, 1))}

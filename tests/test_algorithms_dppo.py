@@ -206,7 +206,9 @@ def test_a_field_of_standardised_observations_is_refused(here, runs, capsys):
 def test_standardised_observations_are_refused_in_python_too():
     env = make("probe/time_limit")
     field = field_policy(hidden=(4,)).make(jax.random.key(0), env.spec)
-    begun = lambda algorithm, **settings: on_policy(algorithm, env, **settings).init(jax.random.key(0)).algorithm
+    begun = lambda algorithm, **settings: (
+        on_policy(algorithm, env, **settings).init(jax.random.key(0)).algorithm
+    )
     with pytest.raises(ValueError, match="normalise_observations must be off .* for dppo that starts from"):
         begun(dppo(pretrained=field))
     leaves_equal(begun(dppo(pretrained=field), normalise_observations=False).policy, field)

@@ -47,7 +47,9 @@ def furthest(a, b):
 
 def beside(state):
     """The parts of a method that are not those of `proximal`."""
-    return {name: part for name, part in state.items() if name not in ("policy", "value", "update", "updates")}
+    return {
+        name: part for name, part in state.items() if name not in ("policy", "value", "update", "updates")
+    }
 
 
 def rate_of(state):

@@ -111,7 +111,7 @@ def waiting(inner: optax.GradientTransformation, updates: int) -> optax.Gradient
 
     def step(change: Any, state: Any, parameters: Any = None, *, count: Any, **extra: Any) -> tuple[Any, Any]:
         moved, new = inner.update(change, state, parameters, count=count, **extra)
-        due = count >= updates
+        due = jnp.asarray(count >= updates)
         return jax.tree.map(lambda leaf: jnp.where(due, leaf, 0), moved), keep_if(due, state, new)
 
     return optax.GradientTransformationExtraArgs(inner.init, step)
