@@ -154,6 +154,19 @@ def test_stop_kl_leaves_the_rest_of_an_iteration_out():
     np.testing.assert_allclose(metrics["stopped"], 0.8)
 
 
+def test_a_rate_falls_though_the_step_that_went_too_far_is_undone():
+    keys = jax.random.split(KEY, 3)
+    settings = {"minibatches": 1, "learning_rate": 1e-3, "target_kl": 1e-13}
+    algorithm = MAKE["ppo"](**settings, epochs=3, stop_kl=1e-12)
+    state = algorithm.init(keys[0], SPEC)
+    batch = rollout(algorithm, state, keys[1])
+    after, metrics = jax.jit(algorithm.update)(state, batch, keys[2])
+    once, _ = jax.jit(MAKE["ppo"](**settings, epochs=1).update)(state, batch, keys[2])
+    assert furthest([after.policy, after.value], [once.policy, once.value]) < 1e-6
+    np.testing.assert_allclose(metrics["stopped"], 2 / 3, rtol=1e-6)
+    np.testing.assert_allclose(rate_of(after), 1e-3 / 1.5**2, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["ppo", "genpo", "fpopp", "dp_cppo"])
 def test_warm_up_trains_the_critic_alone(name):
     """Neither the policy, its optimiser state, so that its first step is an ordinary one, the rate, nor what follows.
@@ -557,7 +570,8 @@ def test_the_rate_reads_the_estimate_among_the_metrics(name, metric):
     assert metrics["kl"] == metrics[metric] != 0
 
 
-def test_a_kl_that_the_loss_does_not_measure_is_named():
+@pytest.mark.parametrize("setting", ["target_kl", "stop_kl"])
+def test_a_kl_that_the_loss_does_not_measure_is_named(setting):
     loss = lambda model, example, key: (jnp.zeros(()), {"loss": jnp.zeros(())})
     policy = lambda key, spec: jnp.zeros(())
     algorithm = proximal(
@@ -567,8 +581,8 @@ def test_a_kl_that_the_loss_does_not_measure_is_named():
         evaluate=lambda parts: lambda obs, key: jnp.zeros(SPEC.action_size),
         policy_loss=loss,
         kl="other",
-        target_kl=0.01,
         value_hidden=(4,),
+        **{setting: 0.01},
     )
     state = algorithm.init(KEY, SPEC)
     with pytest.raises(ValueError, match="kl must be a function or a metric of policy_loss, got 'other'"):

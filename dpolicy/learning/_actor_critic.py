@@ -25,7 +25,7 @@ from dpolicy.learning._critics import (
 )
 from dpolicy.learning._learner import adam
 from dpolicy.learning._makers import trained, tuned
-from dpolicy.learning._stages import Seen, Stage, algorithm, check_slot
+from dpolicy.learning._stages import Seen, algorithm, check_slot
 from dpolicy.recipe import composed
 
 # Builds the actor's loss from the critic it improves on and the current temperature.
@@ -113,7 +113,7 @@ def actor_critic(
         scale = value_of(s)
         return actor_loss(q, jnp.asarray(1.0 if scale is None else scale, float))
 
-    stages: dict[str, Stage] = {
+    stages: dict[str, Any] = {
         "critic": critics.fitted(bootstrap),
         "target": every(critics.averaged(), actor_interval),
         "actor": every(trained(make_actor, improve, make_optimiser()), actor_interval),

@@ -12,9 +12,10 @@ from jaxtyping import Array, Bool
 from dpolicy import _checks
 from dpolicy._metrics import reduce_metrics
 from dpolicy._types import Key, Loss, Metrics, Model, Number
-from dpolicy.learning._learner import Learner, adam, descend, keep_if, learner
+from dpolicy.learning._learner import Learner, adam, descend, learner
 from dpolicy.learning._makers import flat
 from dpolicy.learning._minibatches import in_segments, over_minibatches
+from dpolicy.learning._rates import Rate
 from dpolicy.learning._stages import (
     Parts,
     Seen,
@@ -165,6 +166,16 @@ def labelled_by_part(models: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key, models)
 
 
+def _undone(going: Bool[Array, ""], before: Any, after: Any) -> Any:
+    """`after` while it goes on, else `before` with the rates of `after`.
+
+    A rate whose first step goes too far would never fall if that were undone too.
+    """
+    is_rate = lambda node: isinstance(node, Rate)
+    keep = lambda old, new: new if is_rate(new) else jnp.where(going, new, old)
+    return jax.tree.map(keep, before, after, is_leaf=is_rate)
+
+
 def passes(
     *,
     epochs: int,
@@ -185,7 +196,7 @@ def passes(
         segment: Minibatches are made of stretches of this many steps of one environment and keep the axis of time,
             `[time, segment]`, so that a stage in here can compute advantages anew; None for single transitions.
         stop: `metrics -> bool` of a minibatch's step: once true, that step and all later ones of this update are
-            undone; the share undone is the metric "stopped".
+            undone, except that rates adapt (`by_kl`); the share undone is the metric "stopped".
         name: What `minibatches` is called in an error.
         **stages: What is done on each minibatch, in order.
     """
@@ -215,7 +226,7 @@ def passes(
             metrics = left.metrics
             if stop is not None:
                 going = going & ~stop(metrics)
-                after = keep_if(going, before, after)
+                after = _undone(going, before, after)
                 metrics = {**metrics, "stopped": 1.0 - going.astype(float)}
             return (after, going), metrics
 

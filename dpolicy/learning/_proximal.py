@@ -186,7 +186,7 @@ def proximal_optimiser(
     direction = adam(None, max_grad_norm=max_grad_norm, weight_decay=weight_decay)
     if critic_warmup > 0:
         each = adam(None, weight_decay=weight_decay)
-        parts = {"policy": waiting(each, critic_warmup), "value": each}
+        parts: dict[Any, Any] = {"policy": waiting(each, critic_warmup), "value": each}
         bounded = optax.clip_by_global_norm(max_grad_norm)
         direction = optax.chain(bounded, optax.partition(parts, labelled_by_part))
     if value_learning_rate is None and constant:
@@ -225,7 +225,7 @@ def minibatch_passes(
     Raises:
         ValueError: for a value out of its range, or advantages standardised over the rollout that are computed anew.
     """
-    stages: dict[str, Stage] = {}
+    stages: dict[str, Any] = {}
     if recompute_segment is not None:
         _checks.integer("recompute_segment", recompute_segment)
         if estimate.normalise == "rollout":
@@ -308,7 +308,7 @@ def proximal(
     )
     learn = make_passes(kl=watched, estimate=estimate, update=update)
     # What only labels the rollout is there from the start: the stages after it could not do without.
-    following = {
+    following: dict[str, Any] = {
         called: stage if stage.owns == () else every(stage, 1, after=warmup)
         for called, stage in ({} if stages is None else stages).items()
     }

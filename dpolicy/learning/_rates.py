@@ -44,7 +44,7 @@ def by_updates(rate: Callable[[Int[Array, ""]], Any]) -> optax.GradientTransform
         now = jnp.asarray(rate(count), float)
         return scaled(change, -now), Rate(now)
 
-    return optax.GradientTransformationExtraArgs(start, step)
+    return _link(start, step)
 
 
 def by_kl(
@@ -94,7 +94,7 @@ def by_kl(
         rate = at(adapted, count)
         return scaled(change, -rate.learning_rate), rate
 
-    return optax.GradientTransformationExtraArgs(begin, step)
+    return _link(begin, step)
 
 
 def waiting(inner: optax.GradientTransformation, updates: int) -> optax.GradientTransformationExtraArgs:
@@ -114,7 +114,7 @@ def waiting(inner: optax.GradientTransformation, updates: int) -> optax.Gradient
         due = jnp.asarray(count >= updates)
         return jax.tree.map(lambda leaf: jnp.where(due, leaf, 0), moved), keep_if(due, state, new)
 
-    return optax.GradientTransformationExtraArgs(inner.init, step)
+    return _link(inner.init, step)
 
 
 def annealed(
@@ -140,3 +140,9 @@ def annealed(
     if shape == "cosine":
         progress = (1 - jnp.cos(jnp.pi * progress)) / 2
     return start + (end - start) * progress
+
+
+def _link(
+    start: Callable[..., Any], step: Callable[..., tuple[Any, Any]]
+) -> optax.GradientTransformationExtraArgs:
+    return optax.GradientTransformationExtraArgs(start, step)
