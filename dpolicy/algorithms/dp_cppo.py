@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from dpolicy import _checks
 from dpolicy._types import Action, Key, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.learning import (
+    PLAIN_FLOW,
     Acting,
     FieldPolicy,
     Parts,
@@ -37,6 +39,38 @@ from dpolicy.networks import ResidualGaussian, gaussian_kl, gaussian_policy
 from dpolicy.recipe import composed, prefixed
 
 MODES = ("flow", "flow+residual", "flow+residual+noise", "improved")
+
+
+def _acting(flow: FieldPolicy, mode: str) -> Acting:
+    """The action a0 of the flow, with the residual's mean or a draw of it."""
+
+    def acting(parts: Parts) -> Callable[[Observation, Key], tuple[Action, dict[str, Any]]]:
+        residual = parts.policy
+
+        def act(obs: Observation, key: Key) -> tuple[Action, dict[str, Any]]:
+            flow_key, key = jax.random.split(key)
+            base = flow.sample(parts.previous if mode == "improved" else parts.average, obs, flow_key)
+            if mode == "flow":
+                return base, {}
+            mean = residual.mean(obs, base)
+            if mode == "flow+residual":
+                return mean, {}
+            action, log_prob = residual.sample(obs, base, key)
+            return action, {"base": base, "log_prob": log_prob, "mean": mean, "log_std": residual.log_std}
+
+        return act
+
+    return acting
+
+
+def _kl(residual: ResidualGaussian, example: Transition, key: Key) -> Float[Array, ""]:
+    old = example.extras
+    mean = residual.mean(example.obs, old["base"])
+    return gaussian_kl(old["mean"], old["log_std"], mean, residual.log_std)
+
+
+def _on_improved(example: Transition) -> Transition:
+    return dataclasses.replace(example, action=example.extras["improved"])
 
 
 @composed(
@@ -100,50 +134,14 @@ def dp_cppo(
     _checks.integer("flow_steps", flow_steps)
     _checks.integer("flow_epochs", flow_epochs)
     _checks.integer("flow_minibatches", flow_minibatches)
-    flow = make_flow(
-        schedule="rectified_flow",
-        prediction="velocity",
-        sampler="euler",
-        sampler_steps=flow_steps,
-        embedding="cos_sin",
-        activation=activation,
-        initialisation=initialisation,
-        clip=None,
-    )
-
-    def acting(mode: str) -> Acting:
-        def act(parts: Parts) -> Callable[[Observation, Key], tuple[Action, dict[str, Any]]]:
-            residual = parts.policy
-
-            def one(obs: Observation, key: Key) -> tuple[Action, dict[str, Any]]:
-                flow_key, key = jax.random.split(key)
-                base = flow.sample(parts.previous if mode == "improved" else parts.average, obs, flow_key)
-                if mode == "flow":
-                    return base, {}
-                mean = residual.mean(obs, base)
-                if mode == "flow+residual":
-                    return mean, {}
-                action, log_prob = residual.sample(obs, base, key)
-                extras = {"base": base, "log_prob": log_prob, "mean": mean, "log_std": residual.log_std}
-                return action, extras
-
-            return one
-
-        return act
-
-    def kl(residual: ResidualGaussian, example: Transition, key: Key) -> Float[Array, ""]:
-        old = example.extras
-        mean = residual.mean(example.obs, old["base"])
-        return gaussian_kl(old["mean"], old["log_std"], mean, residual.log_std)
+    shared = {"activation": activation, "initialisation": initialisation}
+    flow = make_flow(**PLAIN_FLOW, sampler_steps=flow_steps, **shared)
+    acting = partial(_acting, flow)
 
     def improved(s: Seen, example: Transition, key: Key) -> dict[str, Action]:
         return {"improved": acting("flow+residual+noise")(s.now)(example.obs, key)[0]}
 
-    def on_improved(example: Transition) -> Transition:
-        return dataclasses.replace(example, action=example.extras["improved"])
-
-    fit = given(on_improved, matching(perturb(flow.schedule)))
-    shared = {"activation": activation, "initialisation": initialisation}
+    fit = given(_on_improved, matching(perturb(flow.schedule)))
     return train(
         name="dp_cppo",
         make_policy=residual_policy(ResidualGaussian, **shared),
@@ -155,7 +153,7 @@ def dp_cppo(
             entropy=(-entropy_coefficient, entropy),
             score=(score_coefficient, score_regulariser),
         ),
-        kl=kl,
+        kl=_kl,
         stages={
             "improved": labelled(improved),
             "refit": passes(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from dpolicy import _checks
 from dpolicy._types import Number, Prediction
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning import FieldPolicy, explore_matched, field_policy, matched_ratio, proximal
+from dpolicy.learning import PLAIN_FLOW, FieldPolicy, explore_matched, field_policy, matched_ratio, proximal
 from dpolicy.losses import clipped, flow_matching_log_ratio, grid_times, matching, perturb
 from dpolicy.recipe import composed
 
@@ -88,14 +88,7 @@ def fpo(
     _checks.one_of("times", times, ("grid", "uniform"))
     if action_noise is not None:
         _checks.positive("action_noise", action_noise)
-    policy = make_field(
-        schedule="rectified_flow",
-        prediction="velocity",
-        sampler="euler",
-        sampler_steps=sampler_steps,
-        embedding="cos_sin",
-        clip=None,
-    )
+    policy = make_field(**PLAIN_FLOW, sampler_steps=sampler_steps)
     pairs = perturb(policy.schedule, times=grid_times(sampler_steps) if times == "grid" else "uniform")
     loss = matching(pairs, compare=cast(Prediction, supervise))
     ratio = matched_ratio(

@@ -9,6 +9,7 @@ from dpolicy import _checks
 from dpolicy._types import Action, Key, Number, Observation
 from dpolicy.algorithm import Algorithm
 from dpolicy.learning import (
+    PLAIN_FLOW,
     Acting,
     FieldPolicy,
     Parts,
@@ -38,6 +39,27 @@ from dpolicy.samplers import ode
 
 STARTS = ("zero", "random")
 MEASURES = ("ratio", "prediction")
+
+
+def _exploring(explore: Callable[..., Any], predictions: Callable[..., Any] | None) -> Acting:
+    """What is stored with an action, and the noise that was predicted there where that measures a step."""
+
+    def acting(parts: Parts) -> Callable[[Observation, Key], tuple[Action, dict[str, Any]]]:
+        def act(obs: Observation, key: Key) -> tuple[Action, dict[str, Any]]:
+            action, extras = explore(parts.policy, obs, key)
+            if predictions is not None:
+                extras["predictions"] = predictions(parts.policy, acted(obs, action, extras), key)
+            return action, extras
+
+        return act
+
+    return acting
+
+
+def _starting(sampler: Callable[..., Action], how: str) -> Acting:
+    """The averaged policy from x_1 = 0, or from a random start."""
+    x_1 = lambda field: jnp.zeros(field.action_size) if how == "zero" else None
+    return lambda parts: lambda obs, key: sampler(parts.deployed, obs, key, start=x_1(parts.deployed))
 
 
 @composed(
@@ -114,14 +136,7 @@ def fpopp(
     _checks.integer("ema_after", ema_after, 0)
     if action_noise is not None:
         _checks.positive("action_noise", action_noise)
-    policy = make_field(
-        schedule="rectified_flow",
-        prediction="velocity",
-        sampler="euler",
-        sampler_steps=sampler_steps,
-        embedding="cos_sin",
-        clip=None,
-    )
+    policy = make_field(**PLAIN_FLOW, sampler_steps=sampler_steps)
     sampler = ode(steps=sampler_steps)
     pairs = perturb(policy.schedule, times=power_times(time_exponent))
     ratio = matched_ratio(
@@ -135,21 +150,7 @@ def fpopp(
         )
     )
     several = perturb(policy.schedule, draws=draws, times=power_times(time_exponent))
-    predictions = noise_predictions(several)
     explore = explore_matched(sampler, ratio, squash=lambda x: x, noise=action_noise)
-
-    def act(parts: Parts) -> Callable[[Observation, Key], tuple[Action, dict[str, Any]]]:
-        def one(obs: Observation, key: Key) -> tuple[Action, dict[str, Any]]:
-            action, extras = explore(parts.policy, obs, key)
-            if kl_measure == "prediction":
-                extras["predictions"] = predictions(parts.policy, acted(obs, action, extras), key)
-            return action, extras
-
-        return one
-
-    def starting(how: str) -> Acting:
-        x_1 = lambda field: jnp.zeros(field.action_size) if how == "zero" else None
-        return lambda parts: lambda obs, key: sampler(parts.deployed, obs, key, start=x_1(parts.deployed))
 
     terms: dict[str, Any] = {"ppo": (1.0, clipped(ratio, eps=clip, surrogate=surrogate))}
     if entropy_coefficient is not None:
@@ -158,9 +159,9 @@ def fpopp(
     return train(
         name="fpopp",
         make_policy=policy.make,
-        explore=act,
-        evaluate=starting(start),
-        modes={how: starting(how) for how in STARTS},
+        explore=_exploring(explore, noise_predictions(several) if kl_measure == "prediction" else None),
+        evaluate=_starting(sampler, start),
+        modes={how: _starting(sampler, how) for how in STARTS},
         policy_loss=add(**terms),
         kl="ppo/kl" if kl_measure == "ratio" else prediction_change(several),
         stages={

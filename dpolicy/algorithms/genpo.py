@@ -9,7 +9,7 @@ from dpolicy import _checks
 from dpolicy._types import Action, Key, Number, Observation
 from dpolicy.algorithm import Algorithm
 from dpolicy.fields import Projected, Sinusoidal
-from dpolicy.learning import Acting, FieldPolicy, Parts, acted, field_policy, proximal
+from dpolicy.learning import PLAIN_FLOW, Acting, FieldPolicy, Parts, acted, field_policy, proximal
 from dpolicy.losses import add, clipped, compression, exact_log_likelihood, log_ratio
 from dpolicy.recipe import composed
 from dpolicy.samplers import coupled
@@ -69,14 +69,7 @@ def genpo(
     _checks.one_of("start", start, STARTS)
     _checks.one_of("kl_estimator", kl_estimator, KL)
     sampler = coupled(steps=sampler_steps, mixing=mixing, rematerialise=rematerialise)
-    policy = make_field(
-        schedule="rectified_flow",
-        prediction="velocity",
-        sampler="euler",
-        sampler_steps=sampler_steps,
-        embedding=_embedding,
-        clip=None,
-    )
+    policy = make_field(**PLAIN_FLOW | {"embedding": _embedding}, sampler_steps=sampler_steps)
     likelihood = exact_log_likelihood(sampler)
     ratio = log_ratio(likelihood)
 

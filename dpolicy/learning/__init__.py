@@ -24,7 +24,10 @@ from dpolicy.learning._critics import noisy as noisy
 from dpolicy.learning._critics import q_critics as q_critics
 from dpolicy.learning._critics import temporal_difference as temporal_difference
 from dpolicy.learning._critics import within_box as within_box
+from dpolicy.learning._denoising import Denoising as Denoising
+from dpolicy.learning._denoising import denoising as denoising
 from dpolicy.learning._ema import ema as ema
+from dpolicy.learning._field_policy import PLAIN_FLOW as PLAIN_FLOW
 from dpolicy.learning._field_policy import FieldPolicy as FieldPolicy
 from dpolicy.learning._field_policy import field_policy as field_policy
 from dpolicy.learning._learner import Learner as Learner

@@ -52,6 +52,16 @@ SAMPLERS: dict[str, Callable[[int, float | None], Any]] = {
 }
 
 
+# A flow as on-policy methods have it: Euler steps of a rectified flow, its actions not clipped.
+PLAIN_FLOW: dict[str, Any] = {
+    "schedule": "rectified_flow",
+    "prediction": "velocity",
+    "sampler": "euler",
+    "embedding": "cos_sin",
+    "clip": None,
+}
+
+
 class FieldPolicy(NamedTuple):
     """A field, its schedule and its sampler, as the slots that combinators ask for.
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Key, Metrics, Number, Observation, Scalar, Transition
-from dpolicy.learning import Learner, adam, descend, learner
+from dpolicy.learning import Learner, Seen, Stage, adam, descend, learner
 from dpolicy.modes._discovery import check_position
 from dpolicy.networks import MLP
 from dpolicy.recipe import tunable
@@ -47,6 +47,15 @@ class Novelty(NamedTuple):
     novelty: Callable[[Distillation, Observation], Scalar]
     reward: Callable[[Distillation, Transition], Scalar]
     fit: Callable[[Distillation, Transition], tuple[Distillation, Metrics]]
+
+    def stage(self) -> Stage:
+        """Fitted to each batch, whose extras hold the reward that it gave as "intrinsic"."""
+
+        def step(part: Distillation, s: Seen, key: Key) -> tuple[Distillation, dict[str, Any], Metrics]:
+            part, metrics = self.fit(part, s.batch)
+            return part, {}, {**metrics, "reward": jnp.mean(s.batch.extras["intrinsic"])}
+
+        return Stage(lambda key, spec, parts: self.start(key, spec), step)
 
 
 @tunable(
