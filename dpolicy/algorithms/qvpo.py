@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -163,6 +164,7 @@ def qvpo(
             )
         )
 
+    further: dict[str, Any] = {"statistics": statistics(_spread, 0.001)} if standardised else {}
     return algorithm(
         "qvpo",
         "off_policy",
@@ -172,5 +174,5 @@ def qvpo(
         target=critics.averaged(),
         actor=trained(policy.make, improve, make_optimiser()),
         average=average("actor", average_rate),
-        **({"statistics": statistics(_spread, 0.001)} if standardised else {}),
+        **further,
     )

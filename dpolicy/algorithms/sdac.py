@@ -1,6 +1,7 @@
 """Soft Diffusion Actor-Critic: reverse-sampled weighted score matching."""
 
 from collections.abc import Callable
+from typing import Any
 
 import optax
 
@@ -85,7 +86,7 @@ def sdac(
     policy, critics = make_field(initial_scale=initial_scale), make_critics()
     evaluate = policy.best(evaluation_candidates)
     noisy = noisy_best(policy=policy) if behaviour == "noisy_best" else None
-    after = {} if noisy is None else {"average": noisy.average, "noise": noisy.noise}
+    after: dict[str, Any] = {} if noisy is None else {"average": noisy.average, "noise": noisy.noise}
 
     def behave(parts: Parts) -> Policy:
         return policy.act if noisy is None else noisy.behaviour(parts)
