@@ -14,6 +14,7 @@ from dpolicy._types import Transition
 from dpolicy.algorithms import ALGORITHMS, dp_cppo, dppo, fpo, fpopp, genpo, ppo
 from dpolicy.envs import MultiGoal
 from dpolicy.fields import RectifiedFlow
+from dpolicy.learning import Parts
 from dpolicy.losses import grid_times, perturb, power_times
 from dpolicy.losses.match import start
 from dpolicy.samplers import coupled, ddpm
@@ -204,7 +205,8 @@ def rollout(algorithm, state, key, time=5, envs=4):
 
 def gradient_of(state):
     """The gradient of the first step: Adam's first moment starts at zero and takes a tenth of it."""
-    first = optax.tree_utils.tree_get(state.learner.opt_state, "mu")
+    first = optax.tree_utils.tree_get(state["update"], "mu")
     if eqx.is_array(first):  # all parameters in one vector
-        first = ravel_pytree(eqx.filter(state.learner.model, eqx.is_inexact_array))[1](first)
+        trained = Parts(policy=state.policy, value=state.value)
+        first = ravel_pytree(eqx.filter(trained, eqx.is_inexact_array))[1](first)
     return jax.tree.map(lambda leaf: leaf / 0.1, first)

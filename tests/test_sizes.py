@@ -1,4 +1,4 @@
-"""No function of the library is long, none takes many arguments, no file is large; what is still to be dissolved."""
+"""No function of the library is long, none takes many arguments, no file is large."""
 
 import ast
 from pathlib import Path
@@ -8,16 +8,6 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MOST_LINES, MOST_ARGUMENTS, MOST_OF_A_FILE = 100, 20, 400
 FOLDERS = ("dpolicy", "losses", "samplers", "envs")
-
-# Functions that are longer, or take more, for now.
-EXCEPTIONS = {
-    "actor_critic",
-    "ddiffpg",
-    "dp_cppo",
-    "dppo",
-    "fpopp",
-    "proximal",
-}
 
 
 def files():
@@ -47,11 +37,9 @@ def test_sizes_are_counted():
 
 
 def test_functions_are_short_and_take_few_arguments():
-    """But for the exceptions, each of which is still needed."""
     found = {name for path in files() for name in too_large(path.read_text(encoding="utf-8"))}
     assert len(list(files())) > 100
-    assert found - EXCEPTIONS == set()
-    assert EXCEPTIONS - found == set(), "these are dissolved: take them off the list"
+    assert found == set()
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -15,7 +15,7 @@ from dpolicy.envs import Environment, Step, Vector, VectorState
 from dpolicy.learning import keep_if
 from dpolicy.train.evaluate import evaluation, of_data, of_experience, summarised
 from dpolicy.train.normalise import Normaliser
-from dpolicy.train.program import Program, TrainState, check_observations, checked_parts, guard, settled
+from dpolicy.train.program import Program, TrainState, checked_parts, guard, settled, spec_of
 from dpolicy.train.replay import Replay
 from dpolicy.train.windows import stored_steps
 

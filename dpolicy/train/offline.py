@@ -15,7 +15,7 @@ from dpolicy.envs import Environment
 from dpolicy.train.evaluate import evaluation, summarised
 from dpolicy.train.memory import check_room
 from dpolicy.train.normalise import Normaliser
-from dpolicy.train.program import Program, TrainState, check_observations, checked_parts, guard, settled
+from dpolicy.train.program import Program, TrainState, checked_parts, guard, settled, spec_of
 from dpolicy.train.windows import data_steps
 
 

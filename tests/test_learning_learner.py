@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-
 from dpolicy.learner import adam, descend, in_one_vector, learner
 
 MODEL = {
