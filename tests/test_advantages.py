@@ -13,8 +13,7 @@ from dpolicy.algorithms import ppo
 from dpolicy.envs import Environment, MultiGoal
 from dpolicy.envs.protocol import Spec
 from dpolicy.fields import FunctionField, RectifiedFlow
-from dpolicy.learning import Advantages, Parts, Seen, proximal
-from dpolicy.learning._stages import run_stages
+from dpolicy.learning import Advantages, Parts, Seen, proximal, run_stages
 from dpolicy.losses import flow_matching_log_likelihood, matching, noise_predictions, perturb
 from dpolicy.train import on_policy
 

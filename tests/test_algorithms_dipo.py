@@ -11,8 +11,7 @@ from dpolicy.algorithms import bc, dipo
 from dpolicy.audit import objective
 from dpolicy.envs import MultiGoal
 from dpolicy.fields import CosineVP
-from dpolicy.learning import critic_function, field_policy, remembered
-from dpolicy.learning._field_policy import SAMPLERS
+from dpolicy.learning import SAMPLERS, critic_function, field_policy, remembered
 from dpolicy.losses import ascend, gradient_ascent, start
 from dpolicy.samplers import langevin, mean_flow, noise_free, ode, sde
 from dpolicy.train import Replay, off_policy

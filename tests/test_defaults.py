@@ -30,8 +30,7 @@ from dpolicy.fields import (
     cosine_betas,
     linear_betas,
 )
-from dpolicy.learning import adam, mirror_descent, noisy_best
-from dpolicy.learning._field_policy import SAMPLERS, SCHEDULES
+from dpolicy.learning import SAMPLERS, SCHEDULES, adam, mirror_descent, noisy_best
 from dpolicy.modes import mode_discovery, novelty_reward
 from dpolicy.networks import gaussian_policy
 from dpolicy.samplers import ddim, ddpm, ode, sde

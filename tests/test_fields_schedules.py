@@ -16,7 +16,7 @@ from dpolicy.fields import (
     ddpm_table,
     linear_betas,
 )
-from dpolicy.learning._field_policy import SCHEDULES as NAMED
+from dpolicy.learning import SCHEDULES as NAMED
 
 SCHEDULES = [
     RectifiedFlow(),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dpolicy._types import Transition
-from dpolicy.learning._minibatches import in_segments, over_minibatches
+from dpolicy.learning import in_segments, over_minibatches
 
 
 def test_every_pass_has_an_order_of_its_own(getkey):

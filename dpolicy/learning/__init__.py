@@ -28,6 +28,8 @@ from dpolicy.learning._denoising import Denoising as Denoising
 from dpolicy.learning._denoising import denoising as denoising
 from dpolicy.learning._ema import ema as ema
 from dpolicy.learning._field_policy import PLAIN_FLOW as PLAIN_FLOW
+from dpolicy.learning._field_policy import SAMPLERS as SAMPLERS
+from dpolicy.learning._field_policy import SCHEDULES as SCHEDULES
 from dpolicy.learning._field_policy import FieldPolicy as FieldPolicy
 from dpolicy.learning._field_policy import field_policy as field_policy
 from dpolicy.learning._learner import Learner as Learner
@@ -50,6 +52,7 @@ from dpolicy.learning._makers import trained as trained
 from dpolicy.learning._makers import tuned as tuned
 from dpolicy.learning._matched import explore_matched as explore_matched
 from dpolicy.learning._matched import matched_ratio as matched_ratio
+from dpolicy.learning._minibatches import in_segments as in_segments
 from dpolicy.learning._minibatches import over_minibatches as over_minibatches
 from dpolicy.learning._mirror import mirror_descent as mirror_descent
 from dpolicy.learning._noisy_best import INITIAL_NOISE as INITIAL_NOISE
@@ -72,4 +75,5 @@ from dpolicy.learning._stages import Seen as Seen
 from dpolicy.learning._stages import Stage as Stage
 from dpolicy.learning._stages import Tuned as Tuned
 from dpolicy.learning._stages import algorithm as algorithm
+from dpolicy.learning._stages import run_stages as run_stages
 from dpolicy.learning._stages import stage_key as stage_key
