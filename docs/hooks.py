@@ -39,6 +39,7 @@ PACKAGES = {
     "envs": ("Environments", "registry protocol vector wrappers check multigoal energies bandits probes"),
     "train": ("Training", "loop policy runs evaluate on_policy off_policy offline program"),
     "data": ("Data sets", "sources recording saving"),
+    "audit": ("Audit of losses", "alignment experience"),
 }
 # Files outside docs/ that become pages and pictures under the same path (README.md: the front page).
 MIRRORED = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/**/*.md", "benchmarks/**/*.png")

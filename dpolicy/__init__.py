@@ -74,6 +74,7 @@ from dpolicy.recipe import tunable as tunable
 
 if TYPE_CHECKING:
     from dpolicy import algorithms as algorithms
+    from dpolicy import audit as audit
     from dpolicy import data as data
     from dpolicy import envs as envs
     from dpolicy import learning as learning
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
 
 _PACKAGES = (
     "algorithms",
+    "audit",
     "data",
     "envs",
     "fields",

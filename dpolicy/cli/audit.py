@@ -69,73 +69,6 @@ def _recipes(words: list[str]) -> dict[str, Any]:
     return made
 
 
-def _experience(env: Any, size: int, seed: int, steps: int) -> tuple[Any, Any]:
-    """Transitions of uniform actions, and a critic of that behaviour fitted to them by `steps` updates."""
-    import jax
-    import jax.numpy as jnp
-
-    from dpolicy.learning import actor_critic, critic_function
-    from dpolicy.train import off_policy
-
-    def uniform(actor: Any, q: Any, obs: Any, key: Any) -> Any:
-        return jax.random.uniform(key, (env.spec.action_size,), minval=-1.0, maxval=1.0), jnp.zeros(())
-
-    learner = actor_critic(
-        name="uniform",
-        make_actor=lambda key, spec: jnp.zeros(()),
-        explore=uniform,
-        evaluate=uniform,
-        actor_loss=lambda q, _: lambda actor, example, key: (0.0 * actor, {}),
-        critic_learning_rate=1e-3,
-    )
-    together = math.gcd(size, 64)
-    program = off_policy(
-        learner,
-        env,
-        num_envs=together,
-        warmup=size,
-        batch_size=size,
-        replay_size=size,
-        evaluation_interval=together,
-        evaluation_episodes=1,
-    )
-
-    @jax.jit
-    def collect(key: Any) -> tuple[Any, Any]:
-        start_key, fit_key = jax.random.split(key)
-        state = program.init(start_key)
-        batch = state.experience.replay.data
-        update = lambda state, key: (learner.update(state, batch, key)[0], None)
-        fitted, _ = jax.lax.scan(update, state.algorithm, jax.random.split(fit_key, steps))
-        return batch, fitted.critic
-
-    batch, critic = collect(jax.random.key(seed))
-    return batch, critic_function(critic)
-
-
-def _cloned(model: Any, batch: Any, seed: int, steps: int) -> Any:
-    """A field fitted to the batch's actions by `steps` updates; any other network as it is.
-
-    The output of an untrained network is in the gradient of every loss, and makes all of them look alike.
-    """
-    import jax
-
-    from dpolicy.fields import AbstractField
-    from dpolicy.learning import adam, descend, learner
-    from dpolicy.losses import batched, matching, perturb
-
-    if not isinstance(model, AbstractField):
-        return model
-    optimiser, loss = adam(1e-3), batched(matching(perturb(model.schedule)))
-
-    @jax.jit
-    def fit(key: Any) -> Any:
-        one = lambda state, key: (descend(state, lambda field: loss(field, batch, key), optimiser)[0], None)
-        return jax.lax.scan(one, learner(model, optimiser), jax.random.split(key, steps))[0].model
-
-    return fit(jax.random.fold_in(jax.random.key(seed), 2))
-
-
 def audit(args: list[str]) -> int:
     """Run `dpolicy audit`."""
     flags = [
@@ -168,7 +101,7 @@ def audit(args: list[str]) -> int:
     import jax
 
     from dpolicy import _checks, envs
-    from dpolicy.audit import gradient_alignment, network, objectives
+    from dpolicy.audit import fitted, gradient_alignment, network, objectives, uniform_experience
     from dpolicy.train.configuration import MOST_SEED, env_title
     from dpolicy.train.memory import check_room, size_of
 
@@ -191,9 +124,12 @@ def audit(args: list[str]) -> int:
         check_room(
             "draws", values["draws"], len(algorithms) * size_of(eqx.filter(model, eqx.is_inexact_array))
         )
-    batch, q = _experience(env, values["batch"], values["seed"], values["critic_updates"])
+    size, updates = values["batch"], values["critic_updates"]
+    experience = jax.jit(lambda key: uniform_experience(env, key, size=size, updates=updates))
+    batch, q = experience(jax.random.key(values["seed"]))
     with explained(_PROG):
-        model = _cloned(model, batch, values["seed"], values["network_updates"])
+        fit = jax.jit(lambda key: fitted(model, batch, key, updates=values["network_updates"]))
+        model = fit(jax.random.fold_in(jax.random.key(values["seed"]), 2))
         losses = objectives(algorithms, model, q, env.spec, model_key)
         compare = jax.jit(lambda: gradient_alignment(losses, model, batch, draw_key, draws=values["draws"]))
         result = jax.tree.map(lambda leaf: leaf.tolist(), compare())
