@@ -38,7 +38,7 @@ def test_the_steps_are_those_of_each_array(options):
     clip = [optax.clip_by_global_norm(0.7)] if "max_grad_norm" in options else []
     decay = [optax.add_decayed_weights(0.3)] if "weight_decay" in options else []
     plain = optax.chain(*clip, optax.scale_by_adam(eps=1e-8), *decay, optax.scale_by_learning_rate(0.1))
-    ours, theirs = after_three_steps(adam(0.1, **options)), after_three_steps(plain)
+    ours, theirs = after_three_steps(in_one_vector(adam(0.1, **options))), after_three_steps(plain)
     # But for rounding: a long vector is computed by other instructions than the ends of short arrays.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours.model, theirs.model)
     moments = [optax.tree_utils.tree_get(part.opt_state, "nu") for part in (ours, theirs)]

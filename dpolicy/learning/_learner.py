@@ -69,12 +69,10 @@ def descend(
 def global_norm(tree: PyTree) -> Float[Array, ""]:
     """The norm of all arrays together, finite where they are: beyond 1e18 in units of the largest number."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
-    # One vector, as the optimiser sees them: two passes over it in place of two over each array.
-    vector = jnp.concatenate([jnp.ravel(leaf) for leaf in leaves]) if leaves else jnp.zeros(1)
-    largest = jnp.max(jnp.abs(vector), initial=0)
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in leaves])) if leaves else 0.0
     # Not above 1e37, whose reciprocal is a number of full precision still.
     unit = jnp.where(jnp.isfinite(largest) & (largest > 1e18), jnp.minimum(largest, 1e37), 1)
-    norm = jnp.sqrt(jnp.sum((vector / unit) ** 2))
+    norm = optax.global_norm([leaf / unit for leaf in leaves])
     return jnp.where(unit > 1, jnp.minimum(norm * unit, jnp.finfo(norm.dtype).max), norm)
 
 
@@ -109,14 +107,15 @@ def adam(
         links.append(optax.add_decayed_weights(weight_decay))
     if learning_rate is not None:
         links.append(optax.scale_by_learning_rate(learning_rate))
-    return in_one_vector(optax.chain(*links))
+    return optax.chain(*links)
 
 
 def in_one_vector(optimiser: optax.GradientTransformation) -> optax.GradientTransformation:
     """The same transformation of all parameters laid end to end: a few operations in place of a few for each array.
 
-    Its state holds vectors; for what treats all numbers alike, as Adam and the clipping of a global norm do, nothing
-    else changes. A single array, and arrays of several types, are left as they are.
+    Not the default: on a CPU of two threads an update of SAC with networks of 256 x 256 takes twice the processor time
+    with it. Its state holds vectors; for what treats all numbers alike, as Adam and the clipping of a global norm do,
+    nothing else changes. A single array, and arrays of several types, are left as they are.
     """
 
     def joined(tree: PyTree) -> PyTree:
