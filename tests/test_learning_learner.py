@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from dpolicy.learner import adam, descend, in_one_vector, learner
+
+from dpolicy.learning import adam, descend, in_one_vector, learner
 
 MODEL = {
     "a": jnp.asarray([[1.0, -2.0, 0.5], [0.1, 0.2, 0.3]]),

@@ -37,6 +37,7 @@ from dpolicy.learning._learner import adam as adam
 from dpolicy.learning._learner import all_finite as all_finite
 from dpolicy.learning._learner import descend as descend
 from dpolicy.learning._learner import global_norm as global_norm
+from dpolicy.learning._learner import in_one_vector as in_one_vector
 from dpolicy.learning._learner import keep_if as keep_if
 from dpolicy.learning._learner import learner as learner
 from dpolicy.learning._learner import scaled as scaled
