@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from dpolicy._types import Transition
 from dpolicy.algorithms import ALGORITHMS
 from dpolicy.envs import make
-from dpolicy.learning import adam, learner
+from dpolicy.learning import Parts, adam, learner
 from dpolicy.train.intervals import interval_text
 
 TEMPERATURE = {"double_well": 0.25, "eight_gaussians": 1.0, "faces": 0.5, "unequal_modes": 1.0}
@@ -130,7 +130,7 @@ def trained(algorithm: Any, env: Any, seeds: int) -> np.ndarray:
         init_key, pool_key, scan_key, sample_key = jax.random.split(key, 4)
         state = algorithm.init(init_key, env.spec)
         critic = learner(known, adam(1e-3))
-        state = eqx.tree_at(lambda s: (s.critic, s.target), state, (critic, known))
+        state = Parts(state, critic=critic, target=known)
         actions = jax.random.uniform(pool_key, (POOL, env.spec.action_size), minval=-1.0)
         zeros, end = jnp.zeros((POOL, 1)), jnp.ones(POOL, bool)
         pool = Transition(zeros, actions, jax.vmap(env.energy)(actions), zeros, end, ~end)

@@ -136,7 +136,7 @@ def test_nothing_flows_from_the_actor_into_the_critic(x64, getkey):
 
 def test_it_is_told_what_it_lacks():
     for first, revise, message in (
-        (None, lambda s: None, "start must be a function transition -> entries, got None"),
+        (lambda: {}, lambda s: None, r"start must be a function transition -> entries, got one of \(\)"),
         (
             lambda t: {},
             lambda s, e, k: {},
