@@ -195,10 +195,6 @@ def method(**changed):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
-            lambda: method(explore=None),
-            r"explore of mine must be a function parts -> \(\(obs, key\) -> action\)",
-        ),
         (lambda: method(explore=lambda obs, key: obs), "explore of mine must be a function .* got one of"),
         (
             lambda: method(target=average("critc")),

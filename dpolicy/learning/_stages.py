@@ -219,6 +219,9 @@ def algorithm(
         check_slot(f"{mode} of {name}", slot, 1, "parts -> ((obs, key) -> action)")
     check_stages(name, stages)
     horizons = [stage.horizon for stage in stages.values() if stage.horizon is not None]
+    if len({(horizon.steps, horizon.chunk) for horizon in horizons}) > 1:
+        spans = " and ".join(str(horizon.steps) for horizon in horizons)
+        raise ValueError(f"the stages of {name} must ask for transitions of one horizon, got {spans} steps.")
 
     def init(key: Key, spec: Any) -> Parts:
         return Parts(
