@@ -5,6 +5,7 @@ mkdocs calls the `on_...` functions; everything else here runs without mkdocs.
 
 import ast
 import functools
+import importlib
 import inspect
 import json
 import os
@@ -97,8 +98,17 @@ def _reference(title: str, intro: str, modules: dict[str, list[str] | None]) -> 
         else:
             parts.append(_summary(module) + "\n")
             # What is called most comes first: functions, then classes and constants.
-            parts += [f"::: {module}.{name}\n" for name in sorted(names, key=lambda name: not name.islower())]
+            parts += [_entry(module, name) for name in sorted(names, key=lambda name: not name.islower())]
     return "\n".join(parts)
+
+
+def _entry(module: str, name: str) -> str:
+    """What mkdocstrings is asked to show; of a function made by a decorator with its arguments, as it is called."""
+    found = getattr(importlib.import_module(module), name)
+    if inspect.isfunction(found) and inspect.signature(found) != inspect.signature(inspect.unwrap(found)):
+        called = f"```python\n{signature(found)}\n```\n"
+        return f"::: {module}.{name}\n    options: {{show_signature: false}}\n\n{called}"
+    return f"::: {module}.{name}\n"
 
 
 def _first(found: dict[str, list[str]], first: str) -> dict[str, list[str] | None]:

@@ -131,6 +131,14 @@ class Stage(NamedTuple):
     bare: bool = False
 
 
+class Stages(dict[str, Stage]):
+    """The stages of an algorithm by name; told apart as functions are, so that it may be a static argument of a jit."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
+    __eq__ = object.__eq__
+
+
 # How an algorithm acts: `parts -> ((obs, key) -> action)`, or `-> (action, extras)`; a function with an argument
 # `place` gets the environment's place in the batch, from 0 (the first) to 1 (the last).
 Acting: TypeAlias = Callable[[Parts], Callable[..., Any]]
@@ -259,7 +267,7 @@ def algorithm(
         modes=tuple(acting),
         memory=_memory(stages) if memory is None else memory,
         horizon=horizons[0] if horizons else None,
-        stages=stages,
+        stages=Stages(stages),
     )
 
 
