@@ -87,7 +87,7 @@ class _Names:
         self.whole = [name for name in metrics if name in sums and whole(name)]
         self.floats = [name for name in metrics if name not in self.signs and name not in self.whole]
 
-    def _vectors(self, metrics: Metrics) -> tuple[Any, Any, Any]:
+    def _vectors(self, metrics: Mapping[str, Any]) -> tuple[Any, Any, Any]:
         value = {name: _number(name, metrics[name], self.sums) for name in self.all}
         stack = lambda values: jnp.stack(values) if values else None
         return (
@@ -103,7 +103,7 @@ class _Names:
             jnp.full(len(self.signs), jnp.inf) if self.signs else None,
         )
 
-    def added(self, tally: tuple[Any, Any, Any], metrics: Metrics) -> tuple[Any, Any, Any]:
+    def added(self, tally: tuple[Any, Any, Any], metrics: Mapping[str, Any]) -> tuple[Any, Any, Any]:
         add = lambda total, new: None if total is None else total + new
         (floats, whole, extremes), new = tally, self._vectors(metrics)
         least = None if extremes is None else jnp.minimum(extremes, new[2])

@@ -100,6 +100,7 @@ SECOND = {
     "log_ratio_clip": 1e-6,
     "noise_bound": 0.5,
     "clip_rate": 60.0,
+    "q_clip": 1e-3,
     "log_prob_low": 1.0,
     "log_prob_high": 0.0,
     "value_low": -1.0,

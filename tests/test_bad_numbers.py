@@ -204,7 +204,10 @@ TABLE = {
     "expectile_regression": (of(losses.expectile_regression, linear), {"tau": INSIDE}),
     "clipped_value_loss": (of(losses.clipped_value_loss, ONES, ONES, ONES), {"eps": POSITIVE}),
     "value_regression": (of(losses.value_regression), {"eps": optional(POSITIVE)}),
-    "clipped": (of(losses.clipped, named), {"eps": tuple(value for value in POSITIVE if value != [0.5])}),
+    "clipped": (
+        of(losses.clipped, losses.gaussian_log_ratio),
+        {"eps": tuple(value for value in POSITIVE if value != [0.5])},
+    ),
     "ode": (of(samplers.ode, steps=3), ODE),
     "tsit5": (of(samplers.ode, solver="tsit5"), {"rtol": POSITIVE, "atol": POSITIVE, "max_steps": COUNT}),
     "sde": (of(samplers.sde, steps=3), {**ODE, "eta": NON_NEGATIVE}),

@@ -246,7 +246,7 @@ def test_weights_of_qvpo(x64):
         algorithm = qvpo(
             **NETS, prediction="data", candidates=2, uniform_candidates=1, uniform_weight=0.0, weight=weight
         )
-        state = replaced(algorithm, algorithm.init(jax.random.key(0), SPEC), field(0.0))
+        state = replaced(algorithm, algorithm.init(jax.random.key(0), SPEC), actor=field(0.0))
         _, loss = objective(algorithm, state, lambda obs, action: value)
         value_of, metrics = loss(field(0.5), example, jax.random.key(1))
         # The mean and the mean square of Q over the samples, where the weight follows them.

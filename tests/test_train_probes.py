@@ -182,7 +182,7 @@ def learned_off_policy(name: str) -> Any:
             return algorithm.update(state, batch, key)[0], None
 
         start = algorithm.init(jax.random.key(0), env.spec)
-        state, _ = jax.lax.scan(step, start, jax.random.split(jax.random.key(1), 250))
+        state, _ = jax.lax.scan(step, start, jax.random.split(jax.random.key(1), 600))
 
         def at(s: Any) -> Any:
             obs = jnp.full(1, s)

@@ -78,6 +78,10 @@ def learned():
         discount=DISCOUNT,
         minibatches=2,
         learning_rate=5e-3,
+        # A rate that falls, so that what is read at the end is no fluctuation.
+        learning_rate_floor=0.02,
+        learning_rate_warmup=1,
+        learning_rate_cycle=100,
         gae_dialect="exact",
         entropy_coefficient=0.0,
     )

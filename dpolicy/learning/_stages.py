@@ -255,7 +255,8 @@ def algorithm(
         return result if isinstance(result, tuple) else (result, {})
 
     def update(state: Parts, batch: Transition, key: Key) -> tuple[Parts, Metrics]:
-        seen = run_stages(stages, Seen(state, state, batch, state.updates + 1, {}), _checks.one_key(key))
+        key = _checks.one_key(key)
+        seen = run_stages(stages, Seen(state, state, batch, state.updates + 1, {}), key)
         return Parts(seen.now, updates=seen.updates), seen.metrics
 
     return Algorithm(
