@@ -13,15 +13,13 @@ from dpolicy.algorithm import Algorithm
 from dpolicy.learning import (
     Critics,
     FieldPolicy,
-    NextValue,
     Seen,
-    acting,
     actor_optimiser,
+    acts,
     algorithm,
     average,
     critic_function,
     field_policy,
-    next_value,
     q_critics,
     remembered,
     trained,
@@ -87,7 +85,7 @@ def dipo(
         _checks.positive("ascent_norm", ascent_norm)
     _checks.fraction("average_rate", average_rate)
     policy, critics = make_field(), make_critics()
-    sample, quiet = within_box(policy.act), within_box(policy.quiet)
+    sample = within_box(policy.act)
 
     def climb(s: Seen) -> Callable[[Transition, Key], dict[str, Any]]:
         q = critic_function(s.before.critic)
@@ -100,17 +98,13 @@ def dipo(
 
         return one
 
-    def bootstrap(s: Seen) -> NextValue:
-        q, target = critic_function(s.before.critic), critic_function(s.before.target)
-        return next_value(sample, s.before.average, q, target)
-
     return algorithm(
         "dipo",
         "off_policy",
-        explore=lambda s: acting(sample, s.actor, critic_function(s.critic)),
-        evaluate=lambda s: acting(quiet, s.actor, critic_function(s.critic)),
+        explore=acts(sample),
+        evaluate=acts(within_box(policy.quiet)),
         improved=remembered(lambda transition: {"improved": transition.action}, climb),
-        critic=critics.fitted(bootstrap),
+        critic=critics.backed_up(sample, actor="average"),
         target=critics.averaged(),
         actor=trained(
             policy.make, lambda s: given(improved, matching(perturb(policy.schedule))), make_optimiser()

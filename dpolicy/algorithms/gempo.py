@@ -12,18 +12,15 @@ from dpolicy.algorithm import Algorithm
 from dpolicy.learning import (
     Critics,
     FieldPolicy,
-    NextValue,
     Seen,
-    acting,
     actor_optimiser,
+    acts,
     adam,
     algorithm,
     average,
-    critic_function,
     every,
     field_policy,
     guide,
-    next_value,
     q_critics,
     trained,
     tuned,
@@ -86,11 +83,6 @@ def gempo(
     _checks.integer("reference_interval", reference_interval)
     _checks.positive("initial_temperature", initial_temperature)
     policy, critics = make_field(), make_critics()
-    evaluate = policy.best(evaluation_candidates)
-
-    def bootstrap(s: Seen) -> NextValue:
-        q, target = critic_function(s.before.critic), critic_function(s.before.target)
-        return next_value(policy.act, s.before.actor, q, target)
 
     def improve(s: Seen) -> Loss:
         return matching(
@@ -106,9 +98,9 @@ def gempo(
     return algorithm(
         "gempo",
         "off_policy",
-        explore=lambda s: acting(policy.act, s.actor, critic_function(s.critic)),
-        evaluate=lambda s: acting(evaluate, s.actor, critic_function(s.critic)),
-        critic=critics.fitted(bootstrap),
+        explore=acts(policy.act),
+        evaluate=acts(policy.best(evaluation_candidates)),
+        critic=critics.backed_up(policy.act),
         target=critics.averaged(),
         actor=trained(policy.make, improve, make_optimiser()),
         reference=every(average("actor", 1), reference_interval),

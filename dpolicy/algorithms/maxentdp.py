@@ -10,14 +10,12 @@ from dpolicy.algorithm import Algorithm
 from dpolicy.learning import (
     Critics,
     FieldPolicy,
-    NextValue,
     Seen,
-    acting,
     actor_optimiser,
+    acts,
     algorithm,
     critic_function,
     field_policy,
-    next_value,
     q_critics,
     trained,
 )
@@ -62,11 +60,6 @@ def maxentdp(
     _checks.integer("evaluation_candidates", evaluation_candidates)
     policy, critics = make_field(), make_critics()
     backup = policy.with_density(density_steps, density_draws) if soft else policy.act
-    evaluate = policy.best(evaluation_candidates)
-
-    def bootstrap(s: Seen) -> NextValue:
-        q, target = critic_function(s.before.critic), critic_function(s.before.target)
-        return next_value(backup, s.before.actor, q, target, temperature if soft else None)
 
     def improve(s: Seen) -> Loss:
         q = critic_function(s.before.target)
@@ -76,9 +69,9 @@ def maxentdp(
     return algorithm(
         "maxentdp",
         "off_policy",
-        explore=lambda s: acting(policy.act, s.actor, critic_function(s.critic)),
-        evaluate=lambda s: acting(evaluate, s.actor, critic_function(s.target)),
-        critic=critics.fitted(bootstrap),
+        explore=acts(policy.act),
+        evaluate=acts(policy.best(evaluation_candidates), select="target_min"),
+        critic=critics.backed_up(backup, temperature=temperature if soft else None),
         target=critics.averaged(),
         actor=trained(policy.make, improve, make_optimiser()),
     )

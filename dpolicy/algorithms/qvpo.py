@@ -17,18 +17,15 @@ from dpolicy.learning import (
     Critics,
     CriticValues,
     FieldPolicy,
-    NextValue,
     Seen,
     Statistics,
-    acting,
     actor_optimiser,
+    acts,
     algorithm,
     annealed,
     average,
-    critic_function,
     field_policy,
     guide,
-    next_value,
     q_critics,
     statistics,
     trained,
@@ -142,12 +139,7 @@ def qvpo(
     _checks.boolean("critic_first", critic_first)
     _checks.fraction("average_rate", average_rate)
     policy, critics = make_field(), make_critics()
-    explore, backup = policy.best(exploration_candidates), policy.best(backup_candidates)
-    evaluate, standardised = policy.best(evaluation_candidates), weight == "qexpn"
-
-    def bootstrap(s: Seen) -> NextValue:
-        target = critic_function(s.before.target)
-        return next_value(backup, s.before.average, target, target)
+    standardised = weight == "qexpn"
 
     def improve(s: Seen) -> Loss:
         q = guide(s.now if critic_first else s.before, ranking)
@@ -168,9 +160,9 @@ def qvpo(
     return algorithm(
         "qvpo",
         "off_policy",
-        explore=lambda s: acting(explore, s.actor, critic_function(s.critic)),
-        evaluate=lambda s: acting(evaluate, s.actor, critic_function(s.critic)),
-        critic=critics.fitted(bootstrap),
+        explore=acts(policy.best(exploration_candidates)),
+        evaluate=acts(policy.best(evaluation_candidates)),
+        critic=critics.backed_up(policy.best(backup_candidates), actor="average", select="target_min"),
         target=critics.averaged(),
         actor=trained(policy.make, improve, make_optimiser()),
         average=average("actor", average_rate),

@@ -17,6 +17,7 @@ from dpolicy.learning._critics import NextValue as NextValue
 from dpolicy.learning._critics import Policy as Policy
 from dpolicy.learning._critics import acting as acting
 from dpolicy.learning._critics import actor_optimiser as actor_optimiser
+from dpolicy.learning._critics import acts as acts
 from dpolicy.learning._critics import critic_function as critic_function
 from dpolicy.learning._critics import guide as guide
 from dpolicy.learning._critics import next_value as next_value

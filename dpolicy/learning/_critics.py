@@ -15,7 +15,7 @@ from dpolicy.algorithm import Horizon
 from dpolicy.learning._learner import adam
 from dpolicy.learning._makers import average, trained
 from dpolicy.learning._rates import ANNEALS, annealed, by_updates
-from dpolicy.learning._stages import Parts, Seen, Stage
+from dpolicy.learning._stages import Acting, Parts, Seen, Stage
 from dpolicy.losses import bellman, reduce_ensemble, td_target
 from dpolicy.networks import ACTIVATIONS, QNetwork, ensemble
 from dpolicy.recipe import tunable
@@ -53,6 +53,11 @@ def guide(parts: Parts, values: CriticValues) -> Critic:
 def acting(policy: Policy, actor: Model, q: Critic) -> Callable[[Observation, Key], Action]:
     """`(obs, key) -> action` of a policy with these parameters, selecting by `q`: what an acting slot asks for."""
     return lambda obs, key: policy(actor, q, obs, key)[0]
+
+
+def acts(policy: Policy, *, actor: str = "actor", select: CriticValues = "online_min") -> Acting:
+    """An acting slot: the policy with the parameters of a part, selecting by one of the critics (see `guide`)."""
+    return lambda parts: acting(policy, getattr(parts, actor), guide(parts, select))
 
 
 def noisy(policy: Policy, std: Number) -> Policy:
@@ -157,6 +162,29 @@ class Critics(NamedTuple):
             self.optimiser,
             horizon=self.horizon,
         )
+
+    def backed_up(
+        self,
+        policy: Policy,
+        *,
+        actor: str = "actor",
+        select: CriticValues = "online_min",
+        temperature: Number | None = None,
+    ) -> Stage:
+        """The same with the lower target value of ONE action of the policy (`next_value`), of what the update found.
+
+        Args:
+            policy: Draws the action.
+            actor: The part whose parameters it has.
+            select: The critic that it selects by, if it does.
+            temperature: Weight of the entropy; None for none.
+        """
+
+        def value(s: Seen) -> NextValue:
+            q, target = guide(s.before, select), guide(s.before, "target_min")
+            return next_value(policy, getattr(s.before, actor), q, target, temperature)
+
+        return self.fitted(value)
 
     def averaged(self) -> Stage:
         """The stage of their targets, which follows the part called critic."""
