@@ -30,7 +30,8 @@ from matplotlib.figure import Figure
 from dpolicy._types import Transition
 from dpolicy.algorithms import ALGORITHMS
 from dpolicy.envs import make
-from dpolicy.learning import Parts, adam, learner
+from dpolicy.learning import Parts
+from dpolicy.optimisers import adam, learner
 from dpolicy.train.intervals import interval_text
 
 TEMPERATURE = {"double_well": 0.25, "eight_gaussians": 1.0, "faces": 0.5, "unequal_modes": 1.0}

@@ -27,10 +27,9 @@ MODULES = {"recipes": ("Algorithms and recipes", ["algorithm", "recipe"])}
 PACKAGES = {
     "fields": ("Fields", "schedule schedules discrete field mean_field predictions guidance embeddings"),
     "networks": ("Networks, policies, critics", "mlp ensemble critics policies gaussian activations layers"),
-    "learning": (
-        "Stages and combinators",
-        "stages makers combinators rates critics actor_critic proximal advantages field_policy learner ema",
-    ),
+    "optimisers": ("Learners and rates", "learner rates ema"),
+    "learning": ("Stages and combinators", "stages makers combinators"),
+    "blocks": ("Blocks of methods", "field_policy critics actor_critic proximal advantages"),
     "modes": ("Modes of behaviour", "discovery clustering episodes groups novelty"),
     "losses": (
         "Losses",

@@ -23,6 +23,12 @@ from dpolicy._types import Transition as Transition
 from dpolicy.algorithm import Algorithm as Algorithm
 from dpolicy.algorithm import Horizon as Horizon
 from dpolicy.algorithm import Memory as Memory
+from dpolicy.blocks import FieldPolicy as FieldPolicy
+from dpolicy.blocks import acting as acting
+from dpolicy.blocks import actor_critic as actor_critic
+from dpolicy.blocks import field_policy as field_policy
+from dpolicy.blocks import noisy as noisy
+from dpolicy.blocks import proximal as proximal
 from dpolicy.fields import AbstractField as AbstractField
 from dpolicy.fields import AbstractSchedule as AbstractSchedule
 from dpolicy.fields import CosineVP as CosineVP
@@ -47,18 +53,7 @@ from dpolicy.fields import predict_data as predict_data
 from dpolicy.fields import predict_noise as predict_noise
 from dpolicy.fields import predict_score as predict_score
 from dpolicy.fields import predict_velocity as predict_velocity
-from dpolicy.learning import FieldPolicy as FieldPolicy
-from dpolicy.learning import Learner as Learner
-from dpolicy.learning import acting as acting
-from dpolicy.learning import actor_critic as actor_critic
-from dpolicy.learning import adam as adam
-from dpolicy.learning import descend as descend
-from dpolicy.learning import ema as ema
-from dpolicy.learning import field_policy as field_policy
-from dpolicy.learning import learner as learner
-from dpolicy.learning import noisy as noisy
 from dpolicy.learning import over_minibatches as over_minibatches
-from dpolicy.learning import proximal as proximal
 from dpolicy.networks import MLP as MLP
 from dpolicy.networks import Ensemble as Ensemble
 from dpolicy.networks import Gaussian as Gaussian
@@ -68,6 +63,11 @@ from dpolicy.networks import TanhGaussian as TanhGaussian
 from dpolicy.networks import ValueNetwork as ValueNetwork
 from dpolicy.networks import ensemble as ensemble
 from dpolicy.networks import gaussian_policy as gaussian_policy
+from dpolicy.optimisers import Learner as Learner
+from dpolicy.optimisers import adam as adam
+from dpolicy.optimisers import descend as descend
+from dpolicy.optimisers import ema as ema
+from dpolicy.optimisers import learner as learner
 from dpolicy.recipe import composed as composed
 from dpolicy.recipe import prefixed as prefixed
 from dpolicy.recipe import tunable as tunable
@@ -75,11 +75,13 @@ from dpolicy.recipe import tunable as tunable
 if TYPE_CHECKING:
     from dpolicy import algorithms as algorithms
     from dpolicy import audit as audit
+    from dpolicy import blocks as blocks
     from dpolicy import data as data
     from dpolicy import envs as envs
     from dpolicy import learning as learning
     from dpolicy import losses as losses
     from dpolicy import modes as modes
+    from dpolicy import optimisers as optimisers
     from dpolicy import plots as plots
     from dpolicy import samplers as samplers
     from dpolicy import train as train
@@ -90,6 +92,7 @@ if TYPE_CHECKING:
 _PACKAGES = (
     "algorithms",
     "audit",
+    "blocks",
     "data",
     "envs",
     "fields",
@@ -97,6 +100,7 @@ _PACKAGES = (
     "losses",
     "modes",
     "networks",
+    "optimisers",
     "plots",
     "samplers",
     "train",

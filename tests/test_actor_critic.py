@@ -9,8 +9,9 @@ import pytest
 from dpolicy._types import Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.algorithms import sac
+from dpolicy.blocks import actor_critic, field_policy, within_box
 from dpolicy.envs import MultiGoal
-from dpolicy.learning import Parts, actor_critic, field_policy, within_box
+from dpolicy.learning import Parts
 from dpolicy.train import Normaliser, Replay, off_policy
 
 SPEC = MultiGoal().spec

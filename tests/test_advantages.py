@@ -10,10 +10,11 @@ import pytest
 from dpolicy._types import Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.algorithms import ppo
+from dpolicy.blocks import Advantages, proximal
 from dpolicy.envs import Environment, MultiGoal
 from dpolicy.envs.protocol import Spec
 from dpolicy.fields import FunctionField, RectifiedFlow
-from dpolicy.learning import Advantages, Parts, Seen, proximal, run_stages
+from dpolicy.learning import Parts, Seen, run_stages
 from dpolicy.losses import flow_matching_log_likelihood, matching, noise_predictions, perturb
 from dpolicy.train import on_policy
 

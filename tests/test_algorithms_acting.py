@@ -9,7 +9,8 @@ import pytest
 from smallest import SECOND, SPEC, TINY, experience, numeric
 
 from dpolicy.algorithms import ALGORITHMS
-from dpolicy.learning import Learner, Tuned, ema
+from dpolicy.learning import Tuned
+from dpolicy.optimisers import Learner, ema
 from dpolicy.samplers import coupled, ddim, ddpm, ode
 
 # Networks of the state, numeric settings, and "key" where chance decides; see `parts_of` for the names. A setting of

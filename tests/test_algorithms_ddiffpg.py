@@ -14,9 +14,10 @@ from dpolicy._types import Transition
 from dpolicy.algorithm import Stored
 from dpolicy.algorithms import ddiffpg, dipo
 from dpolicy.envs import MultiGoal
-from dpolicy.learning import Parts, adam, learner
+from dpolicy.learning import Parts
 from dpolicy.losses import categorical_loss, categorical_target, gradient_ascent
 from dpolicy.modes import Episodes, per_group, shares
+from dpolicy.optimisers import adam, learner
 from dpolicy.train import Replay, off_policy
 
 TINY = {

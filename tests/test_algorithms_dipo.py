@@ -9,9 +9,10 @@ from transitions import experience
 
 from dpolicy.algorithms import bc, dipo
 from dpolicy.audit import objective
+from dpolicy.blocks import SAMPLERS, critic_function, field_policy
 from dpolicy.envs import MultiGoal
 from dpolicy.fields import CosineVP
-from dpolicy.learning import SAMPLERS, critic_function, field_policy, remembered
+from dpolicy.learning import remembered
 from dpolicy.losses import ascend, gradient_ascent, start
 from dpolicy.samplers import langevin, mean_flow, noise_free, ode, sde
 from dpolicy.train import Replay, off_policy

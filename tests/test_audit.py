@@ -8,9 +8,10 @@ from transitions import experience
 
 from dpolicy.algorithms import dipo, dpmd, gempo, maxentdp, qsm, qvpo, sac, sdac
 from dpolicy.audit import gradient_alignment, network, objective, objectives
+from dpolicy.blocks import critic_function
 from dpolicy.cli import main
 from dpolicy.fields import CosineVP, FunctionField
-from dpolicy.learning import critic_function, stage_key
+from dpolicy.learning import stage_key
 from dpolicy.plots import heat_map
 
 SCHEDULE = CosineVP()

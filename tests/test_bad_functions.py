@@ -10,9 +10,9 @@ from dpolicy import _checks
 from dpolicy._types import Transition
 from dpolicy.algorithms import ddiffpg, dpmd, dps, gempo, idem, maxentdp, sdac
 from dpolicy.audit import network
+from dpolicy.blocks import tuned_noise
 from dpolicy.envs import Spec
 from dpolicy.fields import CosineVP, FunctionField
-from dpolicy.learning import tuned_noise
 from dpolicy.losses import (
     LogRatio,
     add_q_score,

@@ -9,7 +9,7 @@ import pytest
 
 from dpolicy import fields, losses, networks, samplers
 from dpolicy.algorithms import dppo, fpo, fpopp, genpo
-from dpolicy.learning import adam, ema
+from dpolicy.optimisers import adam, ema
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 

@@ -9,8 +9,8 @@ import pytest
 from dpolicy import fields, losses, networks, samplers
 from dpolicy._types import Transition
 from dpolicy.algorithms import sac
-from dpolicy.learning import adam, descend, learner
 from dpolicy.networks import gaussian_policy
+from dpolicy.optimisers import adam, descend, learner
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 

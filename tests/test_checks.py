@@ -12,8 +12,8 @@ import pytest
 from dpolicy import _checks, envs, fields, losses, samplers
 from dpolicy.algorithms import ALGORITHMS
 from dpolicy.fields import DiscreteVP, LogSNR, RectifiedFlow
-from dpolicy.learning import ema
 from dpolicy.networks import MLP
+from dpolicy.optimisers import ema
 from dpolicy.train.replay import Replay
 
 KEY = jax.random.key(0)

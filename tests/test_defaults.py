@@ -18,6 +18,7 @@ import pytest
 
 from dpolicy import actor_critic, field_policy, proximal
 from dpolicy.algorithms import ALGORITHMS
+from dpolicy.blocks import SAMPLERS, SCHEDULES, mirror_descent, noisy_best
 from dpolicy.envs.protocol import Spec
 from dpolicy.fields import (
     EMBEDDINGS,
@@ -30,9 +31,9 @@ from dpolicy.fields import (
     cosine_betas,
     linear_betas,
 )
-from dpolicy.learning import SAMPLERS, SCHEDULES, adam, mirror_descent, noisy_best
 from dpolicy.modes import mode_discovery, novelty_reward
 from dpolicy.networks import gaussian_policy
+from dpolicy.optimisers import adam
 from dpolicy.samplers import ddim, ddpm, ode, sde
 from dpolicy.train import PROGRAMS
 
@@ -116,7 +117,7 @@ ELSEWHERE = {"interval_text", "load_policy", "policy_of", "read_history", "train
 
 
 # Where classes are records, which functions fill in.
-OF_FUNCTIONS = ("losses", "samplers", "learning", "train")
+OF_FUNCTIONS = ("losses", "samplers", "optimisers", "learning", "blocks", "train")
 
 
 def public(module):

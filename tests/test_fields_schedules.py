@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dpolicy.blocks import SCHEDULES as NAMED
 from dpolicy.fields import (
     CosineVP,
     DiscreteVP,
@@ -16,7 +17,6 @@ from dpolicy.fields import (
     ddpm_table,
     linear_betas,
 )
-from dpolicy.learning import SCHEDULES as NAMED
 
 SCHEDULES = [
     RectifiedFlow(),

@@ -14,7 +14,9 @@ HELPERS = {
     *("algorithm", "recipe"),
 }
 # What each floor may import, beside itself and the helpers; from the ground up.
-BLOCKS = ("networks", "fields", "samplers", "losses", "learning", "modes", "algorithms")
+BLOCKS = (
+    *("networks", "fields", "samplers", "losses", "optimisers", "learning", "blocks", "modes", "algorithms"),
+)
 MAY = {
     **{floor: set(BLOCKS[:i]) for i, floor in enumerate(BLOCKS)},
     "envs": set(),
@@ -143,7 +145,9 @@ def test_the_blocks_know_no_optimiser():
     assert known == []
 
 
-ROOMS = [f"dpolicy.{room}" for room in ("fields", "networks", "learning", "modes", "audit")]
+ROOMS = [
+    f"dpolicy.{room}" for room in ("fields", "networks", "optimisers", "learning", "blocks", "modes", "audit")
+]
 
 
 def test_a_room_is_entered_by_its_face():

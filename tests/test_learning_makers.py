@@ -7,23 +7,21 @@ import numpy as np
 import pytest
 
 from dpolicy._types import Transition
+from dpolicy.blocks import q_critics, tuned_noise
 from dpolicy.envs import MultiGoal
 from dpolicy.learning import (
     Parts,
     Seen,
     Statistics,
-    adam,
     algorithm,
-    annealed,
     average,
     every,
     labelled,
-    q_critics,
     statistics,
     trained,
     tuned,
-    tuned_noise,
 )
+from dpolicy.optimisers import adam, annealed
 
 SPEC = MultiGoal().spec
 KEY = jax.random.key(0)

@@ -12,23 +12,19 @@ import pytest
 from dpolicy._types import Transition
 from dpolicy.algorithms import ALGORITHMS, dps, fpmd, gempo, idem, maxentdp, qvpo, sdac
 from dpolicy.audit import objective
-from dpolicy.envs import MultiGoal
-from dpolicy.learning import (
-    Learner,
-    Parts,
-    Statistics,
-    Tuned,
+from dpolicy.blocks import (
     acting,
     actor_critic,
-    adam,
     critic_function,
     field_policy,
     mirror_descent,
     noisy_best,
     q_critics,
-    stage_key,
 )
+from dpolicy.envs import MultiGoal
+from dpolicy.learning import Parts, Statistics, Tuned, stage_key
 from dpolicy.losses import boltzmann, chain, matching, perturb, reverse_sample, start
+from dpolicy.optimisers import Learner, adam
 from dpolicy.samplers import mean_flow, ode
 
 SPEC = MultiGoal().spec

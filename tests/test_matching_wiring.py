@@ -12,9 +12,11 @@ import pytest
 from dpolicy._types import Transition
 from dpolicy.algorithms import ALGORITHMS, dpmd, fpmd, maxentdp, qvpo, sdac
 from dpolicy.audit import objective, replaced
+from dpolicy.blocks import critic_function, field_policy
 from dpolicy.envs import MultiGoal
 from dpolicy.fields import CosineVP, FunctionField
-from dpolicy.learning import Parts, critic_function, ema, field_policy, stage_key
+from dpolicy.learning import Parts, stage_key
+from dpolicy.optimisers import ema
 
 SPEC = MultiGoal().spec
 SMALL = {"hidden": (8,), "critic_hidden": (8,), "target_rate": 0.5}

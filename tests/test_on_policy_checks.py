@@ -15,9 +15,10 @@ from scipy import integrate
 from dpolicy import learning
 from dpolicy._types import Transition
 from dpolicy.algorithms import dppo, fpo, ppo
+from dpolicy.blocks import explore_matched, matched_ratio, proximal
 from dpolicy.envs.protocol import Spec
 from dpolicy.fields import DiscreteVP, Field, FunctionField, RectifiedFlow, cosine_betas
-from dpolicy.learning import Parts, adam, explore_matched, matched_ratio, proximal
+from dpolicy.learning import Parts
 from dpolicy.losses import (
     adaptive_rate,
     bounded_advantage,
@@ -30,6 +31,7 @@ from dpolicy.losses import (
     ppo_clip,
 )
 from dpolicy.networks import ResidualGaussian, gaussian_kl
+from dpolicy.optimisers import adam
 from dpolicy.presets import preset, resolve
 from dpolicy.samplers import ddpm, ode
 from dpolicy.samplers._predict import predict_pair

@@ -12,8 +12,8 @@ from dpolicy._types import Transition
 from dpolicy.algorithms import sac
 from dpolicy.envs import MultiGoal
 from dpolicy.fields import CosineVP, FunctionField
-from dpolicy.learning import adam, all_finite, descend, global_norm, learner
 from dpolicy.losses import LogRatio, batched, clipped, matching, perturb
+from dpolicy.optimisers import adam, all_finite, descend, global_norm, learner
 from dpolicy.train import off_policy
 from dpolicy.train.program import TrainState, guard, settled
 

@@ -6,8 +6,10 @@ from functools import partial
 from dpolicy import _checks
 from dpolicy._types import Number
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning import FieldPolicy, adam, algorithm, average, field_policy, trained
+from dpolicy.blocks import FieldPolicy, field_policy
+from dpolicy.learning import algorithm, average, trained
 from dpolicy.losses import matching, perturb
+from dpolicy.optimisers import adam
 from dpolicy.recipe import composed
 
 

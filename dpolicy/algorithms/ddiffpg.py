@@ -12,18 +12,8 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Model, Number, Transition
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning import (
-    FieldPolicy,
-    Seen,
-    adam,
-    algorithm,
-    field_policy,
-    frozen,
-    labelled,
-    labelled_batch,
-    reported,
-    trained,
-)
+from dpolicy.blocks import FieldPolicy, field_policy
+from dpolicy.learning import Seen, algorithm, frozen, labelled, labelled_batch, reported, trained
 from dpolicy.losses import given, matching, perturb
 from dpolicy.losses.times import grid_times
 from dpolicy.modes import (
@@ -40,6 +30,7 @@ from dpolicy.modes import (
     novelty_reward,
     shares,
 )
+from dpolicy.optimisers import adam
 from dpolicy.recipe import composed
 
 

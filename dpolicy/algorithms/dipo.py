@@ -10,21 +10,17 @@ import optax
 from dpolicy import _checks
 from dpolicy._types import Key, Number, Transition
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning import (
+from dpolicy.blocks import (
     Critics,
     FieldPolicy,
-    Seen,
     actor_optimiser,
     acts,
-    algorithm,
-    average,
     critic_function,
     field_policy,
     q_critics,
-    remembered,
-    trained,
     within_box,
 )
+from dpolicy.learning import Seen, algorithm, average, remembered, trained
 from dpolicy.losses import given, gradient_ascent, matching, perturb
 from dpolicy.recipe import composed
 

@@ -11,20 +11,8 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning import (
-    PLAIN_FLOW,
-    Acting,
-    FieldPolicy,
-    Parts,
-    Seen,
-    adam,
-    average,
-    field_policy,
-    labelled,
-    passes,
-    proximal,
-    trained,
-)
+from dpolicy.blocks import PLAIN_FLOW, FieldPolicy, field_policy, proximal
+from dpolicy.learning import Acting, Parts, Seen, average, labelled, passes, trained
 from dpolicy.losses import (
     add,
     clipped,
@@ -36,6 +24,7 @@ from dpolicy.losses import (
     score_regulariser,
 )
 from dpolicy.networks import ResidualGaussian, gaussian_kl, gaussian_policy
+from dpolicy.optimisers import adam
 from dpolicy.recipe import composed, prefixed
 
 MODES = ("flow", "flow+residual", "flow+residual+noise", "improved")

@@ -6,7 +6,7 @@ import optax
 
 from dpolicy import _checks
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning import (
+from dpolicy.blocks import (
     Critics,
     FieldPolicy,
     NoisyBest,

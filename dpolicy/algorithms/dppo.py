@@ -12,8 +12,9 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Metrics, Number, Observation, Scalar
 from dpolicy.algorithm import Algorithm
+from dpolicy.blocks import Denoising, FieldPolicy, acted, denoising, field_policy, proximal
 from dpolicy.fields import AbstractField, AbstractSchedule
-from dpolicy.learning import Denoising, FieldPolicy, Parts, acted, denoising, field_policy, frozen, proximal
+from dpolicy.learning import Parts, frozen
 from dpolicy.losses import (
     add,
     clip_schedule,

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dpolicy import _checks
 from dpolicy._types import Number
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning import FieldPolicy, actor_critic, annealed, field_policy
+from dpolicy.blocks import FieldPolicy, actor_critic, field_policy
 from dpolicy.losses import chain, matching, perturb, reverse_sample, smoothed_score
+from dpolicy.optimisers import annealed
 from dpolicy.recipe import composed
 
 

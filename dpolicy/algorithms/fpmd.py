@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Critic, Key, Model, Number, Observation
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning import (
+from dpolicy.blocks import (
     Critics,
     FieldPolicy,
     NoisyBest,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from dpolicy import _checks
 from dpolicy._types import Number, Prediction
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning import PLAIN_FLOW, FieldPolicy, explore_matched, field_policy, matched_ratio, proximal
+from dpolicy.blocks import PLAIN_FLOW, FieldPolicy, explore_matched, field_policy, matched_ratio, proximal
 from dpolicy.losses import clipped, flow_matching_log_ratio, grid_times, matching, perturb
 from dpolicy.recipe import composed
 

@@ -8,21 +8,17 @@ import jax.numpy as jnp
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Number, Observation
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning import (
+from dpolicy.blocks import (
     PLAIN_FLOW,
-    Acting,
     FieldPolicy,
-    Parts,
-    Stage,
     acted,
     explore_matched,
     field_policy,
     matched_ratio,
     proximal,
 )
-from dpolicy.learning import (
-    average as average_of,
-)
+from dpolicy.learning import Acting, Parts, Stage
+from dpolicy.learning import average as average_of
 from dpolicy.losses import (
     add,
     clipped,

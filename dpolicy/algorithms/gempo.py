@@ -9,25 +9,12 @@ import optax
 from dpolicy import _checks
 from dpolicy._types import Loss, Number
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning import (
-    Critics,
-    FieldPolicy,
-    Seen,
-    actor_optimiser,
-    acts,
-    adam,
-    algorithm,
-    average,
-    every,
-    field_policy,
-    guide,
-    q_critics,
-    trained,
-    tuned,
-)
+from dpolicy.blocks import Critics, FieldPolicy, actor_optimiser, acts, field_policy, guide, q_critics
+from dpolicy.learning import Seen, algorithm, average, every, trained, tuned
 from dpolicy.losses import candidates as candidates_of
 from dpolicy.losses import chain, jitter, matching, perturb, tilt
 from dpolicy.losses.tilt import SHAPES
+from dpolicy.optimisers import adam
 from dpolicy.recipe import composed
 
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Number, Observation
 from dpolicy.algorithm import Algorithm
+from dpolicy.blocks import PLAIN_FLOW, FieldPolicy, acted, field_policy, proximal
 from dpolicy.fields import Projected, Sinusoidal
-from dpolicy.learning import PLAIN_FLOW, Acting, FieldPolicy, Parts, acted, field_policy, proximal
+from dpolicy.learning import Acting, Parts
 from dpolicy.losses import add, clipped, compression, exact_log_likelihood, log_ratio
 from dpolicy.recipe import composed
 from dpolicy.samplers import coupled

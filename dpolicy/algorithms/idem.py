@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dpolicy import _checks
 from dpolicy._types import Number
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning import FieldPolicy, actor_critic, field_policy, noisy
+from dpolicy.blocks import FieldPolicy, actor_critic, field_policy, noisy
 from dpolicy.losses import chain, matching, perturb, reverse_sample, smoothed_score
 from dpolicy.recipe import composed
 

@@ -7,18 +7,16 @@ import optax
 from dpolicy import _checks
 from dpolicy._types import Loss, Number
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning import (
+from dpolicy.blocks import (
     Critics,
     FieldPolicy,
-    Seen,
     actor_optimiser,
     acts,
-    algorithm,
     critic_function,
     field_policy,
     q_critics,
-    trained,
 )
+from dpolicy.learning import Seen, algorithm, trained
 from dpolicy.losses import boltzmann, chain, matching, perturb, posterior_mean, reverse_sample
 from dpolicy.recipe import composed
 

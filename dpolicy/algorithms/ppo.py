@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Number, Observation, Transition
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning import Parts, proximal
+from dpolicy.blocks import proximal
+from dpolicy.learning import Parts
 from dpolicy.losses import (
     add,
     clipped,

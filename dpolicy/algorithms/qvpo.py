@@ -12,24 +12,18 @@ from dpolicy import _checks
 from dpolicy._spread import varies
 from dpolicy._types import Critic, Loss, Number
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning import (
+from dpolicy.blocks import (
     CRITIC_VALUES,
     Critics,
     CriticValues,
     FieldPolicy,
-    Seen,
-    Statistics,
     actor_optimiser,
     acts,
-    algorithm,
-    annealed,
-    average,
     field_policy,
     guide,
     q_critics,
-    statistics,
-    trained,
 )
+from dpolicy.learning import Seen, Statistics, algorithm, average, statistics, trained
 from dpolicy.losses import (
     advantage,
     best,
@@ -44,6 +38,7 @@ from dpolicy.losses import (
 )
 from dpolicy.losses import candidates as candidates_of
 from dpolicy.losses.match import Transform
+from dpolicy.optimisers import annealed
 from dpolicy.recipe import composed
 
 WEIGHTS = ("qadv", "qrelu", "qcut", "qexpn")

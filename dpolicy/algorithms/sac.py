@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Critic, Key, Number, Observation
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning import actor_critic
+from dpolicy.blocks import actor_critic
 from dpolicy.losses import soft_value
 from dpolicy.networks import ACTIVATIONS, TanhGaussian
 from dpolicy.recipe import composed

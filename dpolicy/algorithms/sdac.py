@@ -8,25 +8,21 @@ import optax
 from dpolicy import _checks
 from dpolicy._types import Loss, Number
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning import (
+from dpolicy.blocks import (
     INITIAL_NOISE,
     Critics,
     FieldPolicy,
     NextValue,
-    Parts,
     Policy,
-    Seen,
-    Stage,
     acting,
     actor_optimiser,
-    algorithm,
     critic_function,
     field_policy,
     next_value,
     noisy_best,
     q_critics,
-    trained,
 )
+from dpolicy.learning import Parts, Seen, Stage, algorithm, trained
 from dpolicy.losses import boltzmann, candidates, chain, matching, perturb, reverse_sample
 from dpolicy.recipe import composed
 

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Model, Observation, Scalar, Transition
+from dpolicy.blocks import actor_critic, critic_function
 from dpolicy.fields import AbstractField
-from dpolicy.learning import actor_critic, adam, critic_function, descend, learner
 from dpolicy.losses import batched, matching, perturb
 from dpolicy.networks import Ensemble
+from dpolicy.optimisers import adam, descend, learner
 from dpolicy.train import off_policy
 
 _TOGETHER = 64  # environments that are stepped side by side, at most

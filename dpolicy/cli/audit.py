@@ -49,7 +49,7 @@ def _labels(words: list[str]) -> list[str]:
 
 def _recipes(words: list[str]) -> dict[str, Any]:
     """The algorithms of the command line; what they do not say about their field is as in the first, and printed."""
-    from dpolicy.learning import field_policy
+    from dpolicy.blocks import field_policy
     from dpolicy.train.building import make_algorithm
 
     made: dict[str, Any] = {}

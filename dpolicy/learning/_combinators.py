@@ -12,10 +12,8 @@ from jaxtyping import Array, Bool
 from dpolicy import _checks
 from dpolicy._metrics import reduce_metrics
 from dpolicy._types import Key, Loss, Metrics, Model, Number
-from dpolicy.learning._learner import Learner, adam, descend, learner
 from dpolicy.learning._makers import flat
 from dpolicy.learning._minibatches import in_segments, over_minibatches
-from dpolicy.learning._rates import Rate
 from dpolicy.learning._stages import (
     Parts,
     Seen,
@@ -27,6 +25,7 @@ from dpolicy.learning._stages import (
     start_stages,
 )
 from dpolicy.losses import add, batched, on
+from dpolicy.optimisers import Learner, Rate, adam, descend, learner
 
 
 def every(stage: Stage, updates: int, *, after: Number = 0) -> Stage:

@@ -13,10 +13,9 @@ from dpolicy import _checks
 from dpolicy._batch import BATCH_AXIS
 from dpolicy._spread import spread, varies
 from dpolicy._types import Key, Loss, Metrics, Model, Number, Scalar, Transition
-from dpolicy.learning._ema import ema
-from dpolicy.learning._learner import Learner, adam, descend, learner
 from dpolicy.learning._stages import Parts, Seen, Stage, Tuned, check_slot
 from dpolicy.losses import batched, dual
+from dpolicy.optimisers import Learner, adam, descend, ema, learner
 
 _MULTIPLIERS = {"log": lambda log: log, "value": jnp.exp}
 

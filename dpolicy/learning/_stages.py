@@ -14,7 +14,7 @@ from dpolicy import _checks
 from dpolicy._batch import BATCH_AXIS
 from dpolicy._types import Action, Key, Loss, Metrics, Mode, Observation, Transition
 from dpolicy.algorithm import Algorithm, Family, Memory
-from dpolicy.learning._learner import Learner
+from dpolicy.optimisers import Learner
 
 # Names that a part cannot have: the counter's, those of a mapping's methods, and those that `algorithm` takes itself.
 _RESERVED = ("updates", "keys", "values", "items", "get", "name", "family")

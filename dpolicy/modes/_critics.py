@@ -12,12 +12,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Metrics, Model, Number, Observation, Scalar, Transition
-from dpolicy.learning import Seen, Stage, adam, average, trained
+from dpolicy.learning import Seen, Stage, average, trained
 from dpolicy.losses import categorical_loss, categorical_target, support
 from dpolicy.losses.categorical import check_support
 from dpolicy.modes._groups import by_group, per_group
 from dpolicy.networks import CategoricalQ, ensemble
 from dpolicy.networks._mlp import check_network
+from dpolicy.optimisers import adam
 from dpolicy.recipe import tunable
 
 

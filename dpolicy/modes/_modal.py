@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Model, Number, Observation, Transition
 from dpolicy.algorithm import Memory, Stored
-from dpolicy.learning import Acting, FieldPolicy, Parts
+from dpolicy.blocks import FieldPolicy
+from dpolicy.learning import Acting, Parts
 from dpolicy.losses import gradient_ascent
 from dpolicy.modes._critics import GroupedCritics, mean_weight
 from dpolicy.modes._discovery import Discovery

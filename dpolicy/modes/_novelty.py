@@ -10,9 +10,10 @@ from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Key, Metrics, Number, Observation, Scalar, Transition
-from dpolicy.learning import Learner, Seen, Stage, adam, descend, learner
+from dpolicy.learning import Seen, Stage
 from dpolicy.modes._discovery import check_position
 from dpolicy.networks import MLP
+from dpolicy.optimisers import Learner, adam, descend, learner
 from dpolicy.recipe import tunable
 
 

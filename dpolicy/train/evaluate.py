@@ -15,7 +15,7 @@ from dpolicy._types import Action, Key, Metrics, Mode, Observation
 from dpolicy.algorithm import Algorithm, check_algorithm
 from dpolicy.envs import Environment, Step
 from dpolicy.envs.evaluation import play_episodes
-from dpolicy.learning import all_finite
+from dpolicy.optimisers import all_finite
 from dpolicy.train.program import TrainState
 
 

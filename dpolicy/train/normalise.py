@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dpolicy._spread import varies
 from dpolicy._types import Number
-from dpolicy.learning import keep_if
+from dpolicy.optimisers import keep_if
 
 _MOST = 2**31 - 1
 

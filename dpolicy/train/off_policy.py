@@ -12,7 +12,7 @@ from dpolicy import _checks
 from dpolicy._types import Key, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm, Stored
 from dpolicy.envs import Environment, Step, Vector, VectorState
-from dpolicy.learning import keep_if
+from dpolicy.optimisers import keep_if
 from dpolicy.train.evaluate import evaluation, of_data, of_experience, summarised
 from dpolicy.train.normalise import Normaliser
 from dpolicy.train.program import Program, TrainState, checked_parts, guard, settled, spec_of

@@ -15,7 +15,7 @@ from dpolicy import _checks
 from dpolicy._types import Key, Metrics, Mode
 from dpolicy.algorithm import Algorithm, Family, check_algorithm, check_horizon
 from dpolicy.envs import Environment, Spec
-from dpolicy.learning import all_finite, keep_if
+from dpolicy.optimisers import all_finite, keep_if
 from dpolicy.train.normalise import Normaliser, RewardScale
 
 

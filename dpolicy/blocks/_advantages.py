@@ -9,8 +9,7 @@ from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Key, Number, Observation, Scalar, Transition
-from dpolicy.learning._makers import labelled_batch
-from dpolicy.learning._stages import Seen, Stage
+from dpolicy.learning import Seen, Stage, labelled_batch
 from dpolicy.losses import GAE_DIALECTS, gae, standardise
 from dpolicy.recipe import tunable
 

@@ -7,18 +7,8 @@ import optax
 import pytest
 
 from dpolicy._types import Transition
-from dpolicy.learning import (
-    Term,
-    adam,
-    algorithm,
-    by_kl,
-    by_updates,
-    descend,
-    labelled_by_part,
-    learner,
-    together,
-    waiting,
-)
+from dpolicy.learning import Term, algorithm, labelled_by_part, together
+from dpolicy.optimisers import adam, by_kl, by_updates, descend, learner, waiting
 
 KEY = jax.random.key(0)
 SLOPE = np.asarray([2.0, -4.0], np.float32)

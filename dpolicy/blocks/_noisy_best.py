@@ -7,12 +7,10 @@ import jax.numpy as jnp
 
 from dpolicy import _checks
 from dpolicy._types import Number, Scalar
-from dpolicy.learning._combinators import every
-from dpolicy.learning._critics import Policy, noisy
-from dpolicy.learning._field_policy import FieldPolicy
-from dpolicy.learning._learner import adam
-from dpolicy.learning._makers import average, tuned
-from dpolicy.learning._stages import Parts, Seen, Stage
+from dpolicy.blocks._critics import Policy, noisy
+from dpolicy.blocks._field_policy import FieldPolicy
+from dpolicy.learning import Parts, Seen, Stage, average, every, tuned
+from dpolicy.optimisers import adam
 from dpolicy.recipe import tunable
 
 INITIAL_NOISE = 5.0

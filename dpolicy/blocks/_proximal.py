@@ -12,15 +12,25 @@ from jaxtyping import Array, Float, Int
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Loss, Metrics, Model, Number, Observation, Scalar, Transition
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning._advantages import Advantages, advantage_estimation
-from dpolicy.learning._combinators import Term, every, labelled_by_part, passes, together
-from dpolicy.learning._learner import adam
-from dpolicy.learning._makers import reported
-from dpolicy.learning._rates import by_kl, by_updates, waiting
-from dpolicy.learning._stages import Acting, Parts, Seen, Stage, algorithm, check_slot
+from dpolicy.blocks._advantages import Advantages, advantage_estimation
+from dpolicy.learning import (
+    Acting,
+    Parts,
+    Seen,
+    Stage,
+    Term,
+    algorithm,
+    every,
+    labelled_by_part,
+    passes,
+    reported,
+    together,
+)
+from dpolicy.learning._stages import check_slot
 from dpolicy.losses import explained_variance, value_regression, weighted
 from dpolicy.networks import ACTIVATIONS, ValueNetwork
 from dpolicy.networks._mlp import check_network, check_residual
+from dpolicy.optimisers import adam, by_kl, by_updates, waiting
 from dpolicy.recipe import composed, tunable
 
 # How far a policy has moved from the one that acted: `(policy, example, key) -> KL(old || new)`.

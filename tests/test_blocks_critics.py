@@ -11,23 +11,11 @@ import pytest
 from dpolicy._types import Transition
 from dpolicy.algorithm import Horizon
 from dpolicy.algorithms import ALGORITHMS, sac
-from dpolicy.learning import (
-    Parts,
-    Seen,
-    adam,
-    algorithm,
-    average,
-    critic_function,
-    every,
-    labelled,
-    next_value,
-    q_critics,
-    remembered,
-    temporal_difference,
-    trained,
-)
+from dpolicy.blocks import critic_function, next_value, q_critics, temporal_difference
+from dpolicy.learning import Parts, Seen, algorithm, average, every, labelled, remembered, trained
 from dpolicy.losses import categorical_loss, categorical_target, expectile_regression, support
 from dpolicy.networks import CategoricalQ, QNetwork, ValueNetwork
+from dpolicy.optimisers import adam
 
 KEY = jax.random.key(0)
 NO = jnp.asarray(False)

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from dpolicy import _checks
 from dpolicy._types import Metrics, Number, Scalar
-from dpolicy.learning._learner import keep_if, scaled
 from dpolicy.losses import adaptive_rate
+from dpolicy.optimisers._learner import keep_if, scaled
 
 ANNEALS = ("linear", "cosine")
 

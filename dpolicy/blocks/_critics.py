@@ -12,12 +12,10 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Critic, Key, Loss, Model, Number, Observation, Scalar, Transition
 from dpolicy.algorithm import Horizon
-from dpolicy.learning._learner import adam
-from dpolicy.learning._makers import average, trained
-from dpolicy.learning._rates import ANNEALS, annealed, by_updates
-from dpolicy.learning._stages import Acting, Parts, Seen, Stage
+from dpolicy.learning import Acting, Parts, Seen, Stage, average, trained
 from dpolicy.losses import bellman, reduce_ensemble, td_target
 from dpolicy.networks import ACTIVATIONS, QNetwork, ensemble
+from dpolicy.optimisers import ANNEALS, adam, annealed, by_updates
 from dpolicy.recipe import tunable
 
 # Draws an action and its log-density, `(actor, q, obs, key) -> (action, log_prob)`, with `q` the critic that policies

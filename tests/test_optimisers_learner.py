@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from dpolicy.learning import adam, descend, in_one_vector, learner
+from dpolicy.optimisers import adam, descend, in_one_vector, learner
 
 MODEL = {
     "a": jnp.asarray([[1.0, -2.0, 0.5], [0.1, 0.2, 0.3]]),

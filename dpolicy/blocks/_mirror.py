@@ -11,10 +11,9 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Key, Loss, Number, Scalar, Transition
 from dpolicy.algorithm import Algorithm
-from dpolicy.learning._critics import Critics, Policy, acting, critic_function
-from dpolicy.learning._makers import labelled, statistics, trained
-from dpolicy.learning._noisy_best import NoisyBest
-from dpolicy.learning._stages import Seen, algorithm
+from dpolicy.blocks._critics import Critics, Policy, acting, critic_function
+from dpolicy.blocks._noisy_best import NoisyBest
+from dpolicy.learning import Seen, algorithm, labelled, statistics, trained
 from dpolicy.losses import boltzmann, chain, given, perturb
 from dpolicy.losses.match import Transform
 from dpolicy.recipe import tunable

@@ -10,8 +10,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Critic, Key, Loss, Model, Number
 from dpolicy.algorithm import Algorithm, Family
-from dpolicy.learning._combinators import every
-from dpolicy.learning._critics import (
+from dpolicy.blocks._critics import (
     CRITIC_VALUES,
     Critics,
     CriticValues,
@@ -23,9 +22,9 @@ from dpolicy.learning._critics import (
     next_value,
     q_critics,
 )
-from dpolicy.learning._learner import adam
-from dpolicy.learning._makers import trained, tuned
-from dpolicy.learning._stages import Seen, algorithm, check_slot
+from dpolicy.learning import Seen, algorithm, every, trained, tuned
+from dpolicy.learning._stages import check_slot
+from dpolicy.optimisers import adam
 from dpolicy.recipe import composed
 
 # Builds the actor's loss from the critic it improves on and the current temperature.

@@ -78,7 +78,7 @@ class FieldPolicy(NamedTuple):
     def act(
         self, field: AbstractField, q: Critic, obs: Observation, key: Key
     ) -> tuple[Action, Float[Array, ""]]:
-        """One sample, with a log-density of zero (it has no cheap one): a `Policy` of `dpolicy.learning`."""
+        """One sample, with a log-density of zero (it has no cheap one): a `Policy` of `dpolicy.blocks`."""
         return self.sample(field, obs, key), jnp.zeros(())
 
     @property

@@ -7,8 +7,8 @@ import equinox as eqx
 import jax
 
 from dpolicy._types import Action, Key, Number, Observation, Transition
+from dpolicy.blocks._proximal import acted
 from dpolicy.fields import AbstractField
-from dpolicy.learning._proximal import acted
 from dpolicy.losses import LogRatio
 from dpolicy.losses.ratios import LogLikelihood
 

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpolicy.learning import ema
 from dpolicy.networks import ValueNetwork
+from dpolicy.optimisers import ema
 
 
 def test_decay_weighs_the_old_value():
