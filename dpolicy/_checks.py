@@ -5,6 +5,7 @@ in Python, so every check passes tracers through.
 """
 
 import difflib
+import inspect
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -142,6 +143,21 @@ def function(name: str, value: Any, allowed: str) -> None:
     """Raise `ValueError` unless `value` can be called; `allowed` is its signature, `(obs, action) -> scalar`."""
     if not callable(value):
         raise ValueError(f"{name} must be a function {allowed}, got {value!r}.")
+
+
+def slot(name: str, value: Any, count: int, allowed: str, *optional: str) -> set[str]:
+    """Which of the `optional` arguments a function has; raise `ValueError` unless it takes `count` others."""
+    function(name, value, allowed)
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):  # a builtin
+        return set()
+    has = {argument for argument in optional if argument in signature.parameters}
+    try:
+        signature.bind(*[None] * count, **dict.fromkeys(has))
+    except TypeError as error:
+        raise ValueError(f"{name} must be a function {allowed}, got one of {signature}.") from error
+    return has
 
 
 def critic(name: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""No function of the library is long, none takes many arguments, no file is large."""
+"""No function of the library is long, none takes many arguments, no file is large, nor is the algebra of stages."""
 
 import ast
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST_LINES, MOST_ARGUMENTS, MOST_OF_A_FILE = 100, 20, 400
+MOST_OF_LEARNING = 900  # the algebra of stages is read in one sitting
 FOLDERS = ("dpolicy", "losses", "samplers", "envs")
 
 
@@ -51,3 +52,13 @@ def test_files_are_short(folder):
     }
     assert len(lengths) > 5
     assert [path for path, length in lengths.items() if length > MOST_OF_A_FILE] == []
+
+
+def test_the_algebra_of_stages_is_short():
+    lengths = [
+        len(path.read_text(encoding="utf-8").splitlines())
+        for path in files()
+        if path.is_relative_to(ROOT / "dpolicy" / "learning")
+    ]
+    assert len(lengths) > 3
+    assert sum(lengths) <= MOST_OF_LEARNING

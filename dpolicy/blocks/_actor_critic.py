@@ -23,7 +23,6 @@ from dpolicy.blocks._critics import (
     q_critics,
 )
 from dpolicy.learning import Seen, algorithm, every, trained, tuned
-from dpolicy.learning._stages import check_slot
 from dpolicy.optimisers import adam
 from dpolicy.recipe import composed
 
@@ -87,10 +86,10 @@ def actor_critic(
     _checks.boolean("critic_first", critic_first)
     _checks.integer("actor_interval", actor_interval)
     for slot, policy in (("explore", explore), ("evaluate", evaluate), ("backup", backup or explore)):
-        check_slot(slot, policy, 4, "(actor, q, obs, key) -> (action, log_prob)")
-    check_slot("actor_loss", actor_loss, 2, "(q, temperature) -> loss")
+        _checks.slot(slot, policy, 4, "(actor, q, obs, key) -> (action, log_prob)")
+    _checks.slot("actor_loss", actor_loss, 2, "(q, temperature) -> loss")
     if callable(temperature):
-        check_slot("temperature", temperature, 1, "seen -> temperature")
+        _checks.slot("temperature", temperature, 1, "seen -> temperature")
     elif temperature is not None:
         _checks.positive("temperature", temperature)
         _checks.positive("temperature_learning_rate", temperature_learning_rate)

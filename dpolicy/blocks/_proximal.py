@@ -26,7 +26,6 @@ from dpolicy.learning import (
     reported,
     together,
 )
-from dpolicy.learning._stages import check_slot
 from dpolicy.losses import explained_variance, value_regression, weighted
 from dpolicy.networks import ACTIVATIONS, ValueNetwork
 from dpolicy.networks._mlp import check_network, check_residual
@@ -322,7 +321,7 @@ def proximal(
         called: stage if stage.owns == () else every(stage, 1, after=warmup)
         for called, stage in ({} if stages is None else stages).items()
     }
-    check_slot(f"explore of {name}", explore, 1, "parts -> ((obs, key) -> (action, extras))")
+    _checks.slot(f"explore of {name}", explore, 1, "parts -> ((obs, key) -> (action, extras))")
     return algorithm(
         name,
         "on_policy",
@@ -358,7 +357,7 @@ def _with_value(name: str, explore: Acting) -> Acting:
 
     def explore_with_value(parts: Parts) -> Callable[..., tuple[Action, dict[str, Any]]]:
         policy = explore(parts)
-        check_slot(f"what explore of {name} returns", policy, 2, "(obs, key) -> (action, extras)")
+        _checks.slot(f"what explore of {name} returns", policy, 2, "(obs, key) -> (action, extras)")
 
         def act(obs: Observation, key: Key) -> tuple[Action, dict[str, Any]]:
             action, extras = _checks.paired(f"explore of {name}", policy(obs, key), "(action, extras)")

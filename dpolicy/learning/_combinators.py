@@ -1,6 +1,7 @@
 """Combinators of stages: cadence, several steps, one gradient for several parts, passes over a rollout."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,10 +16,11 @@ from dpolicy._types import Key, Loss, Metrics, Model, Number
 from dpolicy.learning._makers import flat
 from dpolicy.learning._minibatches import in_segments, over_minibatches
 from dpolicy.learning._stages import (
+    Entries,
     Parts,
     Seen,
     Stage,
-    check_slot,
+    Stepped,
     check_stages,
     owned,
     run_stages,
@@ -45,7 +47,7 @@ def every(stage: Stage, updates: int, *, after: Number = 0) -> Stage:
     if updates == 1 and isinstance(after, int) and after == 0:
         return stage
 
-    def step(part: Any, seen: Seen, key: Key) -> tuple[Any, dict[str, Any], Metrics]:
+    def step(part: Any, seen: Seen, key: Key) -> Stepped:
         # A conditional takes arrays alone; activations and the like are the same in what went in and comes out.
         arrays, rest = eqx.partition(part, eqx.is_array)
 
@@ -87,10 +89,10 @@ def times(stage: Stage, steps: int) -> Stage:
     _checks.instance("stage", stage, Stage, "a Stage")
     _checks.integer("steps", steps)
 
-    def step(part: Any, seen: Seen, key: Key) -> tuple[Any, dict[str, Any], Metrics]:
+    def step(part: Any, seen: Seen, key: Key) -> Stepped:
         arrays, rest = eqx.partition(part, eqx.is_array)
 
-        def one(arrays: Any, key: Key) -> tuple[Any, tuple[dict[str, Any], Metrics]]:
+        def one(arrays: Any, key: Key) -> tuple[Any, tuple[Entries, Metrics]]:
             new, added, metrics = stage.step(eqx.combine(arrays, rest), seen, key)
             return eqx.filter(new, eqx.is_array), (added, metrics)
 
@@ -131,7 +133,7 @@ def together(optimiser: optax.GradientTransformation | None = None, **terms: Ter
     for name, term in terms.items():
         _checks.instance(name, term, Term, "a Term(make, loss)")
         _checks.function(f"make of {name}", term.make, "(key, spec) -> model")
-        check_slot(f"loss of {name}", term.loss, 1, "seen -> loss")
+        _checks.slot(f"loss of {name}", term.loss, 1, "seen -> loss")
 
     def start(key: Key, spec: Any, parts: Parts) -> dict[str, Any]:
         keys = jax.random.split(key, len(terms))
@@ -139,7 +141,7 @@ def together(optimiser: optax.GradientTransformation | None = None, **terms: Ter
         all_of = learner(Parts(models), optimiser)
         return {**all_of.model, "": all_of.opt_state}
 
-    def step(part: Any, seen: Seen, key: Key) -> tuple[dict[str, Any], dict[str, Any], Metrics]:
+    def step(part: Any, seen: Seen, key: Key) -> Stepped:
         def weight(term: Term) -> Number:
             return term.coefficient(seen) if callable(term.coefficient) else term.coefficient
 
@@ -206,10 +208,7 @@ def passes(
     check_stages("passes", {called: stage._replace(of=None) for called, stage in stages.items()})
     parts = [part for called, stage in stages.items() for part in owned(called, stage)]
 
-    def start(key: Key, spec: Any, so_far: Parts) -> Mapping[str, Any]:
-        return start_stages(stages, key, spec, so_far)
-
-    def step(part: Any, seen: Seen, key: Key) -> tuple[dict[str, Any], dict[str, Any], Metrics]:
+    def step(part: Any, seen: Seen, key: Key) -> Stepped:
         examples = flat(seen.batch) if segment is None else in_segments(seen.batch, segment)
         # In an order of its own: a conditional or a loop around this stage sorts the names of a mapping.
         arrays, rest = eqx.partition(Parts({name: part[name] for name in parts}), eqx.is_array)
@@ -241,4 +240,4 @@ def passes(
         )
         return dict(eqx.combine(arrays, rest)), {}, metrics
 
-    return Stage(start, step, owns=tuple(parts), bare=True)
+    return Stage(partial(start_stages, stages), step, owns=tuple(parts), bare=True)

@@ -10,10 +10,9 @@ import optax
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._batch import BATCH_AXIS
 from dpolicy._spread import spread, varies
 from dpolicy._types import Key, Loss, Metrics, Model, Number, Scalar, Transition
-from dpolicy.learning._stages import Parts, Seen, Stage, Tuned, check_slot
+from dpolicy.learning._stages import Entries, Parts, Seen, Stage, Stepped, Tuned, on_each
 from dpolicy.losses import batched, dual
 from dpolicy.optimisers import Learner, adam, descend, ema, learner
 
@@ -61,13 +60,13 @@ def trained(
         horizon: What its transitions must span (`dpolicy.algorithm.Horizon`); None for single steps.
     """
     _checks.function("make", make, "(key, spec) -> model")
-    check_slot("loss", loss, 1, "seen -> loss")
+    _checks.slot("loss", loss, 1, "seen -> loss")
     optimiser = adam(3e-4) if optimiser is None else optimiser
 
     def start(key: Key, spec: Any, parts: Parts) -> Learner:
         return learner(make(key, spec), optimiser)
 
-    def step(part: Learner, seen: Seen, key: Key) -> tuple[Learner, dict[str, Any], Metrics]:
+    def step(part: Learner, seen: Seen, key: Key) -> Stepped:
         batch = flat(seen.batch)
         mean = loss(seen) if whole else loss_of(seen, loss)
         part, metrics = descend(
@@ -92,7 +91,7 @@ def average(of: str, rate: Number | Callable[[Seen], Number] = 1.0, *, found: bo
     if not callable(rate):
         _checks.fraction("rate", rate)
 
-    def step(part: Model, seen: Seen, key: Key) -> tuple[Model, dict[str, Any], Metrics]:
+    def step(part: Model, seen: Seen, key: Key) -> Stepped:
         new = getattr(seen.before if found else seen.now, of)
         if not callable(rate) and isinstance(rate, (int, float)) and rate == 1:
             return new, {}, {}
@@ -128,14 +127,14 @@ def tuned(
         multiplier: "log": log lambda times the slack; "value": lambda times it.
     """
     _checks.positive("start", start)
-    check_slot("slack", slack, 1, "seen -> scalar")
+    _checks.slot("slack", slack, 1, "seen -> scalar")
     _checks.one_of("multiplier", multiplier, _MULTIPLIERS)
     optimiser = adam(3e-4) if optimiser is None else optimiser
 
     def begin(key: Key, spec: Any, parts: Parts) -> Tuned:
         return Tuned(learner(jnp.log(jnp.asarray(start, float)), optimiser))
 
-    def step(part: Tuned, seen: Seen, key: Key) -> tuple[Tuned, dict[str, Any], Metrics]:
+    def step(part: Tuned, seen: Seen, key: Key) -> Stepped:
         gap = _checks.returned(f"the slack of {seen.stage}", slack(seen))
         loss = dual(_MULTIPLIERS[multiplier], lambda _: gap)
         log, _ = descend(part.log, lambda log: loss(log, None, key), optimiser, updates=seen.before.updates)
@@ -166,10 +165,10 @@ def statistics(values: Callable[[Seen], Float[Array, " b"]], rate: Number) -> St
         values: `seen -> values`, of the batch.
         rate: Share of the batch that enters at each update.
     """
-    check_slot("values", values, 1, "seen -> values")
+    _checks.slot("values", values, 1, "seen -> values")
     _checks.fraction("statistics_rate", rate)
 
-    def step(part: Statistics, seen: Seen, key: Key) -> tuple[Statistics, dict[str, Any], Metrics]:
+    def step(part: Statistics, seen: Seen, key: Key) -> Stepped:
         mean, _, std = spread(values(seen))
         fresh = Statistics(mean, std)
         new = jax.tree.map(lambda old, now: ((1 - rate) * old + rate * now).astype(old.dtype), part, fresh)
@@ -178,34 +177,34 @@ def statistics(values: Callable[[Seen], Float[Array, " b"]], rate: Number) -> St
     return Stage(lambda key, spec, parts: Statistics(jnp.zeros(()), jnp.ones(())), step)
 
 
-def labelled(label: Callable[[Seen, Transition, Key], dict[str, Any]]) -> Stage:
+def labelled(label: Callable[[Seen, Transition, Key], Entries]) -> Stage:
     """No part, but entries for the extras of every transition, which the stages after this one see.
 
     Args:
         label: `(seen, example, key) -> entries`, for ONE example; statistics of the batch are at hand, as in a loss.
     """
-    check_slot("label", label, 3, "(seen, example, key) -> entries")
+    _checks.slot("label", label, 3, "(seen, example, key) -> entries")
 
-    def step(part: Any, seen: Seen, key: Key) -> tuple[Any, dict[str, Any], Metrics]:
-        def one(example: Transition, key: Key) -> dict[str, Any]:
+    def step(part: Any, seen: Seen, key: Key) -> Stepped:
+        def one(example: Transition, key: Key) -> Entries:
             return _entries(seen.stage, label(seen, example, key))
 
         axes, batch = seen.batch.reward.shape, flat(seen.batch)
-        entries = jax.vmap(one, axis_name=BATCH_AXIS)(batch, jax.random.split(key, batch.reward.shape[0]))
-        return {}, jax.tree.map(lambda leaf: leaf.reshape(*axes, *leaf.shape[1:]), entries), {}
+        shaped = lambda leaf: leaf.reshape(*axes, *leaf.shape[1:])
+        return {}, jax.tree.map(shaped, on_each(one, batch, key)), {}
 
     return Stage(_nothing, step, owns=(), label=label)
 
 
-def labelled_batch(label: Callable[[Seen, Key], dict[str, Any]]) -> Stage:
+def labelled_batch(label: Callable[[Seen, Key], Entries]) -> Stage:
     """The same of a whole batch or rollout at once: advantages along time, standardisation.
 
     Args:
         label: `(seen, key) -> entries`, arrays with the leading axes of the batch; None removes an entry.
     """
-    check_slot("label", label, 2, "(seen, key) -> entries")
+    _checks.slot("label", label, 2, "(seen, key) -> entries")
 
-    def step(part: Any, seen: Seen, key: Key) -> tuple[Any, dict[str, Any], Metrics]:
+    def step(part: Any, seen: Seen, key: Key) -> Stepped:
         return {}, _entries(seen.stage, label(seen, key)), {}
 
     return Stage(_nothing, step, owns=())
@@ -213,13 +212,13 @@ def labelled_batch(label: Callable[[Seen, Key], dict[str, Any]]) -> Stage:
 
 def reported(metrics: Callable[[Seen], Metrics]) -> Stage:
     """No part, but metrics under names of their own, of what the stages before this one have done."""
-    check_slot("metrics", metrics, 1, "seen -> metrics")
+    _checks.slot("metrics", metrics, 1, "seen -> metrics")
     return Stage(_nothing, lambda part, seen, key: ({}, {}, metrics(seen)), owns=(), bare=True)
 
 
 def remembered(
-    start: Callable[[Transition], dict[str, Any]],
-    revise: Callable[[Seen], Callable[[Transition, Key], dict[str, Any]]],
+    start: Callable[[Transition], Entries],
+    revise: Callable[[Seen], Callable[[Transition, Key], Entries]],
 ) -> Stage:
     """No part, but entries that are stored beside each transition in the replay, and rewritten whenever it is drawn.
 
@@ -230,8 +229,8 @@ def remembered(
         revise: `seen -> ((example, key) -> entries)`: new values of all of them, for ONE drawn transition; statistics
             of the batch are at hand, as in a loss.
     """
-    check_slot("start", start, 1, "transition -> entries")
-    check_slot("revise", revise, 1, "seen -> ((example, key) -> entries)")
+    _checks.slot("start", start, 1, "transition -> entries")
+    _checks.slot("revise", revise, 1, "seen -> ((example, key) -> entries)")
     return Stage(_nothing, lambda part, seen, key: ({}, {}, {}), owns=(), memory=(start, revise))
 
 
@@ -239,7 +238,7 @@ def _nothing(key: Key, spec: Any, parts: Parts) -> dict[str, Any]:
     return {}
 
 
-def _entries(stage: str, given: Any) -> dict[str, Any]:
+def _entries(stage: str, given: Any) -> Entries:
     if not isinstance(given, dict):
         raise ValueError(f"stage {stage!r} must return a dict of entries for the extras, got {given!r}.")
     return given

@@ -1,7 +1,6 @@
 """An algorithm as a chain of stages: each owns a named part of the state and says how an update moves it."""
 
 import dataclasses
-import inspect
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -33,10 +32,7 @@ class Parts(Mapping[str, Any]):
     __slots__ = ("_of",)
 
     def __init__(self, *of: Mapping[str, Any], **more: Any):
-        merged: dict[str, Any] = {}
-        for each in (*of, more):
-            merged.update(each)
-        self._of = merged
+        self._of = {name: part for each in (*of, more) for name, part in each.items()}
 
     def __getitem__(self, name: str) -> Any:
         return self._of[name]
@@ -100,6 +96,11 @@ class Seen(NamedTuple):
     stage: str = ""
 
 
+# What is put into the extras of a batch, by name, and what a stage's step returns: its part, such entries, metrics.
+Entries: TypeAlias = dict[str, Any]
+Stepped: TypeAlias = tuple[Any, Entries, Metrics]
+
+
 class Stage(NamedTuple):
     """One step of an update, and the part of the state that it moves.
 
@@ -119,14 +120,12 @@ class Stage(NamedTuple):
     """
 
     start: Callable[[Key, Any, Parts], Any]
-    step: Callable[[Any, Seen, Key], tuple[Any, dict[str, Any], Metrics]]
+    step: Callable[[Any, Seen, Key], Stepped]
     owns: tuple[str, ...] | None = None
     loss: Callable[[Seen], Loss] | None = None
-    label: Callable[[Seen, Any, Key], dict[str, Any]] | None = None
+    label: Callable[[Seen, Any, Key], Entries] | None = None
     of: str | None = None
-    memory: tuple[Callable[..., dict[str, Any]], Callable[[Seen], Callable[..., dict[str, Any]]]] | None = (
-        None
-    )
+    memory: tuple[Callable[..., Entries], Callable[[Seen], Callable[..., Entries]]] | None = None
     horizon: Any = None
     bare: bool = False
 
@@ -154,12 +153,15 @@ def owned(name: str, stage: Stage) -> tuple[str, ...]:
     return (name,) if stage.owns is None else tuple(part or name for part in stage.owns)
 
 
+def _by_name(name: str, stage: Stage, part: Any) -> dict[str, Any]:
+    """What `start` or `step` of the stage called `name` has returned, by the names of the parts."""
+    return {name: part} if stage.owns is None else {own or name: part[own] for own in stage.owns}
+
+
 def start_stages(stages: Mapping[str, Stage], key: Key, spec: Any, parts: Parts) -> Parts:
     """The parts as the stages, in order, start them."""
     for name, stage in stages.items():
-        part = stage.start(stage_key(key, name), spec, parts)
-        new = {name: part} if stage.owns is None else {own or name: part[own] for own in stage.owns}
-        parts = Parts(parts, new)
+        parts = Parts(parts, _by_name(name, stage, stage.start(stage_key(key, name), spec, parts)))
     return parts
 
 
@@ -176,19 +178,31 @@ def run_stages(stages: Mapping[str, Stage], seen: Seen, key: Key) -> Seen:
                 f"the step of stage {name!r} must return (part, added, metrics), got {result!r}."
             )
         part, added, metrics = result
-        new = {name: part} if stage.owns is None else {own or name: part[own] for own in stage.owns}
-        batch = seen.batch
-        if added:
-            extras = {**batch.extras, **added}
-            extras = {entry: value for entry, value in extras.items() if value is not None}
-            batch = dataclasses.replace(batch, extras=extras)
         named = metrics if stage.bare else {f"{name}/{key}" if key else name: v for key, v in metrics.items()}
         if twice := named.keys() & seen.metrics.keys():
             raise ValueError(
                 f"stage {name!r} reports {sorted(twice)[0]!r}, which a stage before it reports too."
             )
-        seen = seen._replace(now=Parts(seen.now, new), batch=batch, metrics={**seen.metrics, **named})
+        seen = seen._replace(
+            now=Parts(seen.now, _by_name(name, stage, part)),
+            batch=with_entries(seen.batch, added),
+            metrics={**seen.metrics, **named},
+        )
     return seen
+
+
+def with_entries(batch: Transition, entries: Entries) -> Transition:
+    """The batch with these among its extras; None removes one."""
+    if not entries:
+        return batch
+    extras = {name: value for name, value in {**batch.extras, **entries}.items() if value is not None}
+    return dataclasses.replace(batch, extras=extras)
+
+
+def on_each(entries: Callable[[Transition, Key], Entries], batch: Transition, key: Key) -> Entries:
+    """`(example, key) -> entries` of every example, each with a key of its own; the axis is named, as in a loss."""
+    keys = jax.random.split(key, batch.reward.shape[0])
+    return jax.vmap(entries, axis_name=BATCH_AXIS)(batch, keys)
 
 
 def algorithm(
@@ -222,9 +236,10 @@ def algorithm(
         ValueError: for a slot that is no function, for what is no stage, for a name that is taken, or for an average
             of a part that no stage before it has.
     """
+    slots = "parts -> ((obs, key) -> action)"
     acting = {"explore": explore, "evaluate": evaluate, **({} if modes is None else modes)}
     for mode, slot in acting.items():
-        check_slot(f"{mode} of {name}", slot, 1, "parts -> ((obs, key) -> action)")
+        _checks.slot(f"{mode} of {name}", slot, 1, slots)
     check_stages(name, stages)
     horizons = [stage.horizon for stage in stages.values() if stage.horizon is not None]
     if len({(horizon.steps, horizon.chunk) for horizon in horizons}) > 1:
@@ -241,17 +256,12 @@ def algorithm(
     ) -> tuple[Action, dict[str, Any]]:
         _checks.one_of("mode", mode, acting)
         policy, key = acting[mode](state), _checks.one_key(key)
-        allowed = "parts -> ((obs, key) -> action)"
-        takes = check_slot(
-            f"what {mode} of {name} returns", policy, 2, f"(obs, key) -> action, as in {allowed}", "place"
-        )
-        if "place" in takes:
-            if place is None:
-                key, place_key = jax.random.split(key)
-                place = jax.random.uniform(place_key)
-            result = policy(obs, key, place=place)
-        else:
-            result = policy(obs, key)
+        allowed = f"(obs, key) -> action, as in {slots}"
+        placed = _checks.slot(f"what {mode} of {name} returns", policy, 2, allowed, "place")
+        if placed and place is None:
+            key, place_key = jax.random.split(key)
+            place = jax.random.uniform(place_key)
+        result = policy(obs, key, place=place) if placed else policy(obs, key)
         return result if isinstance(result, tuple) else (result, {})
 
     def update(state: Parts, batch: Transition, key: Key) -> tuple[Parts, Metrics]:
@@ -270,21 +280,6 @@ def algorithm(
         horizon=horizons[0] if horizons else None,
         stages=Stages(stages),
     )
-
-
-def check_slot(name: str, slot: Any, count: int, allowed: str, *optional: str) -> set[str]:
-    """Which of the `optional` arguments the function `slot` has; raise `ValueError` unless it takes `count` others."""
-    _checks.function(name, slot, allowed)
-    try:
-        signature = inspect.signature(slot)
-    except (TypeError, ValueError):  # a builtin
-        return set()
-    has = {argument for argument in optional if argument in signature.parameters}
-    try:
-        signature.bind(*[None] * count, **dict.fromkeys(has))
-    except TypeError as error:
-        raise ValueError(f"{name} must be a function {allowed}, got one of {signature}.") from error
-    return has
 
 
 def check_stages(name: str, stages: Mapping[str, Any]) -> None:
@@ -308,23 +303,18 @@ def check_stages(name: str, stages: Mapping[str, Any]) -> None:
 
 def _memory(stages: Mapping[str, Stage]) -> Memory | None:
     """What the stages that remember store together, and how they rewrite it, in their order."""
-    remembering = {name: stage for name, stage in stages.items() if stage.memory is not None}
+    remembering = {name: stage.memory for name, stage in stages.items() if stage.memory is not None}
     if not remembering:
         return None
 
-    def start(transition: Transition) -> dict[str, Any]:
-        entries: dict[str, Any] = {}
-        for stage in remembering.values():
-            entries |= stage.memory[0](transition)  # pyright: ignore[reportOptionalSubscript]
-        return entries
+    def start(transition: Transition) -> Entries:
+        entries = (first(transition) for first, _ in remembering.values())
+        return {name: value for each in entries for name, value in each.items()}
 
     def revise(state: Parts, batch: Transition, key: Key) -> Transition:
-        for name, stage in remembering.items():
+        for name, (_, rewrite) in remembering.items():
             seen = Seen(state, state, batch, state.updates + 1, {}, name)
-            rewrite = stage.memory[1](seen)  # pyright: ignore[reportOptionalSubscript]
-            keys = jax.random.split(stage_key(key, name), batch.reward.shape[0])
-            entries = jax.vmap(rewrite, axis_name=BATCH_AXIS)(batch, keys)
-            batch = dataclasses.replace(batch, extras={**batch.extras, **entries})
+            batch = with_entries(batch, on_each(rewrite(seen), batch, stage_key(key, name)))
         return batch
 
     return Memory(start, revise)
