@@ -51,6 +51,24 @@ def test_nearest_orthogonal(shape, x64, getkey):
     np.testing.assert_allclose(nearest_orthogonal(matrix), u @ vt, atol=1e-10)
 
 
+def products(jaxpr):
+    """Every matrix product of a program, those inside its loops included."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from products(inner)
+
+
+def test_orthogonal_weights_ask_for_full_precision(getkey):
+    """Devices that multiply in TF32 would leave them orthogonal to three digits."""
+    make = lambda key: MLP((100,), 300, hidden=(7,), initialisation="orthogonal", key=key)
+    program, _, _ = eqx.filter_make_jaxpr(make)(getkey())
+    asked = [equation.params["precision"] for equation in products(program.jaxpr)]
+    highest = jax.lax.Precision.HIGHEST
+    assert asked == [(highest, highest)] * 4
+
+
 def test_initialisation_statistics(getkey):
     weights = {}
     for how in INITIALISATIONS:
@@ -61,7 +79,8 @@ def test_initialisation_statistics(getkey):
             assert 0.09 < float(jnp.max(jnp.abs(layer.bias))) <= 0.1
         else:
             assert not jnp.any(layer.bias)
-    np.testing.assert_allclose(weights["orthogonal"].T @ weights["orthogonal"], 2 * np.eye(100), atol=1e-5)
+    orthogonal = np.asarray(weights["orthogonal"], float)  # multiplied on the host, a device may take TF32
+    np.testing.assert_allclose(orthogonal.T @ orthogonal, 2 * np.eye(100), atol=1e-5)
     bounds = {"lecun_uniform": 3 / 100, "xavier_uniform": 6 / 400, "torch": 1 / 100}
     for how, square in bounds.items():
         assert 0.99 < float(jnp.max(jnp.abs(weights[how]))) / square**0.5 <= 1
