@@ -146,7 +146,11 @@ def function(name: str, value: Any, allowed: str) -> None:
 
 
 def slot(name: str, value: Any, count: int, allowed: str, *optional: str) -> set[str]:
-    """Which of the `optional` arguments a function has; raise `ValueError` unless it takes `count` others."""
+    """Which of the `optional` arguments a function has.
+
+    Raises:
+        ValueError: Unless it takes `count` others.
+    """
     function(name, value, allowed)
     try:
         signature = inspect.signature(value)
@@ -166,9 +170,11 @@ def critic(name: str, value: Any) -> None:
 
 
 def returned(name: str, value: Any, shape: tuple[int, ...] = ()) -> Any:
-    """What the function `name` returned, if it is an array (or number) of `shape`; else raise `ValueError`.
+    """What the function `name` returned.
 
-    A critic of two numbers, or one number in an array of length one, would be broadcast against the candidates.
+    Raises:
+        ValueError: Unless it is an array (or number) of `shape`: a critic of two numbers, or of one number in an array
+            of length one, would be broadcast against the candidates.
     """
     is_array = isinstance(value, (jax.Array, np.ndarray, np.generic, int, float))
     if not is_array or np.shape(value) != shape:
@@ -179,7 +185,11 @@ def returned(name: str, value: Any, shape: tuple[int, ...] = ()) -> Any:
 
 
 def paired(name: str, value: Any, allowed: str) -> tuple[Any, Any]:
-    """What the function `name` returned, if it is a pair, which `allowed` says in words; else raise `ValueError`."""
+    """What the function `name` returned.
+
+    Raises:
+        ValueError: Unless it is a pair, which `allowed` says in words.
+    """
     if not isinstance(value, tuple) or len(value) != 2:
         found = f"a tuple of {len(value)}" if isinstance(value, tuple) else f"a {type(value).__name__}"
         raise ValueError(f"{name} must return {allowed}, got {found}.")
@@ -187,7 +197,11 @@ def paired(name: str, value: Any, allowed: str) -> tuple[Any, Any]:
 
 
 def loss_value(name: str, value: Any) -> tuple[Any, dict[str, Any]]:
-    """What the loss `name` returned, if it is (scalar, metrics); else raise `ValueError`."""
+    """What the loss `name` returned.
+
+    Raises:
+        ValueError: Unless it is (scalar, metrics).
+    """
     allowed = "(scalar, metrics), with a dict of metrics"
     result, metrics = paired(name, value, allowed)
     if not isinstance(metrics, dict):
@@ -217,7 +231,11 @@ def vector(name: str, value: Any) -> None:
 
 
 def field_value(name: str, value: Any, x: Any) -> Any:
-    """What the field `name` returned at `x`, if it is floats of the same shape; else raise `ValueError`."""
+    """What the field `name` returned at `x`.
+
+    Raises:
+        ValueError: Unless it is floats of the same shape.
+    """
     returned(name, value, np.shape(x))
     if not jax.dtypes.issubdtype(jax.dtypes.result_type(value), np.floating):
         raise ValueError(f"{name} must return floats, got {jax.dtypes.result_type(value)}.")
@@ -225,9 +243,10 @@ def field_value(name: str, value: Any, x: Any) -> Any:
 
 
 def one_key(value: Any, name: str = "key", *, typed: bool = False) -> Any:
-    """`value` if it is one random key, of `jax.random.key` or (unless it must be `typed`) the older `PRNGKey`.
+    """`value`, one random key of `jax.random.key` or (unless it must be `typed`) the older `PRNGKey`.
 
-    Raises `ValueError` for anything else, such as a seed or an array of keys.
+    Raises:
+        ValueError: For anything else, such as a seed or an array of keys.
     """
     is_array = isinstance(value, (jax.Array, np.ndarray))
     is_typed = is_array and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)

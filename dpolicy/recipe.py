@@ -115,7 +115,7 @@ def prefixed(prefix: str, block: F, *names: str) -> F:
         names: Those that are passed on; all unless given.
 
     Raises:
-        ValueError: for a name that the block has not.
+        ValueError: For a name that the block has not.
     """
     offered = _tunables(block)
     for name in names:

@@ -95,7 +95,11 @@ def _around(
 def _tractable(
     proposal: Proposal, obs: Observation, key: Key, shape: tuple[int, ...]
 ) -> tuple[Action, Scalar]:
-    """A draw of the user's proposal and its log-density, if they are of their shapes; else raise `ValueError`."""
+    """A draw of the user's proposal and its log-density.
+
+    Raises:
+        ValueError: Unless they are of their shapes.
+    """
     pair = proposal(obs, key)
     if not isinstance(pair, tuple) or len(pair) != 2:
         raise ValueError(f"proposal must return (action, log-density), got {type(pair).__name__}.")

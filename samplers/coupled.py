@@ -64,7 +64,9 @@ class Coupled(eqx.Module):
         return field.schedule.prior_std * jax.random.normal(_checks.one_key(key), (2, field.action_size))
 
     def forward(self, field: AbstractField, z: Pair, obs: Observation) -> Pair:
-        """(x, y) = f(z): for each step from t by h,
+        """(x, y) = f(z), from a pair of noises to a pair of actions.
+
+        For each step from t by h:
 
         x <- x - h v(y, t),  y <- y - h v(x, t),  then  x <- p x + (1 - p) y,  y <- p y + (1 - p) x.
         """

@@ -50,7 +50,7 @@ def network(algorithms: Mapping[str, Algorithm], spec: Any, key: Key) -> Model:
         key: What its parameters are made from.
 
     Raises:
-        ValueError: for an algorithm whose loss cannot be audited, or that trains another network than the first.
+        ValueError: For an algorithm whose loss cannot be audited, or that trains another network than the first.
     """
 
     _checks.one_key(key)
@@ -130,7 +130,7 @@ def objective(algorithm: Algorithm, state: Parts, q: Critic, *, stage: str = "ac
         stage: The stage.
 
     Raises:
-        ValueError: for an algorithm without such a stage.
+        ValueError: For an algorithm without such a stage.
     """
     check_algorithm(algorithm)
     _check_stage(algorithm.name, algorithm, stage)
@@ -236,7 +236,7 @@ def gradient_alignment(
         The `Alignment`, in the order of `losses`.
 
     Raises:
-        ValueError: for fewer than two losses or three draws.
+        ValueError: For fewer than two losses or three draws.
     """
     if len(losses) < 2:
         raise ValueError(f"losses must name at least two losses to compare, got {list(losses)}.")

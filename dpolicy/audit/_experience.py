@@ -46,7 +46,7 @@ def uniform_experience(
         The transitions, `[size, ...]`, and the critic.
 
     Raises:
-        ValueError: for something that is no environment, fewer than two transitions, or a negative number of updates.
+        ValueError: For something that is no environment, fewer than two transitions, or a negative number of updates.
     """
     _checks.integer("size", size, 2)
     _checks.integer("updates", updates, 0)
@@ -95,7 +95,7 @@ def fitted(model: Model, batch: Transition, key: Key, *, updates: int = 300) -> 
         updates: Updates, each on all transitions.
 
     Raises:
-        ValueError: for a negative number of updates.
+        ValueError: For a negative number of updates.
     """
     _checks.integer("updates", updates, 0)
     _checks.one_key(key)

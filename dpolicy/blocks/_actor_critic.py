@@ -80,7 +80,7 @@ def actor_critic(
         temperature_learning_rate: Adam's rate for log lambda.
 
     Raises:
-        ValueError: for a value out of its range.
+        ValueError: For a value out of its range.
     """
     _checks.one_of("actor_critic_values", actor_critic_values, CRITIC_VALUES)
     _checks.boolean("critic_first", critic_first)

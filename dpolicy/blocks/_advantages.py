@@ -129,7 +129,7 @@ def advantage_estimation(
         advantage_clip: Bound of the advantages after that; None for none.
 
     Raises:
-        ValueError: for a value out of its range.
+        ValueError: For a value out of its range.
     """
     _checks.fraction("discount", discount)
     _checks.fraction("trace", trace)

@@ -223,7 +223,7 @@ def q_critics(
         max_grad_norm: Bound on the norm of the actor's gradient, and of the critics', before Adam; None for none.
 
     Raises:
-        ValueError: for a value out of its range.
+        ValueError: For a value out of its range.
     """
     _checks.positive("critic_learning_rate", critic_learning_rate)
     _checks.sizes("critic_hidden", critic_hidden)
@@ -264,7 +264,7 @@ def actor_optimiser(
         max_grad_norm: Bound on the norm of the actor's gradient, and of the critics', before Adam; None for none.
 
     Raises:
-        ValueError: for a value out of its range.
+        ValueError: For a value out of its range.
     """
     _checks.positive("learning_rate", learning_rate)
     if decay_updates is None:

@@ -77,7 +77,7 @@ def denoising(
         log_prob_high: Upper clamp; None for none.
 
     Raises:
-        ValueError: for a value out of its range.
+        ValueError: For a value out of its range.
     """
     _checks.one_of("denoiser", denoiser, DENOISERS)
     _checks.integer("sampler_steps", sampler_steps)

@@ -85,7 +85,8 @@ class FieldPolicy(NamedTuple):
     def quiet(self) -> Callable[..., tuple[Action, Float[Array, ""]]]:
         """One sample without the noise that a sampler adds on its way (`noise_free`), so that only x_1 is random.
 
-        Raises `ValueError` for a sampler that is nothing without its noise.
+        Raises:
+            ValueError: For a sampler that is nothing without its noise.
         """
         return self._replace(sample=noise_free(self.sample)).act
 
@@ -180,7 +181,7 @@ def field_policy(
         average: Whether the field is one of average velocities (`MeanField`), by which euler then steps.
 
     Raises:
-        ValueError: for an unknown name, a step count below 1, or averages of something else than a velocity, under
+        ValueError: For an unknown name, a step count below 1, or averages of something else than a velocity, under
             another sampler, or under a schedule of discrete levels.
     """
     if not isinstance(schedule, AbstractSchedule):

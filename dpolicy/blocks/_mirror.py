@@ -61,7 +61,7 @@ def mirror_descent(
         statistics_rate: Share of each batch in the running mean and standard deviation of Q.
 
     Raises:
-        ValueError: for a value out of its range.
+        ValueError: For a value out of its range.
     """
     if temperature is not None:
         _checks.positive("temperature", temperature)

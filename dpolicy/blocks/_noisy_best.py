@@ -40,7 +40,7 @@ def tuned_noise(
         part: The name it has in the state.
 
     Raises:
-        ValueError: for a number out of its range.
+        ValueError: For a number out of its range.
     """
     _checks.positive("initial_noise", start)
     _checks.positive("exploration_noise", std)
@@ -133,7 +133,7 @@ def noisy_best(
     Source: Ma et al. 2025 (arXiv 2502.00361), code.
 
     Raises:
-        ValueError: for a value out of its range.
+        ValueError: For a value out of its range.
     """
     _checks.integer("candidates", candidates)
     _checks.fraction("average_rate", average_rate)

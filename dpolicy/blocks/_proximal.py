@@ -90,7 +90,7 @@ def value_function(
         value_clip: Largest change of a value per iteration before its loss flattens; None switches that off.
 
     Raises:
-        ValueError: for a value out of its range.
+        ValueError: For a value out of its range.
     """
     check_network(activation, initialisation, value_hidden=value_hidden)
     check_residual(value_residual, value_hidden=value_hidden)
@@ -163,7 +163,7 @@ def proximal_optimiser(
         max_grad_norm: Largest global gradient norm.
 
     Raises:
-        ValueError: for a value out of its range.
+        ValueError: For a value out of its range.
     """
     _checks.positive("learning_rate", learning_rate)
     for setting, value in (("value_learning_rate", value_learning_rate), ("target_kl", target_kl)):
@@ -232,7 +232,7 @@ def minibatch_passes(
         minibatches: Minibatches per pass; must divide the samples of a rollout.
 
     Raises:
-        ValueError: for a value out of its range, or advantages standardised over the rollout that are computed anew.
+        ValueError: For a value out of its range, or advantages standardised over the rollout that are computed anew.
     """
     stages: dict[str, Any] = {}
     if recompute_segment is not None:
@@ -298,7 +298,7 @@ def proximal(
         stages: Further stages, by name, after the epochs.
 
     Raises:
-        ValueError: for a value out of its range, or a target KL without a KL.
+        ValueError: For a value out of its range, or a target KL without a KL.
     """
     settings = _settings(make_optimiser) | _settings(make_passes)
     watching = [setting for setting in ("target_kl", "stop_kl") if settings[setting] is not None]

@@ -11,7 +11,7 @@ def folder() -> Path:
     """Where they are kept: `dpolicy/jax` in the user's cache folder (`XDG_CACHE_HOME`, by default `~/.cache`).
 
     Raises:
-        RuntimeError: if there is no home.
+        RuntimeError: If there is no home.
     """
     chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (chosen if chosen.is_absolute() else Path.home() / ".cache") / "dpolicy" / "jax"

@@ -285,7 +285,7 @@ def parse(
         The value of every flag, and the names of those that were given.
 
     Raises:
-        UsageError: with one sentence.
+        UsageError: With one sentence.
         SystemExit: with code 0 after printing the help, if that was asked for.
     """
     import tyro

@@ -88,7 +88,7 @@ def _matching(rows: Sequence[tuple[Any, ...]], words: Sequence[str], prog: str) 
     """The rows in which each of the words stands somewhere, in whatever case.
 
     Raises:
-        UsageError: if there is none.
+        UsageError: If there is none.
     """
     texts = [" ".join(map(str, row)).lower() for row in rows]
     found = [

@@ -112,7 +112,7 @@ def env_options(values: Mapping[str, Any], prog: str) -> dict[str, Any]:
     """What the values of `ENV_FLAGS` say beside the name of an environment: those that are not their defaults.
 
     Raises:
-        UsageError: for an `--env-option` that is not name=value, is given twice or has a flag of its own.
+        UsageError: For an `--env-option` that is not name=value, is given twice or has a flag of its own.
     """
     options = {flag.name: values[flag.name] for flag in _WRAPPERS if values[flag.name] != flag.default}
     own = {flag.name: flag.dashed for flag in _WRAPPERS}
@@ -179,7 +179,7 @@ def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
         flags.
 
     Raises:
-        UsageError: with one sentence about what is wrong.
+        UsageError: With one sentence about what is wrong.
         SystemExit: after printing the help.
     """
     from dpolicy.envs import full_name

@@ -15,7 +15,7 @@ def in_segments(batch: Transition, length: int) -> Transition:
     """A rollout [time, environment] as [segment, `length`], each a stretch of one environment.
 
     Raises:
-        ValueError: if the length does not divide the rollout.
+        ValueError: If the length does not divide the rollout.
     """
     time = batch.reward.shape[0]
     if time % length:
@@ -39,7 +39,7 @@ def over_minibatches(
     Metrics are averaged; those that end in `_min` or `_max` keep the extreme.
 
     Raises:
-        ValueError: if `count`, called `name`, does not divide the number of examples, which are called `of`.
+        ValueError: If `count`, called `name`, does not divide the number of examples, which are called `of`.
     """
     _checks.one_key(key)
     size = jax.tree.leaves(examples)[0].shape[0]

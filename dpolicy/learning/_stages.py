@@ -233,7 +233,7 @@ def algorithm(
         **stages: The stages, by the names of their parts.
 
     Raises:
-        ValueError: for a slot that is no function, for what is no stage, for a name that is taken, or for an average
+        ValueError: For a slot that is no function, for what is no stage, for a name that is taken, or for an average
             of a part that no stage before it has.
     """
     slots = "parts -> ((obs, key) -> action)"

@@ -139,7 +139,7 @@ def grouped_critics(
         target_rate: Share of the online critics that enters the targets at each update.
 
     Raises:
-        ValueError: for a value out of its range.
+        ValueError: For a value out of its range.
     """
     _checks.positive("critic_learning_rate", critic_learning_rate)
     _checks.fraction("discount", discount)

@@ -87,7 +87,7 @@ def modal_acting(
         exploration_updates: Updates after which it no longer acts under z_0 (published: 70 % of the run).
 
     Raises:
-        ValueError: for a value out of its range.
+        ValueError: For a value out of its range.
     """
     low, high = exploration_low, exploration_high
     for name, value in (("low", low), ("high", high), ("updates", exploration_updates)):
@@ -179,7 +179,7 @@ def grouped_improvement(
         ascent_norm: Bound on the norm of the gradient of a group's mean Q; None for none.
 
     Raises:
-        ValueError: for a value out of its range.
+        ValueError: For a value out of its range.
     """
     _checks.integer("ascent_steps", ascent_steps, 0)
     _checks.positive("ascent_rate", ascent_rate)

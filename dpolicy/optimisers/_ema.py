@@ -15,8 +15,10 @@ Tree = TypeVar("Tree")
 def ema(old: Tree, new: Tree, decay: float | int | Float[Array, ""]) -> Tree:
     """theta <- decay theta_old + (1 - decay) theta_new for every floating array; other leaves come from `new`.
 
-    A target network with the usual rate 0.005 has decay 0.995. Raises `ValueError` unless 0 <= decay <= 1 and the
-    two trees have the same structure and shapes.
+    A target network with the usual rate 0.005 has decay 0.995.
+
+    Raises:
+        ValueError: Unless 0 <= decay <= 1 and the two trees have the same structure and shapes.
     """
     _checks.fraction("decay", decay)
     if jax.tree.structure(old) != jax.tree.structure(new):

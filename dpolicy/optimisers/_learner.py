@@ -94,7 +94,7 @@ def adam(
     Without a learning rate the result is Adam's direction, for a rate of another kind (`by_updates`, `by_kl`) after it.
 
     Raises:
-        ValueError: for a rate or norm that is not above zero, or a negative decay.
+        ValueError: For a rate or norm that is not above zero, or a negative decay.
     """
     for name, value in (("learning_rate", learning_rate), ("max_grad_norm", max_grad_norm)):
         if value is not None:

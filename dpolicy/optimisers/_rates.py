@@ -70,7 +70,7 @@ def by_kl(
         factor: `updates -> factor` on the rate, beside what it adapts to; None for 1.
 
     Raises:
-        ValueError: for a rate or a target that is not above zero, and, at the first step, for a metric that is not
+        ValueError: For a rate or a target that is not above zero, and, at the first step, for a metric that is not
             there.
     """
     _checks.positive("learning_rate", start)
@@ -104,7 +104,7 @@ def waiting(inner: optax.GradientTransformation, updates: int) -> optax.Gradient
     `optax.partition({"policy": waiting(adam, n), "value": adam}, ...)`.
 
     Raises:
-        ValueError: unless `updates` is an integer of at least 0.
+        ValueError: Unless `updates` is an integer of at least 0.
     """
     _checks.integer("updates", updates, 0)
     inner = optax.with_extra_args_support(inner)
@@ -133,7 +133,7 @@ def annealed(
     off-policy method is this one: DPS' temperature, QVPO's uniform weight, rates that decay.
 
     Raises:
-        ValueError: for an unknown shape.
+        ValueError: For an unknown shape.
     """
     _checks.one_of("shape", shape, ANNEALS)
     progress = jnp.clip((updates - begin) / over, 0.0, 1.0)

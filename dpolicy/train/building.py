@@ -17,7 +17,7 @@ def make_algorithm(name: str, hyperparameters: Mapping[str, Any]) -> Algorithm:
     Where `pretrained` is the directory of a run, or its description, the recipe is given the field.
 
     Raises:
-        ValueError: for an unknown name, a setting that is none, or a value out of its range; for one of your own that
+        ValueError: For an unknown name, a setting that is none, or a value out of its range; for one of your own that
             raises or returns something else; for a pretrained run as `dpolicy.train.pretrained_field`.
     """
     return by_recipe(name, with_field(hyperparameters))
@@ -27,7 +27,7 @@ def family_of(name: str) -> str:
     """The family of an algorithm by name; your own is made with its defaults to know.
 
     Raises:
-        ValueError: as `make_algorithm`, and for a family that has no training program.
+        ValueError: As `make_algorithm`, and for a family that has no training program.
     """
     from dpolicy.algorithms import ALGORITHMS
 
@@ -50,7 +50,7 @@ def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
             `env_options`, further arguments of `dpolicy.envs.make`, where there are any.
 
     Raises:
-        ValueError: for a configuration that lacks one of these, an unknown name, a setting that is none, or a value
+        ValueError: For a configuration that lacks one of these, an unknown name, a setting that is none, or a value
             out of its range.
     """
     from dpolicy.train import PROGRAMS

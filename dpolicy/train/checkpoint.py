@@ -65,7 +65,7 @@ def check_text(directory: Path) -> None:
     """Refuse a directory whose name is no text, as the file names of arrays must be.
 
     Raises:
-        ValueError: if it does not encode as UTF-8.
+        ValueError: If it does not encode as UTF-8.
     """
     try:
         str(Path(directory).absolute()).encode()
@@ -94,7 +94,7 @@ def _whole(about: Any) -> dict[str, Any]:
     """The description of a checkpoint as it was written; without digests where it is of a time before there were any.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: For anything else.
     """
     changed = ValueError("its description is not as it was written")
     if not isinstance(about, dict):
@@ -142,8 +142,10 @@ def _unsaid(record: logging.LogRecord) -> bool:
 
 @functools.cache
 def _keep_quiet() -> None:
-    """Let a failed read or write be one error: not a logged traceback as well, nor one for each other array that was
-    under way, which finds its event loop closed."""
+    """Let a failed read or write be one error.
+
+    Not a logged traceback as well, nor one for each other array that was under way, which finds its event loop closed.
+    """
     logging.getLogger("absl").setLevel(logging.ERROR)
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_unsaid)
@@ -205,7 +207,7 @@ class Checkpoints:
             host: JSON values to keep with it.
 
         Raises:
-            OSError: if the disk is full, or the operating system refuses for another reason; the checkpoints before
+            OSError: If the disk is full, or the operating system refuses for another reason; the checkpoints before
                 are as they were.
         """
         leaves = jax.tree.leaves(state)
@@ -246,7 +248,7 @@ class Checkpoints:
             like: The state's structure, with a `jax.ShapeDtypeStruct` at every leaf.
 
         Raises:
-            ValueError: if there is no checkpoint, or it is damaged or of a program with another state.
+            ValueError: If there is no checkpoint, or it is damaged or of a program with another state.
         """
 
         def read(number: int) -> tuple[PyTree, dict[str, Any]]:
@@ -260,7 +262,7 @@ class Checkpoints:
         """The newest checkpoint's host values.
 
         Raises:
-            ValueError: if there is no checkpoint, or its description is damaged.
+            ValueError: If there is no checkpoint, or its description is damaged.
         """
         return self._newest(lambda number: self._about(number)["host"])
 
@@ -270,7 +272,7 @@ class Checkpoints:
         Typed keys are their data; arrays without elements are left out.
 
         Raises:
-            ValueError: if there is no checkpoint, or it is damaged.
+            ValueError: If there is no checkpoint, or it is damaged.
         """
 
         def read(number: int) -> dict[str, np.ndarray]:

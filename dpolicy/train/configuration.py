@@ -18,7 +18,7 @@ def as_json(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a round trip through a file gives back (tuples as lists).
 
     Raises:
-        ValueError: for values that JSON does not have.
+        ValueError: For values that JSON does not have.
     """
     try:
         _check_names(config)
@@ -39,7 +39,7 @@ def read_config(directory: Path | str) -> dict[str, Any]:
     """The resolved configuration of a run.
 
     Raises:
-        ValueError: if the directory holds no run, or its config.json is damaged.
+        ValueError: If the directory holds no run, or its config.json is damaged.
     """
     directory = as_path("directory", directory)
     path = directory / "config.json"
@@ -66,7 +66,7 @@ def check_config(config: Any, *, named: bool, run: bool) -> None:
         run: Whether it must say for how long and with which seeds, as `train_loop` writes it.
 
     Raises:
-        ValueError: if something is missing or of another type.
+        ValueError: If something is missing or of another type.
     """
     if not isinstance(config, Mapping):
         raise ValueError(f"the configuration must be an object of names and values, got {config!r}.")
@@ -96,7 +96,7 @@ def check_named(config: Mapping[str, Any], directory: Path) -> None:
     """Refuse the configuration of a run that was started from Python with a program that it does not name.
 
     Raises:
-        ValueError: if it names no algorithm.
+        ValueError: If it names no algorithm.
     """
     if "algorithm" not in config:
         raise ValueError(
@@ -124,8 +124,11 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the numbers of a run, by dotted names: not where it ends, how often it writes a checkpoint, nor the
-    place of what is known by its digest (that of one's own files is looked at by `changed_files`)."""
+    """What decides the numbers of a run, by dotted names.
+
+    Not where it ends, how often it writes a checkpoint, nor the place of what is known by its digest (that of one's own
+    files is looked at by `changed_files`).
+    """
     found = _flat({**config, "steps": None, "checkpoint_every": None, "files_sha256": None})
     for name in ("algorithm", "env") if config.get("files_sha256") else ():
         found[name] = _places.title(found.get(name, ""))
@@ -161,7 +164,7 @@ def holds_run(
         also: Names of further files that will be written into the directory.
 
     Raises:
-        ValueError: if the directory holds a run and `resume` is False, a run with another configuration, or, without
+        ValueError: If the directory holds a run and `resume` is False, a run with another configuration, or, without
             a run, anything that a run would take for its own or write over.
     """
     if not (directory / "config.json").exists():
@@ -189,7 +192,7 @@ def seed_keys(seed: int, seeds: int) -> jax.Array:
     """One key per seed: fold_in(key(seed), i), which does not depend on how many seeds there are.
 
     Raises:
-        ValueError: for a seed that is no integer from 0 to 2^32 - 1.
+        ValueError: For a seed that is no integer from 0 to 2^32 - 1.
     """
     _checks.integer("seed", seed, 0, MOST_SEED)
     seed = int(seed)

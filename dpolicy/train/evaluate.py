@@ -25,7 +25,7 @@ def policy_of(
     """The trained policy as a function `(obs, key) -> action` of raw observations, in the given acting mode.
 
     Raises:
-        ValueError: for what is no algorithm, or no state of a program, and for an unknown mode.
+        ValueError: For what is no algorithm, or no state of a program, and for an unknown mode.
     """
     check_algorithm(algorithm)
     _checks.instance("state", state, TrainState, "a TrainState, as a program's init gives it")
@@ -120,7 +120,7 @@ def evaluation(
     others.
 
     Raises:
-        ValueError: for a mode that the algorithm does not know, or without "evaluate".
+        ValueError: For a mode that the algorithm does not know, or without "evaluate".
     """
     _checks.count("evaluation_episodes", episodes)
     if not isinstance(modes, (tuple, list)):

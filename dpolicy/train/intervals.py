@@ -36,7 +36,7 @@ def bootstrap_interval(
         with fewer than two.
 
     Raises:
-        ValueError: if `level` is not strictly between 0 and 1, `resamples` is below 1, `seed` is negative or
+        ValueError: If `level` is not strictly between 0 and 1, `resamples` is below 1, `seed` is negative or
             `values` is a scalar.
     """
     _checks.in_range("level", level, 0.0, 1.0, open_low=True, open_high=True)
@@ -86,7 +86,7 @@ def interquartile_interval(
         seed: Seed of the resampling.
 
     Raises:
-        ValueError: if `scores` has not two axes or is not finite, `level` is not strictly between 0 and 1, `resamples`
+        ValueError: If `scores` has not two axes or is not finite, `level` is not strictly between 0 and 1, `resamples`
             is below 1, or `seed` is negative.
     """
     _checks.in_range("level", level, 0.0, 1.0, open_low=True, open_high=True)

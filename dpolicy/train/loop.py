@@ -101,7 +101,7 @@ def train_loop(
         The last state and the history, from the first chunk on even if the run was resumed.
 
     Raises:
-        ValueError: for an argument out of its range, a directory that holds another run, is damaged or in which
+        ValueError: For an argument out of its range, a directory that holds another run, is damaged or in which
             another process trains, or a program whose `step` changes the shape of the state or takes no steps.
         AllSeedsFailed: if no seed is finite any more. The newest checkpoint is then from before the last one failed.
     """
@@ -192,7 +192,7 @@ def train_config(
         The run at its end and its history.
 
     Raises:
-        ValueError: as `build` and `train_loop`.
+        ValueError: As `build` and `train_loop`.
         AllSeedsFailed: as `train_loop`.
     """
     prepared = prepare(config, directory, resume=resume)

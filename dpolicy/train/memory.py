@@ -45,7 +45,7 @@ def check_memory(state: PyTree) -> None:
         state: Its state, or the shapes in it; every leaf with a leading axis of seeds.
 
     Raises:
-        ValueError: with how many seeds, or what `replay_size`, would fit.
+        ValueError: With how many seeds, or what `replay_size`, would fit.
     """
     total, limit = size_of(state), memory_limit()
     if limit is None or total <= limit:
@@ -71,7 +71,7 @@ def check_room(name: str, count: int, each: int) -> None:
     """Refuse `count` things of `each` bytes that are more than there is memory for.
 
     Raises:
-        ValueError: with how many would fit.
+        ValueError: With how many would fit.
     """
     limit = memory_limit()
     if limit is not None and count * each > limit:
@@ -84,7 +84,7 @@ def check_compiled(step: Any) -> None:
     """Refuse a compiled chunk of training that needs more memory than there is, before it is run.
 
     Raises:
-        ValueError: with what it needs beside its state.
+        ValueError: With what it needs beside its state.
     """
     found, limit = step.memory_analysis(), memory_limit()
     if found is None or limit is None:

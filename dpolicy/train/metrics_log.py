@@ -53,7 +53,7 @@ def check_name(name: Any) -> None:
     """Refuse what no metric may be called.
 
     Raises:
-        ValueError: for something else than a text, or the name of a column of the loop's own.
+        ValueError: For something else than a text, or the name of a column of the loop's own.
     """
     if not isinstance(name, str):
         raise ValueError(f"a metric must be called by a text, got {name!r}.")
@@ -73,7 +73,7 @@ class MetricsLog:
         seeds: How many rows a chunk has; None believes the first one.
 
     Raises:
-        ValueError: if a file is missing, shorter than its offset, or damaged; nothing has been written then.
+        ValueError: If a file is missing, shorter than its offset, or damaged; nothing has been written then.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class MetricsLog:
         """Refuse to go on with other metrics than the files have columns for.
 
         Raises:
-            ValueError: if they do.
+            ValueError: If they do.
         """
         missing = sorted(set(names) - set(self._names or names))
         more = sorted(set(self._names or ()) - set(names))
@@ -132,7 +132,7 @@ class MetricsLog:
             metrics: Name -> numbers of shape `[seeds]`, the same names at every call.
 
         Raises:
-            ValueError: for a metric of another shape, a reserved name or another set of names than before.
+            ValueError: For a metric of another shape, a reserved name or another set of names than before.
         """
         names = sorted(metrics)
         if self._names is None:
@@ -206,7 +206,7 @@ def _read_rows(path: Path, seeds: int | None = None, size: int | None = None) ->
     A last line that a kill cut short and a last chunk that lacks seeds are left out.
 
     Raises:
-        ValueError: if anything else is not as it was written.
+        ValueError: If anything else is not as it was written.
     """
     chunks: list[list[dict[str, Any]]] = []
     data = path.read_bytes()[:size] if path.exists() else b""
@@ -251,7 +251,7 @@ def chunks_written(directory: Path, seeds: int) -> int:
     """How many whole chunks a run directory has metrics of.
 
     Raises:
-        ValueError: if they are damaged.
+        ValueError: If they are damaged.
     """
     return len(_read_rows(directory / _FILES[1], seeds))
 
@@ -264,7 +264,7 @@ def read_history(directory: Path | str, *, seeds: int | None = None) -> History:
         seeds: How many seeds it has, where that is known; else as many as its first chunk.
 
     Raises:
-        ValueError: if there are none yet, or they are damaged.
+        ValueError: If there are none yet, or they are damaged.
     """
     directory = as_path("directory", directory)
     chunks = _read_rows(directory / _FILES[1], seeds)

@@ -17,7 +17,7 @@ def check_known(function: Any, given: Mapping[str, Any], name: str) -> None:
     """Refuse settings that `function`, shown as `name`, does not have.
 
     Raises:
-        ValueError: for a setting that is no argument of it.
+        ValueError: For a setting that is no argument of it.
     """
     known = inspect.signature(function).parameters
     for setting in given:
@@ -32,7 +32,7 @@ def recipe_of(name: str) -> Callable[..., Algorithm]:
     are.
 
     Raises:
-        ValueError: for an unknown name, a file that cannot be loaded, or something that is no such function.
+        ValueError: For an unknown name, a file that cannot be loaded, or something that is no such function.
     """
     from dpolicy.algorithms import ALGORITHMS
 
@@ -59,7 +59,7 @@ def by_recipe(name: str, hyperparameters: Mapping[str, Any]) -> Algorithm:
     """The algorithm that a recipe makes, given its arguments as Python has them.
 
     Raises:
-        ValueError: as `dpolicy.train.building.make_algorithm`.
+        ValueError: As `dpolicy.train.building.make_algorithm`.
     """
     recipe, shown = recipe_of(name), _places.title(name)
     check_known(recipe, hyperparameters, shown)
@@ -77,7 +77,7 @@ def make_env(config: Mapping[str, Any]) -> Any:
     """The environment of a configuration, as it was wrapped.
 
     Raises:
-        ValueError: as `dpolicy.envs.make`.
+        ValueError: As `dpolicy.envs.make`.
     """
     from dpolicy import envs
 

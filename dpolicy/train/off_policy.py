@@ -68,7 +68,7 @@ def off_policy(
         resets: "fresh" draws a new start at every reset; "pool" picks from pre-drawn ones (slow simulators).
 
     Raises:
-        ValueError: for an algorithm of another family or a value out of its range, or for an evaluation interval that
+        ValueError: For an algorithm of another family or a value out of its range, or for an evaluation interval that
             is no multiple of the interval at which the algorithm looks at the replay (nor below it).
     """
     algorithm = checked_parts(algorithm, env, "off_policy")

@@ -50,7 +50,7 @@ def offline(
         normalise_observations: Whether the policy sees observations standardised with the data's statistics.
 
     Raises:
-        ValueError: for an algorithm of another family, sizes that differ from the environment's, a value out of
+        ValueError: For an algorithm of another family, sizes that differ from the environment's, a value out of
             its range, or data out of order for an algorithm that learns from windows.
     """
     algorithm = checked_parts(algorithm, env, "offline")

@@ -52,7 +52,7 @@ def on_policy(
         resets: "fresh" draws a new start at every reset; "pool" picks from pre-drawn ones (slow simulators).
 
     Raises:
-        ValueError: for an algorithm of another family, one that needs observations as they are where they would be
+        ValueError: For an algorithm of another family, one that needs observations as they are where they would be
             standardised, or a value out of its range.
     """
     algorithm = checked_parts(algorithm, env, "on_policy")

@@ -127,7 +127,7 @@ def check_origin(directory: Path, config: Mapping[str, Any], host: Mapping[str, 
     """Refuse to go on from a checkpoint of another configuration.
 
     Raises:
-        ValueError: if something that decides the numbers differs, by which name.
+        ValueError: If something that decides the numbers differs, by which name.
     """
     changed = _changed(config, host)
     if changed:
@@ -165,7 +165,7 @@ def newest_arrays(directory: Path, config: Mapping[str, Any]) -> dict[str, np.nd
         config: Its configuration; warns as `warn_of_origin` where the checkpoint is of another one.
 
     Raises:
-        ValueError: if there is none yet, or it is damaged.
+        ValueError: If there is none yet, or it is damaged.
     """
     if not (directory / "checkpoints").is_dir():
         raise ValueError(f"{directory} holds no checkpoint yet.")

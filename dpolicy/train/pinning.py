@@ -17,7 +17,7 @@ def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
     a run that has started from it can be rebuilt without it.
 
     Raises:
-        ValueError: if one of them is missing, or the run has no field to start from.
+        ValueError: If one of them is missing, or the run has no field to start from.
     """
     names = {name: config[name] for name in ("algorithm", "env")}
     if files := _places.digests(names.values()):

@@ -69,7 +69,7 @@ class TrainedPolicy:
             Actions in [-1, 1], as the environment executes them: it maps that box to its own bounds.
 
         Raises:
-            ValueError: for observations of another size, something that is no key, or, within `jit` and the like, no
+            ValueError: For observations of another size, something that is no key, or, within `jit` and the like, no
                 key where the policy draws: the draw would be compiled in.
         """
         obs = self._observations(obs)
@@ -149,7 +149,7 @@ def load_policy(directory: Path | str, *, seed: int | str = "best", mode: str = 
         mode: How it acts: "evaluate" as in evaluation, "explore" as in training, or a further mode of the algorithm.
 
     Raises:
-        ValueError: if the directory holds no run, no checkpoint yet, or one that the code no longer fits; for an
+        ValueError: If the directory holds no run, no checkpoint yet, or one that the code no longer fits; for an
             unknown seed or mode, and for a seed that has failed.
     """
     directory = as_path("directory", directory, "the path of a run")

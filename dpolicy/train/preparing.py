@@ -71,7 +71,7 @@ def check_arguments(
     """Refuse what `train_loop` cannot run, before anything is compiled.
 
     Raises:
-        ValueError: for something that is no program, or a number out of its range.
+        ValueError: For something that is no program, or a number out of its range.
     """
     parts = ("init", "step", "steps_per_call")
     if isinstance(program, type) or not all(hasattr(program, part) for part in parts):
@@ -93,7 +93,7 @@ def check_directory(directory: Any, resume: Any) -> Path | None:
     """The directory of a run as a path.
 
     Raises:
-        ValueError: for something that is no path, or a run that is to go on and has none.
+        ValueError: For something that is no path, or a run that is to go on and has none.
     """
     _checks.boolean("resume", resume)
     if directory is None:
@@ -107,7 +107,7 @@ def built_and_traced(config: Mapping[str, Any]) -> Built:
     """What a configuration names, traced, as some settings are only looked at when models are made.
 
     Raises:
-        ValueError: as `build`, for numbers out of their range, and for a state that does not fit into memory.
+        ValueError: As `build`, for numbers out of their range, and for a state that does not fit into memory.
     """
     check_config(config, named=True, run=True)
     algorithm, env, program = build(config)
@@ -136,7 +136,7 @@ def prepare(
         also: Names of further files that will be written into the directory.
 
     Raises:
-        ValueError: as `built_and_traced`, for data that are missing, and for a directory that may not be written or
+        ValueError: As `built_and_traced`, for data that are missing, and for a directory that may not be written or
             holds something else.
     """
     check_config(config, named=True, run=True)

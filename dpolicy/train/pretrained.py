@@ -88,7 +88,7 @@ def pretrained_field(source: AbstractField | Mapping[str, Any] | str | os.PathLi
             one; or a field, which is returned.
 
     Raises:
-        ValueError: if the directory holds no run, no checkpoint yet, a run of another kind, one whose field sees
+        ValueError: If the directory holds no run, no checkpoint yet, a run of another kind, one whose field sees
             standardised observations, or one whose seeds have all failed; for a description that lacks something, or
             for anything else.
     """
@@ -115,7 +115,7 @@ def with_field(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     """The hyperparameters of a configuration with the field in place of the run that `pretrained` names, if it does.
 
     Raises:
-        ValueError: as `pretrained_field`.
+        ValueError: As `pretrained_field`.
     """
     source = hyperparameters.get("pretrained")
     if isinstance(source, (str, os.PathLike, Mapping)):
@@ -130,7 +130,7 @@ def described(directory: str | os.PathLike[str]) -> dict[str, Any]:
     `seed`, `step` and `sha256`, a digest of its numbers.
 
     Raises:
-        ValueError: as `pretrained_field`.
+        ValueError: As `pretrained_field`.
     """
     return _read(directory)[0]
 
@@ -150,7 +150,7 @@ def check_start(config: Mapping[str, Any]) -> None:
     """Refuse to start, from its first step, a run whose pretrained field is not there any more.
 
     Raises:
-        ValueError: if it cannot be read, or is not the one that the configuration was made with.
+        ValueError: If it cannot be read, or is not the one that the configuration was made with.
     """
     hyperparameters = config.get("hyperparameters")
     about = hyperparameters.get("pretrained") if isinstance(hyperparameters, Mapping) else None

@@ -56,7 +56,7 @@ def checked_parts(algorithm: Any, env: Any, family: Family) -> Algorithm:
     """The algorithm with functions that look, while they are traced, at what it returns.
 
     Raises:
-        ValueError: for what is no algorithm of a program's family or no environment, such as a recipe that was not
+        ValueError: For what is no algorithm of a program's family or no environment, such as a recipe that was not
             called.
     """
     check_algorithm(algorithm)

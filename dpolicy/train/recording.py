@@ -32,7 +32,7 @@ def record_run(
         seed: Key of the recording, independent of the training's.
 
     Raises:
-        ValueError: for an unknown mode, a value out of its range, or a run whose seeds have all failed.
+        ValueError: For an unknown mode, a value out of its range, or a run whose seeds have all failed.
     """
     _checks.instance("run", run, Run, "a Run, as load_run gives it")
     _checks.integer("episodes", episodes)

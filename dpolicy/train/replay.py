@@ -36,8 +36,13 @@ class Replay(eqx.Module, Generic[T]):
         return Replay(data, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), capacity)
 
     def add(self, items: T) -> "Replay[T]":
-        """Append n items. The leading axis n must be the same in every call and divide the capacity, so that no slice
-        wraps around. Raises `ValueError` otherwise, and for rows of another shape or type than those stored.
+        """Append n items.
+
+        Args:
+            items: With a leading axis n, the same in every call, that divides the capacity: so no slice wraps around.
+
+        Raises:
+            ValueError: For another n, and for rows of another shape or type than those stored.
         """
         n = jax.tree.leaves(items)[0].shape[0]
         if self.capacity % n:

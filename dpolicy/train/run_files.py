@@ -26,8 +26,8 @@ def check_place(directory: Path) -> None:
     """Refuse a directory that cannot be made or written, which is tried.
 
     Raises:
-        ValueError: if it, or what it would be made in, is a file or may not be written, or its name is no text.
-        OSError: as the operating system says, e.g. for a name that is too long.
+        ValueError: If it, or what it would be made in, is a file or may not be written, or its name is no text.
+        OSError: As the operating system says, e.g. for a name that is too long.
     """
     check_text(directory)
     _files.check_place(directory)
@@ -41,7 +41,7 @@ def only_process(directory: Path | None) -> Iterator[None]:
     Windows, nothing is held.) A directory made here that is still empty at the end is removed.
 
     Raises:
-        ValueError: if another process holds it.
+        ValueError: If another process holds it.
     """
     if directory is None or importlib.util.find_spec("fcntl") is None:
         yield

@@ -48,11 +48,11 @@ def load_run(directory: Path | str) -> Run:
     """Rebuild a run from its directory, with the state of its newest checkpoint.
 
     Raises:
-        ValueError: if the directory holds no run, no checkpoint yet, one that is damaged or that the code no longer
+        ValueError: If the directory holds no run, no checkpoint yet, one that is damaged or that the code no longer
             fits.
 
     Warns:
-        RunWarning: if a file of your own that it was trained with has changed, the configuration is not what the
+        RunWarning: If a file of your own that it was trained with has changed, the configuration is not what the
             checkpoint was made with, or other major versions made it.
     """
     directory = as_path("directory", directory)
@@ -91,7 +91,7 @@ def evaluate_run(run: Run, *, episodes: int = 10, mode: str = "evaluate", seed: 
         seed: Key of the evaluation, independent of the training's.
 
     Raises:
-        ValueError: for an unknown mode or a number of episodes below 1.
+        ValueError: For an unknown mode or a number of episodes below 1.
     """
     from dpolicy.envs.evaluation import Played, play_episodes
     from dpolicy.train.evaluate import policy_of

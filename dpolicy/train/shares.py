@@ -59,7 +59,7 @@ def share_sizes(shares: Sequence[float | int], batch_size: int) -> tuple[int, ..
         batch_size: Of all together.
 
     Raises:
-        ValueError: for no shares, a negative one or only zeros, or a batch size below 1.
+        ValueError: For no shares, a negative one or only zeros, or a batch size below 1.
     """
     _checks.integer("batch_size", batch_size)
     if not isinstance(shares, (tuple, list)) or not shares:
@@ -98,7 +98,7 @@ def draw_shares(
         Transitions `[batch_size]`.
 
     Raises:
-        ValueError: for another number of shares than sources, as `share_sizes`, or for sources that draw transitions
+        ValueError: For another number of shares than sources, as `share_sizes`, or for sources that draw transitions
             of different structures or shapes.
     """
     sizes = share_sizes(shares, batch_size)

@@ -70,7 +70,7 @@ def check_leaves_steps(steps: int, taken: int) -> None:
     """Refuse a run that would end before it learns.
 
     Raises:
-        ValueError: if `steps` does not exceed those that the program's `init` takes.
+        ValueError: If `steps` does not exceed those that the program's `init` takes.
     """
     if taken >= steps:
         raise ValueError(f"steps must exceed the {taken} that are taken before learning starts, got {steps}.")

@@ -24,7 +24,7 @@ def traced_init(program: Any, seeds: int) -> tuple[Any, PyTree]:
     """`vmap(program.init)`, traced for that many keys, and the shapes of the state it returns.
 
     Raises:
-        ValueError: for a state that is none.
+        ValueError: For a state that is none.
     """
 
     @functools.wraps(program.init)
@@ -41,7 +41,7 @@ def traced_step(program: Any, shapes: PyTree) -> tuple[Any, list[str]]:
     """`vmap(program.step)`, traced for a state of these shapes, which it must keep; and the names of what it measures.
 
     Raises:
-        ValueError: if it does not, or returns something else than a state and its metrics.
+        ValueError: If it does not, or returns something else than a state and its metrics.
     """
 
     @functools.wraps(program.step)

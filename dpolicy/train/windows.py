@@ -31,7 +31,7 @@ def ring_windows(
         others are steps of other episodes, or of none, and mean nothing.
 
     Raises:
-        ValueError: for fewer steps than one.
+        ValueError: For fewer steps than one.
     """
     _checks.integer("steps", steps)
     capacity, n = stored.items.reward.shape[0], stored.num_envs
@@ -62,7 +62,7 @@ def data_windows(
         As `ring_windows`.
 
     Raises:
-        ValueError: for fewer steps than one.
+        ValueError: For fewer steps than one.
     """
     _checks.integer("steps", steps)
     count = data.reward.shape[0]
@@ -99,7 +99,7 @@ def n_step(
         Transitions `[b]`.
 
     Raises:
-        ValueError: for a discount outside [0, 1].
+        ValueError: For a discount outside [0, 1].
     """
     _checks.fraction("discount", discount)
     _checks.boolean("chunk", chunk)
