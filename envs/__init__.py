@@ -1,9 +1,9 @@
 """Environments under one protocol, on the device. Adapters import the package they adapt when one is built."""
 
+from dpolicy.envs._check import Checked as Checked
+from dpolicy.envs._check import check as check
 from dpolicy.envs.bandits import Bandit as Bandit
 from dpolicy.envs.brax_envs import Brax as Brax
-from dpolicy.envs.check import Checked as Checked
-from dpolicy.envs.check import check as check
 from dpolicy.envs.energies import checkerboard as checkerboard
 from dpolicy.envs.energies import double_well as double_well
 from dpolicy.envs.energies import eight_gaussians as eight_gaussians

@@ -9,7 +9,7 @@ from jaxtyping import Array
 from dpolicy._checks import instance, one_of
 from dpolicy._types import Key, Loss, Metrics, Scalar
 from dpolicy.losses.ratios import LogLikelihood
-from dpolicy.samplers.coupled import Coupled
+from dpolicy.samplers import Coupled
 
 GAPS = ("norm", "squared")
 

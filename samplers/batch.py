@@ -11,8 +11,8 @@ from dpolicy import _checks
 from dpolicy._types import Key
 from dpolicy.fields import AbstractField
 from dpolicy.samplers._grid import bounded, check_field
-from dpolicy.samplers.ode import ODE
-from dpolicy.samplers.sde import SDE, Increment
+from dpolicy.samplers._ode import ODE
+from dpolicy.samplers._sde import SDE, Increment
 
 
 def solve(

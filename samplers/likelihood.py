@@ -17,7 +17,7 @@ from dpolicy.samplers._grid import (
     check_reaches_the_action,
     check_tolerances,
 )
-from dpolicy.samplers.ode import SOLVERS
+from dpolicy.samplers._ode import SOLVERS
 
 METHODS = ("exact", "hutchinson")
 

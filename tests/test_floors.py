@@ -169,6 +169,30 @@ def test_a_room_is_entered_by_its_face():
     assert by_the_window == []
 
 
+def shown_by(package):
+    """The names that a package's face has once it is imported: what it exports, and what it defines itself."""
+    made = (ast.FunctionDef, ast.ClassDef)
+    tree = ast.parse(MODULES[package].read_text())
+    return {name for _, name in exports(MODULES[package])} | {
+        node.name for node in tree.body if isinstance(node, made)
+    }
+
+
+def test_no_module_is_hidden_by_a_name_of_its_face():
+    """`dpolicy.losses.gae` is the function, so its file is not a public module of that name.
+
+    A recipe's file is called as the recipe, and holds nothing else: there, nothing is hidden that anybody wants.
+    """
+    assert "gae" in shown_by("dpolicy.losses") and "preset" in shown_by("dpolicy.presets")
+    hidden = [
+        name
+        for name in MODULES
+        if (package := name.rpartition(".")[0]) in PACKAGES - {"dpolicy.algorithms"}
+        and name.rpartition(".")[2] in shown_by(package)
+    ]
+    assert hidden == []
+
+
 def test_imports_inside_functions_are_meant():
     late = {name for name, other, late in INTERNAL if late}
     reasons = {name: [key for key in LAZY if name == key or name.startswith(f"{key}.")] for name in late}

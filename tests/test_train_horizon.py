@@ -12,7 +12,7 @@ from dpolicy.algorithm import Algorithm, Horizon, Memory
 from dpolicy.data import check_order, record
 from dpolicy.envs import Environment, Spec, Vector
 from dpolicy.train import n_step, off_policy, offline, on_policy, ring_windows
-from dpolicy.train.off_policy import OffPolicyLoop
+from dpolicy.train._off_policy import OffPolicyLoop
 from dpolicy.train.program import checked_parts
 
 KEY = jax.random.key(0)

@@ -13,7 +13,7 @@ from dpolicy.blocks import Critics, FieldPolicy, actor_optimiser, acts, field_po
 from dpolicy.learning import Seen, algorithm, average, every, trained, tuned
 from dpolicy.losses import candidates as candidates_of
 from dpolicy.losses import chain, jitter, matching, perturb, tilt
-from dpolicy.losses.tilt import SHAPES
+from dpolicy.losses._tilt import SHAPES
 from dpolicy.optimisers import adam
 from dpolicy.recipe import composed
 

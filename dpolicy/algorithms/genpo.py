@@ -13,8 +13,7 @@ from dpolicy.fields import Projected, Sinusoidal
 from dpolicy.learning import Acting, Parts
 from dpolicy.losses import add, clipped, compression, exact_log_likelihood, log_ratio
 from dpolicy.recipe import composed
-from dpolicy.samplers import coupled
-from dpolicy.samplers.coupled import action_of
+from dpolicy.samplers import action_of, coupled
 
 STARTS = ("random", "zero")
 # The estimates of the KL among the metrics of `clipped`.

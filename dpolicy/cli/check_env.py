@@ -32,7 +32,7 @@ def check_env(args: list[str]) -> int:
     import jax
 
     from dpolicy import envs
-    from dpolicy.envs.check import default_steps
+    from dpolicy.envs._check import default_steps
     from dpolicy.train.configuration import MOST_SEED
     from dpolicy.train.memory import check_room
 

@@ -7,10 +7,10 @@ from fnmatch import fnmatch
 from typing import Any
 
 from dpolicy import _checks, _places
+from dpolicy.presets._preset import Preset as Preset
+from dpolicy.presets._preset import Table, joined
 from dpolicy.presets.off_policy import PUBLISHED as _OFF_POLICY
 from dpolicy.presets.on_policy import PUBLISHED as _ON_POLICY
-from dpolicy.presets.preset import Preset as Preset
-from dpolicy.presets.preset import Table, joined
 from dpolicy.presets.review import PUBLISHED as _REVIEW
 from dpolicy.presets.tuned import TUNED as _TUNED
 from dpolicy.presets.tuned_off_policy import TUNED as _TUNED_OFF_POLICY

@@ -5,7 +5,7 @@ IsaacLab tasks by the names of release 2; `isaaclab/*` patterns match release 3'
 
 from typing import Any
 
-from dpolicy.presets.preset import Preset, Table, joined
+from dpolicy.presets._preset import Preset, Table, joined
 
 # What its tables 6 to 13 share. Discount and initial deviation are not given; the recipe's
 # defaults stand for them. Its table 2 is of 1,000 iterations, which are taken for all tasks.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dpolicy.presets.preset import Preset, Table, joined
+from dpolicy.presets._preset import Preset, Table, joined
 
 # FlowRL's tasks, by the names that they have here; Gym's locomotion is brax's.
 _GYM = ("ant", "halfcheetah", "hopper", "humanoid", "swimmer", "walker2d")

@@ -6,8 +6,8 @@ IsaacLab tasks by the names of release 2; `isaaclab/*` patterns match release 3'
 import math
 from typing import Any
 
+from dpolicy.presets._preset import Preset, Table, joined
 from dpolicy.presets.dp_cppo import PUBLISHED as DP_CPPO
-from dpolicy.presets.preset import Preset, Table, joined
 
 
 def _fpo_playground() -> Table:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dpolicy.presets.preset import Preset, Table, joined
+from dpolicy.presets._preset import Preset, Table, joined
 
 # Review (arXiv 2601.06133), tables 9 to 11, PPO and GenPO alike: rate, widths, rollout, epochs, minibatches, KL target,
 # entropy, value coefficient, discount.

@@ -1,6 +1,6 @@
 """On-policy settings found here, for tasks that two cores can learn; each with the page of what they reach."""
 
-from dpolicy.presets.preset import Preset, Table
+from dpolicy.presets._preset import Preset, Table
 
 SMALL = (64, 64)
 MULTIGOAL = "benchmarks/results/multigoal_sweep.md"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dpolicy.presets.preset import Preset, Table
+from dpolicy.presets._preset import Preset, Table
 from dpolicy.presets.tuned import LEARNING, MULTIGOAL, SMALL
 
 _PENDULUM: dict[str, Any] = {

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 
 from dpolicy._places import RunWarning as RunWarning
+from dpolicy.train._off_policy import off_policy as off_policy
+from dpolicy.train._offline import offline as offline
+from dpolicy.train._on_policy import on_policy as on_policy
 from dpolicy.train.building import build as build
 from dpolicy.train.evaluate import policy_of as policy_of
 from dpolicy.train.intervals import Interval as Interval
@@ -19,9 +22,6 @@ from dpolicy.train.metrics_log import History as History
 from dpolicy.train.metrics_log import read_history as read_history
 from dpolicy.train.normalise import Normaliser as Normaliser
 from dpolicy.train.normalise import RewardScale as RewardScale
-from dpolicy.train.off_policy import off_policy as off_policy
-from dpolicy.train.offline import offline as offline
-from dpolicy.train.on_policy import on_policy as on_policy
 from dpolicy.train.policy import TrainedPolicy as TrainedPolicy
 from dpolicy.train.policy import load_policy as load_policy
 from dpolicy.train.pretrained import pretrained_field as pretrained_field

@@ -3,10 +3,10 @@
 import dataclasses
 from typing import Any
 
+from dpolicy.samplers._mean_flow import MeanFlow
+from dpolicy.samplers._ode import ODE
+from dpolicy.samplers._sde import SDE
 from dpolicy.samplers.ancestral import Ancestral
-from dpolicy.samplers.mean_flow import MeanFlow
-from dpolicy.samplers.ode import ODE
-from dpolicy.samplers.sde import SDE
 
 
 def noise_free(sampler: Any) -> Any:

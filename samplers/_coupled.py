@@ -124,7 +124,12 @@ class Coupled(eqx.Module):
 
 
 def action_of(pair: Pair) -> Action:
-    """What the environment receives: (x + y) / 2."""
+    """What the environment receives of a pair: (x + y) / 2.
+
+    Examples:
+        >>> print(action_of(jnp.array([[0.1, 0.2], [0.3, 0.6]])))
+        [0.2 0.4]
+    """
     return 0.5 * (pair[0] + pair[1])
 
 
