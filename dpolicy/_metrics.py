@@ -21,6 +21,13 @@ def reduce_metrics(metrics: Metrics, axis: int | None = None) -> Metrics:
     return {name: reduce(name, values) for name, values in metrics.items()}
 
 
+def traced(body: Callable[..., Any], *example: Any) -> tuple[Callable[..., Any], Any]:
+    """A function of arrays that does what `body` was seen to do, and the shapes that `body` returns; one trace."""
+    trace, shapes = jax.make_jaxpr(body, return_shape=True)(*example)
+    structure, run = jax.tree.structure(shapes), jaxpr_as_fun(trace)
+    return lambda *given: jax.tree.unflatten(structure, run(*jax.tree.leaves(given))), shapes
+
+
 def accumulated(
     body: Callable[[Any, Any], tuple[Any, Metrics]],
     carry: Any,
@@ -51,13 +58,12 @@ def accumulated(
         return carry, {name: _number(name, value, sums) for name, value in metrics.items()}
     # The names are needed before the loop is: its body is traced here, and the trace is what is scanned.
     example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), xs)
-    traced, shapes = jax.make_jaxpr(body, return_shape=True)(carry, example)
-    structure, run = jax.tree.structure(shapes), jaxpr_as_fun(traced)
+    run, shapes = traced(body, carry, example)
     names = _Names(shapes[1], sums)
 
     def one(state: tuple[Any, Any], x: Any) -> tuple[Any, None]:
         carry, tally = state
-        carry, metrics = jax.tree.unflatten(structure, run(*jax.tree.leaves((carry, x))))
+        carry, metrics = run(carry, x)
         return (carry, names.added(tally, metrics)), None
 
     (carry, tally), _ = jax.lax.scan(one, (carry, names.start()), xs, length=count)

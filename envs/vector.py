@@ -121,20 +121,21 @@ class Vector(eqx.Module):
         self.pool_size = pool_size
         self.random_start = random_start
 
-    def _draw(self, key: Key, num: int) -> Any:
-        return jax.vmap(partial(start, self.env))(jax.random.split(key, num))
+    def _draw(self, keys: Key) -> Any:
+        return jax.vmap(partial(start, self.env))(keys)
 
-    def _starts(self, pool: Any, key: Key) -> Any:
+    def _starts(self, pool: Any, keys: Key) -> Any:
+        """A start for each environment, from its key."""
         if self.resets == "fresh":
-            return self._draw(key, self.num)
-        index = jax.random.randint(key, (self.num,), 0, self.pool_size)
+            return self._draw(keys)
+        index = jax.vmap(jax.random.bits)(keys) % self.pool_size
         return jax.tree.map(lambda leaf: leaf[index], pool)
 
     def init(self, key: Key) -> VectorState:
         """Start all environments."""
         pool_key, start_key, clock_key = jax.random.split(_checks.one_key(key), 3)
-        pool = None if self.resets == "fresh" else self._draw(pool_key, self.pool_size)
-        env, obs = self._starts(pool, start_key)
+        pool = None if self.resets == "fresh" else self._draw(jax.random.split(pool_key, self.pool_size))
+        env, obs = self._starts(pool, jax.random.split(start_key, self.num))
         zeros = jnp.zeros(self.num, jnp.int32)
         limit = self.env.spec.time_limit
         steps = (
@@ -155,10 +156,8 @@ class Vector(eqx.Module):
                     f"{name} must be an array of shape {(self.num, size)} for {self.num} copies of {spec.name}, got "
                     f"{getattr(found, 'shape', None) or type(found).__name__}."
                 )
-        step_key, reset_key = jax.random.split(_checks.one_key(key))
-        taken = jax.vmap(partial(take, self.env))(
-            state.env, state.obs, actions, jax.random.split(step_key, self.num)
-        )
+        step_keys, reset_keys = jax.random.split(_checks.one_key(key), (2, self.num))
+        taken = jax.vmap(partial(take, self.env))(state.env, state.obs, actions, step_keys)
         steps = state.steps + 1
         truncated = (steps >= self.env.spec.time_limit) & ~taken.terminated
         done = taken.terminated | truncated
@@ -172,7 +171,7 @@ class Vector(eqx.Module):
             late=state.steps > state.lengths,
             diverged=taken.diverged,
         )
-        env, obs = _where(done, self._starts(state.pool, reset_key), (taken.state, taken.obs))
+        env, obs = _where(done, self._starts(state.pool, reset_keys), (taken.state, taken.obs))
         return (
             VectorState(
                 env=env,
@@ -189,4 +188,5 @@ class Vector(eqx.Module):
         """Redraw the pool of starts; does nothing where resets are fresh."""
         if self.resets == "fresh":
             return state
-        return eqx.tree_at(lambda s: s.pool, state, self._draw(_checks.one_key(key), self.pool_size))
+        keys = jax.random.split(_checks.one_key(key), self.pool_size)
+        return eqx.tree_at(lambda s: s.pool, state, self._draw(keys))

@@ -13,7 +13,7 @@ from dpolicy.algorithms import sac
 from dpolicy.envs import MultiGoal
 from dpolicy.fields import CosineVP, FunctionField
 from dpolicy.losses import LogRatio, batched, clipped, matching, perturb
-from dpolicy.optimisers import adam, all_finite, descend, global_norm, learner
+from dpolicy.optimisers import adam, all_finite, descend, learner
 from dpolicy.train import off_policy
 from dpolicy.train.program import TrainState, guard, settled
 
@@ -71,7 +71,7 @@ def test_a_norm_whose_square_is_not_finite_ends_a_seed():
     )
     for slope, lives in (([1.2e19, 1.2e19], True), ([1.9e19, 0.0], False)):
         new, metrics = step(jnp.asarray(slope))
-        assert jnp.isfinite(metrics["grad_norm"]) and bool(all_finite(new)) == lives
+        assert bool(jnp.isfinite(metrics["grad_norm"])) == lives and bool(all_finite(new)) == lives
         kept, alive, _ = guard(part, new, metrics, STATE, STATE.steps)
         assert bool(alive) == lives and bool(all_finite(kept))
 
@@ -135,30 +135,6 @@ def test_a_learning_rate_that_is_nan_leaves_a_seed_as_it_began():
     )
     np.testing.assert_array_equal(np.any(jax.tree.leaves(changed), axis=0), [True, False])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.algorithm))
-
-
-@pytest.mark.parametrize(
-    ("numbers", "norm"),
-    [
-        ([3.0, -4.0], 5.0),
-        ([0.0, 0.0], 0.0),
-        ([3e30, 4e30], 5e30),
-        ([BIG, BIG], BIG),
-        ([3e-30, 1.0], 1.0),
-        ([np.inf, 1.0], np.inf),
-        ([np.nan, 1.0], np.nan),
-    ],
-)
-def test_the_norm_of_a_gradient_is_finite_where_it_is(numbers, norm):
-    tree = [jnp.asarray(numbers[0]), jnp.full((1, 1), numbers[1])]
-    np.testing.assert_allclose(global_norm(tree), norm, rtol=1e-6)
-
-
-def test_a_step_reports_that_norm():
-    slope = jnp.asarray([3e25, -4e25])
-    part = learner(jnp.ones(2), optax.sgd(1.0))
-    _, metrics = descend(part, lambda model: (jnp.sum(slope * model), {}), optax.sgd(1.0))
-    np.testing.assert_allclose(metrics["grad_norm"], 5e25, rtol=1e-6)
 
 
 def test_the_effective_batch_of_huge_weights_is_finite():

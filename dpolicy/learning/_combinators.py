@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Bool
 
 from dpolicy import _checks
-from dpolicy._metrics import reduce_metrics
+from dpolicy._metrics import reduce_metrics, traced
 from dpolicy._types import Key, Loss, Metrics, Model, Number
 from dpolicy.learning._makers import flat
 from dpolicy.learning._minibatches import in_segments, over_minibatches
@@ -59,11 +59,11 @@ def every(stage: Stage, updates: int, *, after: Number = 0) -> Stage:
                 )
             return eqx.filter(new, eqx.is_array), metrics
 
-        names = jax.eval_shape(run, arrays)[1]
+        run, shapes = traced(run, arrays)  # for the names of its metrics
 
         def wait(arrays: Any) -> tuple[Any, Metrics]:
             return arrays, {
-                name: jnp.full(shape.shape, _idle(name), shape.dtype) for name, shape in names.items()
+                name: jnp.full(shape.shape, _idle(name), shape.dtype) for name, shape in shapes[1].items()
             }
 
         due = (seen.updates % updates == 0) & (seen.updates > after)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
 from dpolicy import _checks
@@ -148,6 +149,12 @@ def stage_key(key: Key, name: str) -> Key:
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
+def _stage_keys(key: Key, stages: Mapping[str, Stage]) -> dict[str, Key]:
+    """`stage_key` of every stage in one operation: each is a kernel on a device, and a loop on a CPU."""
+    hashes = np.array([zlib.crc32(name.encode()) for name in stages], np.uint32)
+    return dict(zip(stages, jax.vmap(jax.random.fold_in, (None, 0))(key, hashes), strict=True))
+
+
 def owned(name: str, stage: Stage) -> tuple[str, ...]:
     """The names of the parts that the stage called `name` moves."""
     return (name,) if stage.owns is None else tuple(part or name for part in stage.owns)
@@ -160,19 +167,21 @@ def _by_name(name: str, stage: Stage, part: Any) -> dict[str, Any]:
 
 def start_stages(stages: Mapping[str, Stage], key: Key, spec: Any, parts: Parts) -> Parts:
     """The parts as the stages, in order, start them."""
+    keys = _stage_keys(key, stages)
     for name, stage in stages.items():
-        parts = Parts(parts, _by_name(name, stage, stage.start(stage_key(key, name), spec, parts)))
+        parts = Parts(parts, _by_name(name, stage, stage.start(keys[name], spec, parts)))
     return parts
 
 
 def run_stages(stages: Mapping[str, Stage], seen: Seen, key: Key) -> Seen:
     """What is seen after the stages, in order, have made their steps."""
+    keys = _stage_keys(key, stages)
     for name, stage in stages.items():
         if stage.owns is None:
             part: Any = seen.now[name]
         else:
             part = {own: seen.now[own or name] for own in stage.owns}
-        result = stage.step(part, seen._replace(stage=name), stage_key(key, name))
+        result = stage.step(part, seen._replace(stage=name), keys[name])
         if not isinstance(result, tuple) or len(result) != 3:
             raise ValueError(
                 f"the step of stage {name!r} must return (part, added, metrics), got {result!r}."

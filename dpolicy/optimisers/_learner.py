@@ -50,8 +50,8 @@ def descend(
         updates: The algorithm's count of updates before this one.
 
     Returns:
-        The learner after the step, and the loss' metrics with `grad_norm`, the global norm before any clipping, and the
-        `learning_rate` of a transformation that keeps one.
+        The learner after the step, and the loss' metrics with the `learning_rate` of a transformation that has one and
+        `grad_norm`, the global norm before any clipping, which is infinite where its square is (beyond 1.8e19).
     """
     _checks.instance("learner", learner, Learner, "a Learner, as learner(model, optimiser) gives it")
     _checks.function("loss", loss, "model -> (scalar, metrics)")
@@ -60,20 +60,10 @@ def descend(
     step = optax.with_extra_args_support(optimiser).update
     change, opt_state = step(gradient, learner.opt_state, parameters, metrics=metrics, count=updates)
     model = eqx.apply_updates(learner.model, change)
-    metrics = {**metrics, "grad_norm": global_norm(gradient)}
+    metrics = {**metrics, "grad_norm": optax.global_norm(gradient)}
     if rates := optax.tree_utils.tree_get_all_with_path(opt_state, "learning_rate"):
         metrics["learning_rate"] = rates[0][1]
     return Learner(model, opt_state), metrics
-
-
-def global_norm(tree: PyTree) -> Float[Array, ""]:
-    """The norm of all arrays together, finite where they are: beyond 1e18 in units of the largest number."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), initial=0) for leaf in leaves])) if leaves else 0.0
-    # Not above 1e37, whose reciprocal is a number of full precision still.
-    unit = jnp.where(jnp.isfinite(largest) & (largest > 1e18), jnp.minimum(largest, 1e37), 1)
-    norm = optax.global_norm([leaf / unit for leaf in leaves])
-    return jnp.where(unit > 1, jnp.minimum(norm * unit, jnp.finfo(norm.dtype).max), norm)
 
 
 def scaled(tree: M, factor: Number) -> M:

@@ -192,10 +192,10 @@ class OffPolicyLoop:
         )
         return self.organised(state)
 
-    def act(self, state: TrainState, key: Key) -> Float[Array, "n a"]:
-        """How it explores in every environment now."""
+    def act(self, state: TrainState, keys: Key) -> Float[Array, "n a"]:
+        """How it explores in every environment now, from a key for each."""
         see = state.normaliser or (lambda obs: obs)
-        obs, keys = see(state.experience.envs.obs), jax.random.split(key, self.envs.num)
+        obs = see(state.experience.envs.obs)
         act = jax.vmap(self.algorithm.act, in_axes=(None, 0, 0, None, 0))
         return act(state.algorithm, obs, keys, "explore", jnp.linspace(0.0, 1.0, self.envs.num))[0]
 
@@ -244,10 +244,10 @@ class OffPolicyLoop:
             rows = memory.draw(state.algorithm, self.stored(state), key, self.batch_size)
         return rows, stored_steps(self.stored(state), rows, self.algorithm.horizon)
 
-    def learn(self, state: TrainState, key: Key) -> tuple[TrainState, Metrics]:
-        """One update on a batch of the replay."""
+    def learn(self, state: TrainState, keys: Key) -> tuple[TrainState, Metrics]:
+        """One update on a batch of the replay, from a key for the draw and one for the update."""
         memory = self.algorithm.memory
-        sample_key, update_key = jax.random.split(key)
+        sample_key, update_key = keys
         rows, drawn = self.draw(state, sample_key)
         batch = drawn
         if (see := state.normaliser) is not None:
@@ -267,21 +267,30 @@ class OffPolicyLoop:
         given = of_data(drawn.action, drawn.obs, drawn.reward, drawn.next_obs)
         return eqx.tree_at(where, state, (kept, alive, failed_at)), {**metrics, **given}
 
-    def iteration(self, state: TrainState, _: None = None) -> tuple[TrainState, Metrics]:
-        """One step of all environments, and the updates after it."""
-        key, act_key, env_key, learn_key = jax.random.split(state.key, 4)
-        action, statistics = self.act(state, act_key), state.normaliser
+    def keys(self, key: Key, iterations: int) -> tuple[Key, Key, Key]:
+        """The keys of so many iterations at once, for acting, stepping and learning: a split in each is a kernel."""
+        act_key, env_key, learn_key = jax.random.split(key, 3)
+        return (
+            jax.random.split(act_key, (iterations, self.envs.num)),
+            jax.random.split(env_key, iterations),
+            jax.random.split(learn_key, (iterations, self.updates_per_step, 2)),
+        )
+
+    def iteration(self, state: TrainState, keys: tuple[Key, Key, Key]) -> tuple[TrainState, Metrics]:
+        """One step of all environments, and the updates after it; `keys` are one entry of each of `self.keys`."""
+        act_keys, env_key, learn_keys = keys
+        action, statistics = self.act(state, act_keys), state.normaliser
         experience, normaliser, step = self.observe(state.experience, statistics, action, env_key)
         state = TrainState(
             algorithm=state.algorithm,
             normaliser=normaliser,
             experience=experience,
-            key=key,
+            key=state.key,
             steps=state.steps + self.envs.num,
             alive=state.alive,
             failed_at=state.failed_at,
         )
-        state, metrics = summarised(self.learn, state, jax.random.split(learn_key, self.updates_per_step))
+        state, metrics = summarised(self.learn, state, learn_keys)
         # A diverged environment must not spoil the statistics that the last finite policy reads.
         if statistics is not None:
             statistics = keep_if(state.alive, statistics, state.normaliser)
@@ -296,7 +305,9 @@ class OffPolicyLoop:
         state = eqx.tree_at(lambda s: (s.key, s.experience.envs), state, (key, fresh))
 
         def stretch(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-            state, metrics = summarised(self.iteration, state, length=length // looks)
+            key, stretch_key = jax.random.split(state.key)
+            state = eqx.tree_at(lambda s: s.key, state, key)
+            state, metrics = summarised(self.iteration, state, self.keys(stretch_key, length // looks))
             return self.organised(state), metrics
 
         ended, metrics = summarised(stretch, state, length=looks)

@@ -128,11 +128,11 @@ class OnPolicyLoop:
         """
         see, num = state.normaliser or (lambda obs: obs), self.envs.num
 
-        def one(experience: VectorState, key: Key) -> tuple[VectorState, Any]:
-            act_key, env_key = jax.random.split(key)
+        def one(experience: VectorState, keys: tuple[Key, Key]) -> tuple[VectorState, Any]:
+            act_keys, env_key = keys
             obs = see(experience.obs)
             action, extras = jax.vmap(self.algorithm.act, in_axes=(None, 0, 0, None))(
-                state.algorithm, obs, jax.random.split(act_key, num), "explore"
+                state.algorithm, obs, act_keys, "explore"
             )
             raw = experience.obs
             experience, step = self.envs.step(experience, action, env_key)
@@ -147,9 +147,10 @@ class OnPolicyLoop:
             )
             return experience, (transition, raw, step)
 
-        experience, (batch, raw, steps) = jax.lax.scan(
-            one, state.experience, jax.random.split(key, self.rollout)
-        )
+        act_key, env_key = jax.random.split(key)
+        # All at once: a split at each step is a kernel.
+        keys = jax.random.split(act_key, (self.rollout, num)), jax.random.split(env_key, self.rollout)
+        experience, (batch, raw, steps) = jax.lax.scan(one, state.experience, keys)
         following = jnp.concatenate([batch.obs[1:], see(experience.obs)[None]])
         batch = eqx.tree_at(lambda b: b.extras, batch, {**batch.extras, "following": following})
         return experience, batch, raw, steps

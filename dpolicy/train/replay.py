@@ -66,8 +66,13 @@ class Replay(eqx.Module, Generic[T]):
         )
 
     def draw(self, key: Key, batch_size: int) -> Int[Array, " batch"]:
-        """Rows of `batch_size` items, uniform with replacement over those stored; 0 while nothing is."""
-        return jax.random.randint(_checks.one_key(key), (batch_size,), 0, jnp.maximum(self.size, 1))
+        """Rows of `batch_size` items, uniform with replacement over those stored; 0 while nothing is.
+
+        They are remainders of 32 random bits, so that no row is more likely than another by more than a share of
+        size / 2^32, 1 in 4,300 for a million; `jax.random.randint` draws three times for less.
+        """
+        bits = jax.random.bits(_checks.one_key(key), (batch_size,), jnp.uint32)
+        return (bits % jnp.maximum(self.size, 1).astype(jnp.uint32)).astype(jnp.int32)
 
     def __getitem__(self, rows: Int[Array, " batch"]) -> T:
         """The items in these rows."""
