@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dpolicy._types import Action as Action
 from dpolicy._types import Critic as Critic
 from dpolicy._types import Key as Key
+from dpolicy._types import Keys as Keys
 from dpolicy._types import Loss as Loss
 from dpolicy._types import Metrics as Metrics
 from dpolicy._types import Mode as Mode

@@ -4,9 +4,12 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import equinox as eqx
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, UInt32
+from jaxtyping import Key as TypedKey
 
 Key: TypeAlias = PRNGKeyArray
+# Several of them, along axes in front.
+Keys: TypeAlias = TypedKey[Array, "..."] | UInt32[Array, "... 2"]
 Scalar: TypeAlias = Float[Array, ""]
 Action: TypeAlias = Float[Array, " a"]
 Observation: TypeAlias = Float[Array, " o"]

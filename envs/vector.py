@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dpolicy import _checks
-from dpolicy._types import Key
+from dpolicy._types import Key, Keys
 from dpolicy.envs.protocol import Environment, check_environment
 from dpolicy.envs.stepping import start, take
 
@@ -121,10 +121,10 @@ class Vector(eqx.Module):
         self.pool_size = pool_size
         self.random_start = random_start
 
-    def _draw(self, keys: Key) -> Any:
+    def _draw(self, keys: Keys) -> Any:
         return jax.vmap(partial(start, self.env))(keys)
 
-    def _starts(self, pool: Any, keys: Key) -> Any:
+    def _starts(self, pool: Any, keys: Keys) -> Any:
         """A start for each environment, from its key."""
         if self.resets == "fresh":
             return self._draw(keys)

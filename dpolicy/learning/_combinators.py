@@ -59,12 +59,10 @@ def every(stage: Stage, updates: int, *, after: Number = 0) -> Stage:
                 )
             return eqx.filter(new, eqx.is_array), metrics
 
-        run, shapes = traced(run, arrays)  # for the names of its metrics
+        run, (_, named) = traced(run, arrays)
 
         def wait(arrays: Any) -> tuple[Any, Metrics]:
-            return arrays, {
-                name: jnp.full(shape.shape, _idle(name), shape.dtype) for name, shape in shapes[1].items()
-            }
+            return arrays, {name: jnp.full(x.shape, _idle(name), x.dtype) for name, x in named.items()}
 
         due = (seen.updates % updates == 0) & (seen.updates > after)
         arrays, metrics = jax.lax.cond(due, run, wait, arrays)

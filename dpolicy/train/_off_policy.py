@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dpolicy import _checks
-from dpolicy._types import Key, Metrics, Number, Transition
+from dpolicy._types import Key, Keys, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm, Stored
 from dpolicy.envs import Environment, Step, Vector, VectorState
 from dpolicy.optimisers import keep_if
@@ -192,7 +192,7 @@ class OffPolicyLoop:
         )
         return self.organised(state)
 
-    def act(self, state: TrainState, keys: Key) -> Float[Array, "n a"]:
+    def act(self, state: TrainState, keys: Keys) -> Float[Array, "n a"]:
         """How it explores in every environment now, from a key for each."""
         see = state.normaliser or (lambda obs: obs)
         obs = see(state.experience.envs.obs)
@@ -244,7 +244,7 @@ class OffPolicyLoop:
             rows = memory.draw(state.algorithm, self.stored(state), key, self.batch_size)
         return rows, stored_steps(self.stored(state), rows, self.algorithm.horizon)
 
-    def learn(self, state: TrainState, keys: Key) -> tuple[TrainState, Metrics]:
+    def learn(self, state: TrainState, keys: Keys) -> tuple[TrainState, Metrics]:
         """One update on a batch of the replay, from a key for the draw and one for the update."""
         memory = self.algorithm.memory
         sample_key, update_key = keys
@@ -267,7 +267,7 @@ class OffPolicyLoop:
         given = of_data(drawn.action, drawn.obs, drawn.reward, drawn.next_obs)
         return eqx.tree_at(where, state, (kept, alive, failed_at)), {**metrics, **given}
 
-    def keys(self, key: Key, iterations: int) -> tuple[Key, Key, Key]:
+    def keys(self, key: Key, iterations: int) -> tuple[Keys, Keys, Keys]:
         """The keys of so many iterations at once, for acting, stepping and learning: a split in each is a kernel."""
         act_key, env_key, learn_key = jax.random.split(key, 3)
         return (
@@ -276,7 +276,7 @@ class OffPolicyLoop:
             jax.random.split(learn_key, (iterations, self.updates_per_step, 2)),
         )
 
-    def iteration(self, state: TrainState, keys: tuple[Key, Key, Key]) -> tuple[TrainState, Metrics]:
+    def iteration(self, state: TrainState, keys: tuple[Keys, Key, Keys]) -> tuple[TrainState, Metrics]:
         """One step of all environments, and the updates after it; `keys` are one entry of each of `self.keys`."""
         act_keys, env_key, learn_keys = keys
         action, statistics = self.act(state, act_keys), state.normaliser

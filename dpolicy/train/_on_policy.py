@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._types import Key, Metrics, Number, Transition
+from dpolicy._types import Key, Keys, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.envs import Environment, Step, Vector, VectorState
 from dpolicy.train.evaluate import evaluation, of_data, of_experience, summarised
@@ -128,7 +128,7 @@ class OnPolicyLoop:
         """
         see, num = state.normaliser or (lambda obs: obs), self.envs.num
 
-        def one(experience: VectorState, keys: tuple[Key, Key]) -> tuple[VectorState, Any]:
+        def one(experience: VectorState, keys: tuple[Keys, Key]) -> tuple[VectorState, Any]:
             act_keys, env_key = keys
             obs = see(experience.obs)
             action, extras = jax.vmap(self.algorithm.act, in_axes=(None, 0, 0, None))(
