@@ -16,7 +16,7 @@ from dpolicy import FieldPolicy, Transition, field_policy
 from dpolicy.algorithms import bc, dppo
 from dpolicy.cli import main
 from dpolicy.cli._flags import flags_of
-from dpolicy.cli.train import resolve as resolve_words
+from dpolicy.cli.train import configuration_of
 from dpolicy.envs import Spec, make
 from dpolicy.losses import chain_log_likelihood
 from dpolicy.presets import resolve
@@ -318,7 +318,7 @@ def test_the_documented_commands_are_understood(here, capsys):
         ["train", "dppo"],
     ]
     expert, clone, start = (
-        resolve_words(words[1], words[2:])[0] for words in commands if words[0] == "train"
+        configuration_of(words[1], words[2:])[0] for words in commands if words[0] == "train"
     )
     file = commands[1][commands[1].index("--out") + 1]
     assert expert["env"] == clone["env"] == start["env"]

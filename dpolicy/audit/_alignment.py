@@ -156,6 +156,7 @@ def objective(algorithm: Algorithm, state: Parts, q: Critic, *, stage: str = "ac
             extras = {**example.extras, **revise(seen)(example, jax.random.fold_in(key, _REMEMBERED - i))}
             example = dataclasses.replace(example, extras=extras)
         for i, label in enumerate(labels):
+            # What the example brings with it stands, so that one can be audited on labels of one's own.
             extras = {**label(seen, example, jax.random.fold_in(key, _LABELLED + i)), **extras}
             example = dataclasses.replace(example, extras=extras)
         return per_example(model, example, key)
@@ -199,8 +200,10 @@ def gradients(
 
     def of(loss: Loss, key: Key) -> Float[Array, " p"]:
         gradient = eqx.filter_grad(lambda model: batched(loss)(model, batch, key)[0])(model)
+        # One vector: the angle is that of all parameters together.
         return ravel_pytree(gradient)[0]
 
+    # One draw after the other, since a gradient of each loss takes the memory of its whole batch.
     one = lambda key: jnp.stack([of(loss, key) for loss in losses.values()])
     return jax.lax.map(one, jax.random.split(_checks.one_key(key), draws))
 
@@ -254,9 +257,13 @@ def gradient_alignment(
     cosine = same / (norm[:, :, None] * norm[:, None, :])
     logs = jnp.log(norm[:, :, None]) - jnp.log(norm[:, None, :])
 
+    # Sums over all pairs of different draws, whose noise is independent. A cosine has no unit, so that the number of
+    # pairs is not divided by.
     pairs = jnp.sum(gram, axis=(0, 2)) - jnp.sum(same, axis=0)
+    # The pairs that hold draw d, as first or as second; the pair (d, d), in both sums, was never among `pairs`.
     touched = jnp.sum(gram, axis=2) + jnp.sum(gram, axis=0).transpose(1, 0, 2) - 2 * same
     leave_one_out = jax.vmap(_cosine_of)(pairs[None] - touched)
+    # The jackknife's factor: values that leave one draw out lie closer together than draws do, by draws - 1.
     spread = jnp.sqrt(
         (draws - 1) / draws * jnp.sum((leave_one_out - leave_one_out.mean(0)[None]) ** 2, axis=0)
     )

@@ -174,9 +174,11 @@ def proximal_optimiser(
     _checks.integer("learning_rate_warmup", learning_rate_warmup, 0, learning_rate_cycle - 1)
     _checks.integer("critic_warmup", critic_warmup, 0)
     _checks.positive("max_grad_norm", max_grad_norm)
+    # It falls to its floor within a cycle; the remainder in `factor` starts it again.
     cosine = optax.warmup_cosine_decay_schedule(
         learning_rate_floor, 1.0, learning_rate_warmup, learning_rate_cycle, learning_rate_floor
     )
+    # Without a cycle no schedule is computed; a traced floor might be anything, and computes it.
     constant = isinstance(learning_rate_floor, (int, float)) and learning_rate_floor == 1
 
     def factor(updates: Int[Array, ""]) -> Any:
@@ -196,6 +198,7 @@ def proximal_optimiser(
     if critic_warmup > 0:
         each = adam(None, weight_decay=weight_decay)
         parts: dict[Any, Any] = {"policy": waiting(each, critic_warmup), "value": each}
+        # The norm is bounded for both together, before the parts go their own ways, as without a warm-up.
         bounded = optax.clip_by_global_norm(max_grad_norm)
         direction = optax.chain(bounded, optax.partition(parts, labelled_by_part))
     if value_learning_rate is None and constant:
@@ -251,6 +254,7 @@ def minibatch_passes(
     stop = None
     if stop_kl is not None:
         _checks.positive("stop_kl", stop_kl)
+        # Written so that a KL that is nan stops too.
         stop = lambda metrics: ~(metrics["kl"] <= stop_kl)
     return passes(epochs=epochs, minibatches=minibatches, segment=recompute_segment, stop=stop, **stages)
 
@@ -301,6 +305,7 @@ def proximal(
         ValueError: For a value out of its range, or a target KL without a KL.
     """
     settings = _settings(make_optimiser) | _settings(make_passes)
+    # A KL that nothing reads is not computed.
     watching = [setting for setting in ("target_kl", "stop_kl") if settings[setting] is not None]
     if watching and kl is None:
         raise ValueError(f"{watching[0]} needs a policy with a KL, got {settings[watching[0]]!r} for {name}.")
@@ -309,6 +314,7 @@ def proximal(
         watched = f"policy/{kl}" if isinstance(kl, str) else "policy/divergence"
         policy_loss = measured(policy_loss, kl) if callable(kl) else _measuring(policy_loss, kl)
     warmup, estimate = settings["critic_warmup"], make_advantages()
+    # At weight 0 the policy's gradient is out of the common norm, too, while the value network learns alone.
     weight = (lambda s: (s.before.updates >= warmup).astype(float)) if warmup else 1.0
     update = together(
         make_optimiser(kl=watched, kl_floor=kl_floor),

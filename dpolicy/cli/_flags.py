@@ -286,7 +286,7 @@ def parse(
 
     Raises:
         UsageError: With one sentence.
-        SystemExit: with code 0 after printing the help, if that was asked for.
+        SystemExit: With code 0 after printing the help, if that was asked for.
     """
     import tyro
 

@@ -167,7 +167,7 @@ def _overview() -> str:
     return f"{_HELP}{table(('algorithm', 'what it is'), rows, width=terminal_width())}\n"
 
 
-def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def configuration_of(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The configuration and the run's own flags that the words after `dpolicy train` mean.
 
     Args:
@@ -180,11 +180,10 @@ def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
 
     Raises:
         UsageError: With one sentence about what is wrong.
-        SystemExit: after printing the help.
+        SystemExit: After printing the help.
     """
     from dpolicy.envs import full_name
-    from dpolicy.presets import presets_for
-    from dpolicy.presets import resolve as defaults
+    from dpolicy.presets import presets_for, resolve
     from dpolicy.train import PROGRAMS
     from dpolicy.train.building import family_of
     from dpolicy.train.configuration import MOST_SEED
@@ -201,7 +200,7 @@ def resolve(name: str, args: list[str]) -> tuple[dict[str, Any], dict[str, Any]]
     # Without an environment there is no preset to find; parsing stops at the missing --env, or prints the help.
     chosen = None if env_name is None else _word_after(args, "--preset")
     with explained(prog):
-        config = defaults(name, env_name or "", choose=chosen)
+        config = resolve(name, env_name or "", choose=chosen)
     run = _run_flags(config["steps"], tuple(presets_for(name, env_name or "")))
     settings = [flag for flag in flags_of(make_algorithm) if flag.name in config["hyperparameters"]]
     recipe = _defaulting(_prefixed(settings, "algorithm"), config["hyperparameters"])
@@ -347,7 +346,7 @@ def train(args: list[str]) -> int:
     name, rest = args[0], args[1:]
     if name.startswith("-"):
         raise UsageError("the algorithm comes first, as in: dpolicy train sdac --env multigoal.", prog=_PROG)
-    config, run = resolve(name, rest)
+    config, run = configuration_of(name, rest)
     prog = f"{_PROG} {name}"
     if run["print_config"]:
         _check_builds(config, prog)

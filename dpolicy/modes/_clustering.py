@@ -40,12 +40,14 @@ def time_warping(
         cost = jnp.sum((first - second[jnp.clip(column, 0, points - 1)]) ** 2, axis=-1)
         # It follows (i, k - 1 - i) and (i - 1, k - i) of the last diagonal, and (i - 1, k - 1 - i) of the one before.
         least = jnp.minimum(jnp.minimum(last, shifted(last)), shifted(before))
+        # The first cell follows none, and all its neighbours are infinite.
         least = jnp.where(k == 0, 0, least)
         values = jnp.where(inside, cost + least, infinity)
         # The cell of both last points; what lies behind it is padding, and is not read.
         ends = k == first_length + second_length - 2
         return (values, last, jnp.where(ends, values[first_length - 1], result)), None
 
+    # All cells lie on 2 p - 1 diagonals; that of the last points is among them however short the paths are.
     start = jnp.full((points,), infinity)
     (_, _, result), _ = jax.lax.scan(diagonal, (start, start, infinity), jnp.arange(2 * points - 1))
     return jnp.sqrt(result)
@@ -83,6 +85,7 @@ def average_linkage(distances: Float[Array, "n n"], valid: Bool[Array, " n"]) ->
     """
     size = distances.shape[0]
     index = jnp.arange(size)
+    # A cluster's distance to itself is infinite: it is never the closest, without a mask in every step.
     apart = (index[:, None] != index[None]) & valid[:, None] & valid[None]
     start = jnp.where(apart, distances, jnp.inf)
 
@@ -91,6 +94,7 @@ def average_linkage(distances: Float[Array, "n n"], valid: Bool[Array, " n"]) ->
         # Where nothing finite is left this is cell (0, 0), of infinite height: no cut is above it.
         flat = jnp.argmin(distances)
         i, j = flat // size, flat % size
+        # The smaller index stays, so that a cluster bears the name of its first item.
         i, j = jnp.minimum(i, j), jnp.maximum(i, j)
         height = distances[i, j]
         share = counts[i] / (counts[i] + counts[j])
@@ -133,12 +137,13 @@ def clusters(
     if threshold is not None:
         _checks.non_negative("threshold", threshold)
     merges = average_linkage(distances, valid)
+    # Merges of infinite height are the steps after the last one: no height to take a share of.
     finite = jnp.isfinite(merges.height)
     highest = jnp.max(jnp.where(finite, merges.height, 0), initial=0)
     cut = share * highest if threshold is None else threshold
     index = jnp.arange(valid.shape[0])
 
-    # Of a merge `first` is the smaller index, so a cluster bears the name of its first item.
+    # Every merge in turn: whoever bears the second name takes the first, which is the smaller index.
     def follow(names, merge):
         first, second, height = merge
         return jnp.where((names == second) & (height <= cut), first, names), None

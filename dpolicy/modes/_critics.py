@@ -53,6 +53,7 @@ class GroupedCritics(NamedTuple):
     def lower_mean(self, critic: Model, obs: Observation, action: Action) -> Scalar:
         """The smaller mean of the two laws of ONE group's critics."""
         atom = support(self.low, self.high, self.atoms)
+        # TF32 keeps ten bits, too few for a mean over atoms that differ little in value.
         return jnp.min(jnp.matmul(jnp.exp(critic(obs, action)), atom, precision="highest"))
 
     def targets(self, critics: Model, live: Bool[Array, " g"], batch: Transition) -> Float[Array, "b atoms"]:
@@ -63,6 +64,7 @@ class GroupedCritics(NamedTuple):
             project = lambda p: categorical_target(
                 p, reward, terminated, self.discount, low=self.low, high=self.high
             )
+            # As the method has it: the minimum of two laws is no law, its sum is below 1 where they differ.
             return jnp.min(jax.vmap(project)(jnp.exp(critic(obs, action))), axis=0)
 
         extras = batch.extras

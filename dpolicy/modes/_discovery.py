@@ -79,6 +79,7 @@ def _clustered(
     # More clusters than places become one.
     cluster = jnp.where((count > places) & (cluster > 0), 0, cluster)
     count = jnp.where(count > places, 1, count)
+    # The others are compared with a few members of each cluster, not with all that were clustered.
     member, there = _members(cluster, places)
     flat = member.ravel()
     away = path_distances(taken, lengths, some[flat], some_lengths[flat]).reshape(-1, *member.shape)
@@ -97,6 +98,7 @@ def _overlap(
     cluster: Int[Array, " n"], before: Int[Array, " n"], counts: Bool[Array, " n"], places: int
 ) -> Int[Array, "k k"]:
     """`[i, j]`: the episodes that count and that cluster i has in common with mode j + 1, as it was before."""
+    # One column for each place, so that counting what is shared is one product of matrices.
     now = (cluster[:, None] == jnp.arange(places)[None]) & counts[:, None]
     known = before[:, None] == jnp.arange(1, places + 1)[None]
     return now.astype(jnp.int32).T @ known.astype(jnp.int32)
@@ -193,9 +195,11 @@ def mode_discovery(
         old = kept_episodes(stored, modes.episodes, margin=discovery_interval)
         episodes = jax.tree.map(lambda *parts: jnp.concatenate(parts), new, old)
         there = episodes.length > 0
+        # New episodes stand in front and belonged to no mode; of the old ones, those overwritten belong to none now.
         before = jnp.where(there, jnp.concatenate([jnp.zeros_like(modes.label), modes.label]), 0)
         success = episodes.terminated if success_return is None else episodes.returns >= success_return
         success = there & success
+        # Without a position, paths are those of whole observations.
         where = range(stored.items.obs.shape[1]) if position is None else position
         taken, lengths = paths(stored, episodes, path_points, tuple(where))
         index, valid = balanced(success, before, groups, clustered_episodes)
@@ -206,6 +210,7 @@ def mode_discovery(
         # A mode that goes on keeps its name; one that is new in its place gets a new name.
         fresh = jax.random.normal(key, modes.embedding.shape, modes.embedding.dtype)
         embedding = jnp.where((found.kept | ~found.live)[:, None], modes.embedding, fresh)
+        # Where nothing has succeeded yet there is no cluster, and nothing bears a label.
         label = jnp.where(there & (count > 0), found.place[cluster], 0).astype(jnp.int32)
         # Each mode keeps as many successes and failures as it can: what it does rarely, or did long ago, stays.
         chosen, _ = balanced(there, 2 * label + success, 2 * groups, remembered_episodes)

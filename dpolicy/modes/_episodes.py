@@ -55,10 +55,12 @@ def finished_episodes(
     lines = stored.items.reward.shape[0] // n
     filled = stored.size // n
     # Line t of what follows is the t-th oldest step of all environments.
+    # Below 0 once the ring is full; the remainder by its lines is that of a line all the same.
     oldest = stored.cursor // n - filled
     in_order = lambda leaf: leaf.reshape(lines, n)[(oldest + jnp.arange(lines)) % lines]
     time = jnp.arange(lines)[:, None]
     written = time < filled
+    # Rows that were never written are no experience, whatever they hold.
     done = in_order(stored.items.terminated | stored.items.truncated) & written
     reward = jnp.where(written, in_order(stored.items.reward), 0)
     # An episode begins after an end, and in the oldest line whatever was before.
@@ -82,6 +84,7 @@ def finished_episodes(
     found = jnp.arange(count) < jnp.sum(ends)
     # Forwards again.
     flat = lines * n - 1 - back
+    # A line holds one step of every environment, next to each other.
     t, env = flat // n, flat % n
     start = begin.ravel()[flat]
     row = lambda t: (((oldest + t) % lines) * n + env).astype(jnp.int32)
@@ -125,6 +128,7 @@ def paths(
     capacity = stored.items.reward.shape[0]
 
     def path(first, length):
+        # An empty place, of length 0, reads its first row at every point: shapes are fixed.
         last = jnp.maximum(length - 1, 0)
         step = jnp.where(length <= points, jnp.minimum(k, last), (k * last) // (points - 1))
         # Steps of one environment are `num_envs` rows apart.
@@ -156,6 +160,7 @@ def draw_by_label(
     """
     capacity = stored.items.reward.shape[0]
     any_key, own_key = jax.random.split(key)
+    # At least 1: nothing can be drawn from an empty interval.
     uniform = jax.random.randint(any_key, wanted.shape, 0, jnp.maximum(stored.size, 1))
     bears = label[None] == jnp.arange(count + 1)[:, None]
     weight = jnp.where(bears, episodes.length[None], 0)

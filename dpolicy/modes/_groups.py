@@ -23,6 +23,7 @@ def _ceil(size: int, parts: int) -> int:
 def _bounds(live: Bool[Array, " g"], size: int) -> tuple[Int[Array, " g"], Int[Array, " g+1"]]:
     """The groups, those in use first and in order, and where the share of each begins in a batch of `size`."""
     used = jnp.sum(live)
+    # Ranks beyond those in use all begin at the end of the batch: their shares are empty.
     rank = jnp.minimum(jnp.arange(live.shape[0] + 1), used)
     # Rounded up: the first item i whose i used // size, which is how `shares` counts, is the rank.
     return jnp.argsort(~live, stable=True), (rank * size + used - 1) // used
@@ -61,12 +62,14 @@ def by_group(function: Callable[..., Any], models: Any, live: Bool[Array, " g"],
     groups = live.shape[0]
     size = jax.tree.leaves(batch)[0].shape[0]
     _checks.integer("batch_size", size, groups)
+    # With all groups in use a share is about one block; with fewer, a group fills several blocks.
     width, counts = _block_counts(groups, size)
     # The most that any number of groups in use fills: shapes must not depend on how many there are.
     blocks = max(used * count for used, count in enumerate(counts))
     order, begins = _bounds(live, size)
     each = jnp.asarray(counts)[jnp.sum(live)]
     block = jnp.arange(blocks)
+    # Blocks that no group fills read the last rank, so that indices stay in range; `valid` leaves them out.
     rank = jnp.minimum(block // each, groups - 1)
     # Block b is number b % each of its group.
     items = (begins[rank] + (block % each) * width)[:, None] + jnp.arange(width)[None]
@@ -91,6 +94,7 @@ def bounded_by_group(
     rows: Float[Array, "b a"], group: Int[Array, " b"], groups: int, bound: Number
 ) -> Float[Array, "b a"]:
     """`rows`, scaled down where the norm of all rows of one group together is above `bound`."""
+    # The factor is bound / norm above the bound, and 1, not the quotient of two zeros, below it.
     norm = jnp.sqrt(jax.ops.segment_sum(jnp.sum(rows**2, axis=1), group, groups))
     return rows * (bound / jnp.maximum(norm, bound))[group][:, None]
 
@@ -133,13 +137,16 @@ def heirs(overlap: Int[Array, "k k"], count: Int[Array, ""]) -> Heirs:
     size = overlap.shape[0]
     old = jnp.arange(1, size + 1)
     exists = jnp.arange(size) < count
+    # The largest of a row of zeros is said to be the first, which is no mode that it shares anything with.
     parent = jnp.where(exists & (jnp.max(overlap, axis=1) > 0), jnp.argmax(overlap, axis=1) + 1, 0)
     # Of several that would continue a mode, the one that shares most does; the first, where they are equal.
     claims = jnp.where(parent[:, None] == old[None], overlap, 0)
     claimed = jnp.max(claims, axis=0) > 0
+    # The winner of a claim is the row that is largest in its parent's column; the index is clipped where there is none.
     keeps = (parent > 0) & (jnp.argmax(claims, axis=0)[jnp.maximum(parent - 1, 0)] == jnp.arange(size))
     # Places that nothing claims, in order; newcomers take them in turn.
     free = jnp.argsort(claimed, stable=True) + 1
+    # The number of a newcomer among the newcomers, in the order of the clusters.
     turn = jnp.cumsum(exists & ~keeps) - 1
     place = jnp.where(keeps, parent, free[jnp.clip(turn, 0, size - 1)])
     place = jnp.where(exists, place, 0)
@@ -169,5 +176,6 @@ def balanced(
     member = (stratum[:, None] == jnp.arange(strata)[None]) & eligible[:, None]
     # The place of each item in its stratum: taken in that order, the strata take turns.
     rank = jnp.take_along_axis(jnp.cumsum(member, axis=0), stratum[:, None], axis=1)[:, 0]
+    # The sort is stable, so that within a turn the first items come first; those that are not eligible come last.
     index = jnp.argsort(jnp.where(eligible, rank, eligible.shape[0] + 1), stable=True)[:count]
     return index, eligible[index]

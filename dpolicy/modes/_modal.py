@@ -53,6 +53,7 @@ class ModalActing(NamedTuple):
 
         def act(obs: Observation, key: Key, place: Any) -> Action:
             act_key, share_key = jax.random.split(key)
+            # One in as many as there are groups, as if the exploring group were one of them.
             share = jnp.where(parts.updates < self.updates, 1 / jnp.sum(parts.discovered.live), 0)
             z = jnp.where(jax.random.uniform(share_key) < share, parts.discovered.embedding[0], 0)
             std = self.low + place * (self.high - self.low)
@@ -64,6 +65,7 @@ class ModalActing(NamedTuple):
         """Without noise under the embedding of a group, or under none for group 0 and for one that is not in use."""
 
         def acting(parts: Parts) -> Callable[[Observation, Key], Action]:
+            # A place that is not in use holds an old or random embedding, which must not steer.
             z = jnp.where(parts.discovered.live[group] & (group > 0), parts.discovered.embedding[group], 0)
             return lambda obs, key: self.sample(parts.actor, obs, z, 0.0, None, key)
 
@@ -115,6 +117,7 @@ class GroupedImprovement(NamedTuple):
 
     def remember(self, transition: Transition) -> dict[str, Any]:
         """At first the action itself, for every group; and whether a clustering has seen the transition."""
+        # A column for each group, in use or not: what is stored has one shape, whatever will be discovered.
         copies = jnp.tile(transition.action[None], (self.discovery.groups, 1))
         return {"improved": copies, "seen": jnp.zeros((), bool)}
 
@@ -139,6 +142,7 @@ class GroupedImprovement(NamedTuple):
         group = shares(state.discovered.live, batch.reward.shape[0])
         row, improved = jnp.arange(group.shape[0]), batch.extras["improved"]
         q = partial(by_group, self.critics.lower_mean, state.critic, state.discovered.live, batch.obs)
+        # Only the column of the group that it was drawn for; the others wait for their own draws.
         improved = improved.at[row, group].set(self.climb(q, improved[row, group], group))
         return dataclasses.replace(batch, extras={**batch.extras, "improved": improved})
 
@@ -150,6 +154,7 @@ class GroupedImprovement(NamedTuple):
         """Find the modes of what is stored; each group inherits critics, their optimiser and improved actions."""
         extras = stored.items.extras
         modes, heirs = self.discovery.look(state.discovered, stored, extras["seen"], key)
+        # Its optimiser's moments with it: they belong to the parameters that are inherited.
         inherit = lambda leaf: leaf[heirs.source] if eqx.is_array(leaf) else leaf
         critic, target = jax.tree.map(inherit, (state["critic"], state.target))
         seen = {"improved": extras["improved"][:, heirs.source], "seen": jnp.ones_like(extras["seen"])}

@@ -112,6 +112,7 @@ def novelty_reward(
 
     def encode(obs: Observation) -> Float[Array, " n"]:
         where = list(range(obs.shape[0]) if position is None else position)
+        # What is no position enters as it is: only places are to be told apart at a fine scale.
         rest = [i for i in range(obs.shape[0]) if i not in where]
         encoded = positional_encoding(obs[jnp.asarray(where, int)], novelty_frequencies)
         return jnp.concatenate([encoded, obs[jnp.asarray(rest, int)]])
@@ -133,6 +134,7 @@ def novelty_reward(
 
     def reward(state: Distillation, transition: Transition) -> Scalar:
         after, before = novelty(state, transition.next_obs), novelty(state, transition.obs)
+        # The growth of novelty along the step, not novelty itself: staying where it is new earns nothing.
         return novelty_scale * jnp.maximum(after - novelty_decay * before, 0)
 
     def fit(state: Distillation, batch: Transition) -> tuple[Distillation, Metrics]:

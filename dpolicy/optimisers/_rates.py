@@ -39,7 +39,7 @@ def by_updates(rate: Callable[[Int[Array, ""]], Any]) -> optax.GradientTransform
         return Rate(jnp.asarray(rate(jnp.zeros((), jnp.int32)), float))
 
     def step(
-        change: Any, state: Rate, parameters: Any = None, *, count: Any, **extra: Any
+        change: Any, state: Rate, parameters: Any = None, *, count: Any, **others: Any
     ) -> tuple[Any, Rate]:
         now = jnp.asarray(rate(count), float)
         return scaled(change, -now), Rate(now)
@@ -84,7 +84,7 @@ def by_kl(
         return at(jnp.asarray(start, float), jnp.zeros((), jnp.int32))
 
     def step(
-        change: Any, state: Rate, parameters: Any = None, *, metrics: Metrics, count: Any, **extra: Any
+        change: Any, state: Rate, parameters: Any = None, *, metrics: Metrics, count: Any, **others: Any
     ) -> tuple[Any, Rate]:
         _checks.one_of("kl, the metric of the loss that the learning rate adapts to,", metric, metrics)
         before = state.learning_rate if state.adapted is None else state.adapted
@@ -109,8 +109,10 @@ def waiting(inner: optax.GradientTransformation, updates: int) -> optax.Gradient
     _checks.integer("updates", updates, 0)
     inner = optax.with_extra_args_support(inner)
 
-    def step(change: Any, state: Any, parameters: Any = None, *, count: Any, **extra: Any) -> tuple[Any, Any]:
-        moved, new = inner.update(change, state, parameters, count=count, **extra)
+    def step(
+        change: Any, state: Any, parameters: Any = None, *, count: Any, **others: Any
+    ) -> tuple[Any, Any]:
+        moved, new = inner.update(change, state, parameters, count=count, **others)
         due = jnp.asarray(count >= updates)
         return jax.tree.map(lambda leaf: jnp.where(due, leaf, 0), moved), keep_if(due, state, new)
 
