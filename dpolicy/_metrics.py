@@ -85,6 +85,7 @@ class _Names:
         whole = lambda name: not jnp.issubdtype(metrics[name].dtype, jnp.inexact)
         self.all = list(metrics)
         self.sums = sums
+        # A maximum is minus the minimum of minus it, so that all extremes are one vector.
         self.signs = {
             name: {"min": 1, "max": -1}[ending]
             for name in metrics

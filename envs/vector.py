@@ -128,6 +128,7 @@ class Vector(eqx.Module):
         """A start for each environment, from its key."""
         if self.resets == "fresh":
             return self._draw(keys)
+        # The remainder of 32 bits: a start is likelier than another by no more than pool_size / 2^32.
         index = jax.vmap(jax.random.bits)(keys) % self.pool_size
         return jax.tree.map(lambda leaf: leaf[index], pool)
 
@@ -159,6 +160,7 @@ class Vector(eqx.Module):
         step_keys, reset_keys = jax.random.split(_checks.one_key(key), (2, self.num))
         taken = jax.vmap(partial(take, self.env))(state.env, state.obs, actions, step_keys)
         steps = state.steps + 1
+        # Both at once would ask to bootstrap from a state that has ended: the task's end counts.
         truncated = (steps >= self.env.spec.time_limit) & ~taken.terminated
         done = taken.terminated | truncated
         result = Step(
@@ -168,6 +170,7 @@ class Vector(eqx.Module):
             truncated=truncated,
             episode_return=state.returns + taken.reward,
             episode_length=state.lengths + 1,
+            # The clock is ahead of the steps that were taken where it began at a random time.
             late=state.steps > state.lengths,
             diverged=taken.diverged,
         )

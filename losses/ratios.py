@@ -95,6 +95,7 @@ def log_ratio_from_losses(
         return jnp.mean(old) - jnp.mean(new)
     if mode == "per_sample":
         return old - new
+    # By logsumexp, so that the largest draw does not overflow; bounded, since one draw would carry the whole mean.
     difference = jnp.clip(old - new, -clamp, clamp)
     return jax.nn.logsumexp(difference) - jnp.log(jnp.asarray(difference.size, difference.dtype))
 

@@ -84,6 +84,7 @@ class ODE(eqx.Module):
             return Steps(t, data, noise, end, unused, unused, unused)
         # The last step evaluates half-way in place of its end, where a velocity may be infinite.
         at = end.at[-1].set((t[-1] + end[-1]) / 2)
+        # Heun's x + h (v + v') / 2: half of x and of Euler's point, plus half a step along the second prediction.
         half = (end - t) / 2
         data = (half * schedule.dalpha(at)).at[-1].set(final[0])
         noise = (half * schedule.dsigma(at)).at[-1].set(final[1])
@@ -119,6 +120,7 @@ class ODE(eqx.Module):
                 return self.velocity(field, x, t, obs)
             return jax.vmap(lambda x, obs: self.velocity(field, x, t, obs))(x, obs)
 
+        # This solver evaluates the end, too, where sigma may be 0 and nothing converts: it stops just before.
         times = jnp.maximum(self.grid(field), field.span[0])
         tolerances = {"rtol": self.rtol, "atol": self.atol}
         return integrate(velocity, x, times, max_steps=self.max_steps, all_points=all_points, **tolerances)

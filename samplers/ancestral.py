@@ -121,6 +121,7 @@ class Ancestral(AbstractChain):
         return x if self.clip_state is None else jnp.clip(x, -self.clip_state, self.clip_state)
 
     def rows(self, field: AbstractField, key: Key) -> tuple[Coefficients, Float[Array, "{self.steps} a"]]:
+        # The other half of the split draws x_1, in every sampler alike; and one draw for all steps is one kernel.
         noise = jax.random.normal(jax.random.split(key)[1], (self.steps, field.action_size))
         if self.noise_bound is not None:
             noise = jnp.clip(noise, -self.noise_bound, self.noise_bound)

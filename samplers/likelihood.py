@@ -84,6 +84,7 @@ def log_likelihood(
     check_tolerances(rtol, atol, max_steps)
     check_action("action", action, field)
     check_reaches_the_action("log_likelihood", field)
+    # Upwards, from the action to noise, and from the first time at which the prediction converts.
     grid = jnp.maximum(Grid(steps, times)(field), field.span[0])[::-1]
     if method == "exact":
         directions, count = jnp.eye(action.shape[0], dtype=action.dtype), 1
@@ -103,6 +104,7 @@ def log_likelihood(
             # Not a product of matrices, which may have fewer digits.
             return value, jnp.sum(direction * tangent)
 
+        # The value is the same along every direction, and is computed once.
         velocity, traces = jax.vmap(along, out_axes=(None, 0))(directions)
         return velocity, jnp.sum(traces) / count
 

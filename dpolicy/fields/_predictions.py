@@ -70,6 +70,8 @@ def as_pair(
         return value, (x - alpha * value) / sigma
     if prediction == "velocity":
         dalpha, dsigma = schedule.dalpha(t), schedule.dsigma(t)
+        # Cramer's rule for x = alpha data + sigma noise, value = dalpha data + dsigma noise; not zero while the
+        # signal-to-noise ratio falls.
         determinant = alpha * dsigma - sigma * dalpha
         return (dsigma * x - sigma * value) / determinant, (alpha * value - dalpha * x) / determinant
     noise = -sigma * value if prediction == "score" else value

@@ -109,6 +109,7 @@ class MLP(eqx.Module):
         norms = self.norms or (lambda x: x,) * (len(self.layers) - 1)
         x = self.layers[0](*parts)
         for i in range(1, len(self.layers) - 1, 2):
+            # Activated before each layer: what passes the shortcut is untouched from the first layer to the last.
             inner = self.layers[i](activate(norms[i - 1](x)))
             x = x + self.layers[i + 1](activate(norms[i](inner)))
         out = self.layers[-1](x)

@@ -70,6 +70,7 @@ class TanhGaussian(eqx.Module):
             least = LEAST_STD if width == "softplus" else 0.0
             _checks.in_range("initial_std", initial_std, least, open_low=True)
             std = jnp.asarray(initial_std, float)
+            # The inverse of the width: what the bias must be for the network's 0 to mean `initial_std`.
             q = jnp.log(std) if width == "exp" else jnp.log(jnp.expm1(std - LEAST_STD))
             shift = jnp.zeros(2 * action_size).at[action_size:].set(q)
             mlp = eqx.tree_at(lambda m: m.layers[-1].bias, mlp, replace_fn=lambda bias: bias + shift)

@@ -147,6 +147,7 @@ class OffPolicyLoop:
                 f"environment, {horizon.steps * num}, got {self.replay_size}."
             )
         if memory is not None and memory.organise is not None:
+            # Looks at the replay end stretches of a chunk that are equally long, so that one program runs them all.
             between = min(memory.interval, self.interval // num)
             if self.interval // num % between:
                 unit = f"num_envs * {between} = {num * between}"
@@ -194,6 +195,7 @@ class OffPolicyLoop:
 
     def act(self, state: TrainState, keys: Keys) -> Float[Array, "n a"]:
         """How it explores in every environment now, from a key for each."""
+        # The replay holds raw observations; whoever reads them standardises them by the statistics of now.
         see = state.normaliser or (lambda obs: obs)
         obs = see(state.experience.envs.obs)
         act = jax.vmap(self.algorithm.act, in_axes=(None, 0, 0, None, 0))
@@ -233,6 +235,7 @@ class OffPolicyLoop:
         seen, extras = memory.organise(state.algorithm, self.stored(state), organise_key)
         old = (state.algorithm, state.experience.replay.data.extras)
         where = lambda s: (s.algorithm, s.experience.replay.data.extras, s.key)
+        # A seed that has failed keeps what it was, its replay included.
         return eqx.tree_at(where, state, (*keep_if(state.alive, old, (seen, extras)), key))
 
     def draw(self, state: TrainState, key: Key) -> tuple[Int[Array, " b"], Transition]:

@@ -134,6 +134,7 @@ class OnPolicyLoop:
             action, extras = jax.vmap(self.algorithm.act, in_axes=(None, 0, 0, None))(
                 state.algorithm, obs, act_keys, "explore"
             )
+            # Counted when the rollout is over, so that all of it is seen through the same statistics.
             raw = experience.obs
             experience, step = self.envs.step(experience, action, env_key)
             transition = Transition(
@@ -151,6 +152,7 @@ class OnPolicyLoop:
         # All at once: a split at each step is a kernel.
         keys = jax.random.split(act_key, (self.rollout, num)), jax.random.split(env_key, self.rollout)
         experience, (batch, raw, steps) = jax.lax.scan(one, state.experience, keys)
+        # What was acted on next: after an episode's end the first observation of another, where `next_obs` is the end.
         following = jnp.concatenate([batch.obs[1:], see(experience.obs)[None]])
         batch = eqx.tree_at(lambda b: b.extras, batch, {**batch.extras, "following": following})
         return experience, batch, raw, steps

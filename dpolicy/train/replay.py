@@ -87,6 +87,7 @@ class Replay(eqx.Module, Generic[T]):
 
         Where a row comes twice, its first item counts, so that the outcome does not depend on the order of writing.
         """
+        # The largest of booleans is said to be the first that is true: the first item of the same row.
         first = jnp.argmax(rows[:, None] == rows[None], axis=1)
         write = lambda ring, values: ring.at[rows].set(values[first])
         return eqx.tree_at(lambda r: part(r.data), self, jax.tree.map(write, part(self.data), new))

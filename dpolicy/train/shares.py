@@ -72,6 +72,7 @@ def share_sizes(shares: Sequence[float | int], batch_size: int) -> tuple[int, ..
     parts = [Fraction(float(share)).limit_denominator(10**9) for share in shares]
     quotas = [part * batch_size / sum(parts) for part in parts]
     sizes = [int(quota) for quota in quotas]
+    # Minus the rests: a stable sort then puts the largest rest first, and of equal ones the first source.
     rests = [size - quota for size, quota in zip(sizes, quotas, strict=True)]
     for i in sorted(range(len(parts)), key=rests.__getitem__)[: batch_size - sum(sizes)]:
         sizes[i] += 1

@@ -67,12 +67,15 @@ def data_windows(
     _checks.integer("steps", steps)
     count = data.reward.shape[0]
     index = rows[:, None] + jnp.arange(steps)[None]
+    # Rows past the end read the last one, and do not count.
     windows = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, count - 1)], data)
     return windows, _until_done(windows.done, index < count)
 
 
 def _until_done(done: Bool[Array, "b h"], there: Bool[Array, "b h"]) -> Bool[Array, "b h"]:
     """Which steps of a window count: those that are there, up to and with the first that is done."""
+    # Without its own end: the step that is done still counts. The first step counts in any case, so that no window is
+    # empty, whatever its row holds.
     ended_before = jnp.cumsum(done, axis=1) - done
     return (there & (ended_before == 0)).at[:, 0].set(True)
 
@@ -111,6 +114,7 @@ def n_step(
     weights = jnp.stack([jnp.asarray(power, windows.reward.dtype) for power in powers])
     count = jnp.sum(valid, axis=1)
     row = jnp.arange(count.shape[0])
+    # A window that was cut short ends where it was cut.
     of_last = lambda leaf: leaf[row, count - 1]
     first = jax.tree.map(lambda leaf: leaf[:, 0], windows)
     extras = dict(first.extras)
