@@ -199,7 +199,6 @@ def mode_discovery(
         before = jnp.where(there, jnp.concatenate([jnp.zeros_like(modes.label), modes.label]), 0)
         success = episodes.terminated if success_return is None else episodes.returns >= success_return
         success = there & success
-        # Without a position, paths are those of whole observations.
         where = range(stored.items.obs.shape[1]) if position is None else position
         taken, lengths = paths(stored, episodes, path_points, tuple(where))
         index, valid = balanced(success, before, groups, clustered_episodes)
@@ -210,7 +209,6 @@ def mode_discovery(
         # A mode that goes on keeps its name; one that is new in its place gets a new name.
         fresh = jax.random.normal(key, modes.embedding.shape, modes.embedding.dtype)
         embedding = jnp.where((found.kept | ~found.live)[:, None], modes.embedding, fresh)
-        # Where nothing has succeeded yet there is no cluster, and nothing bears a label.
         label = jnp.where(there & (count > 0), found.place[cluster], 0).astype(jnp.int32)
         # Each mode keeps as many successes and failures as it can: what it does rarely, or did long ago, stays.
         chosen, _ = balanced(there, 2 * label + success, 2 * groups, remembered_episodes)
