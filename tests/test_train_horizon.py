@@ -11,8 +11,7 @@ from dpolicy._types import Transition
 from dpolicy.algorithm import Algorithm, Horizon, Memory
 from dpolicy.data import check_order, record
 from dpolicy.envs import Environment, Spec, Vector
-from dpolicy.train import n_step, off_policy, offline, on_policy, ring_windows
-from dpolicy.train._off_policy import OffPolicyLoop
+from dpolicy.train import OffPolicyLoop, n_step, off_policy, offline, on_policy, ring_windows
 from dpolicy.train.program import checked_parts
 
 KEY = jax.random.key(0)
@@ -97,7 +96,7 @@ def test_what_is_kept_is_that_of_the_first_step_and_is_rewritten_there():
         noting(seen, memory=memory, steps=3, chunk=True), normalise_observations=True, batch_size=4
     )
     state = loop.start(KEY)
-    after, _ = loop.learn(state, KEY)
+    after, _ = loop.learn(state, jax.random.split(KEY))
     jax.effects_barrier()
     (batch,) = seen
     see = state.normaliser

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 
 from dpolicy._places import RunWarning as RunWarning
+from dpolicy.train._off_policy import OffPolicyLoop as OffPolicyLoop
 from dpolicy.train._off_policy import off_policy as off_policy
 from dpolicy.train._offline import offline as offline
+from dpolicy.train._on_policy import OnPolicyLoop as OnPolicyLoop
 from dpolicy.train._on_policy import on_policy as on_policy
 from dpolicy.train.building import build as build
 from dpolicy.train.evaluate import policy_of as policy_of
