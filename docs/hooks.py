@@ -21,8 +21,8 @@ FAMILIES = {
     "off_policy": "Off-policy algorithms learn from a replay of everything they have seen.",
     "on_policy": "On-policy algorithms learn from the rollout of their own current policy.",
 }
-# Reference pages that list the public names of these modules, in this order.
-MODULES = {"recipes": ("Algorithms and recipes", ["algorithm", "recipe"])}
+# Reference pages that list the public names of these modules, in this order; of private ones what dpolicy exports.
+MODULES = {"recipes": ("Algorithms and recipes", ["algorithm", "recipe", "_settings"])}
 # Reference pages that list what these packages export: the modules named here first, then the others.
 PACKAGES = {
     "fields": ("Fields", "schedule schedules discrete field mean_field predictions guidance embeddings"),
@@ -148,11 +148,15 @@ def taxonomy_page(algorithms: dict[str, Any]) -> str:
 
 
 def _annotation(annotation: Any) -> str:
-    """A type as the sources write it: by its own name, and numbers and keys by the vocabulary's."""
+    """A type as the sources write it: by its own name; numbers, their ranges and keys by the vocabulary's."""
+    from dpolicy import _settings
     from dpolicy._types import Key, Number
 
     text = inspect.formatannotation(annotation)
-    for name, alias in (("Number", Number), ("Key", Key)):
+    # A range holds the type that it narrows, and so comes first.
+    ranges = {name: getattr(_settings, name) for name in exports("dpolicy")["dpolicy._settings"]}
+    aliases = {name: kind for name, kind in ranges.items() if not inspect.isfunction(kind)}
+    for name, alias in {**aliases, "Number": Number, "Key": Key}.items():
         text = text.replace(inspect.formatannotation(alias), name)
     return re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text)
 
@@ -284,7 +288,9 @@ def pages(repository: str) -> dict[str, str]:
     for family in FAMILIES:
         result[f"algorithms/{family}.md"] = family_page(family, ALGORITHMS)
     for name, (title, modules) in MODULES.items():
-        result[f"api/{name}.md"] = _reference(title, "", {f"dpolicy.{module}": None for module in modules})
+        exported = exports("dpolicy")
+        shown = {m: exported[m] if "._" in m else None for m in (f"dpolicy.{module}" for module in modules)}
+        result[f"api/{name}.md"] = _reference(title, "", shown)
     for name, (title, first) in PACKAGES.items():
         found = _first(exports(f"dpolicy.{name}"), first)
         intro = f"{_summary(f'dpolicy.{name}')}\n\nImport from `dpolicy.{name}`.\n"

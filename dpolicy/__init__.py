@@ -8,6 +8,16 @@ policy: `dpolicy.train.load_policy`.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from dpolicy._settings import Count as Count
+from dpolicy._settings import Finite as Finite
+from dpolicy._settings import Fraction as Fraction
+from dpolicy._settings import NonNegative as NonNegative
+from dpolicy._settings import Positive as Positive
+from dpolicy._settings import Sizes as Sizes
+from dpolicy._settings import at_least as at_least
+from dpolicy._settings import checked as checked
+from dpolicy._settings import one_of as one_of
+from dpolicy._settings import within as within
 from dpolicy._types import Action as Action
 from dpolicy._types import Critic as Critic
 from dpolicy._types import Key as Key

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import typing
 from typing import NamedTuple
 
 import jax
@@ -114,9 +115,11 @@ def build(name, **numbers):
 
 
 def numeric(name):
-    parameters = inspect.signature(ALGORITHMS[name].recipe).parameters.values()
-    kinds = (_types.Number, _types.Number | None)
-    return {p.name: p.default for p in parameters if p.annotation in kinds and p.default is not None}
+    """The hyperparameters that are numbers, whatever range they have, with their defaults."""
+    recipe = ALGORITHMS[name].recipe
+    parameters, kinds = inspect.signature(recipe).parameters.values(), typing.get_type_hints(recipe)
+    numbers = (_types.Number, _types.Number | None)
+    return {p.name: p.default for p in parameters if kinds[p.name] in numbers and p.default is not None}
 
 
 def experience(algorithm, state, key, time=4, envs=4):

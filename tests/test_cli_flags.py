@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import pytest
 from jaxtyping import Array, Float
 
+from dpolicy import Positive, at_least, one_of
 from dpolicy._types import Number, Prediction
 from dpolicy.cli import UsageError
 from dpolicy.cli._flags import REQUIRED, Flag, command_line_type, describe, flags_of, parse
@@ -80,12 +81,45 @@ def test_flags_come_from_signature_and_docstring():
         (Callable | str, "x", str),
         (float | int | None, 1.0, float | None),
         (Literal["a", "b"] | None, None, Literal["a", "b"] | None),
+        (Positive | None, None, float | None),
+        (Annotated[int, at_least(2)], 2, int),
+        (Annotated[str, one_of({"a": 1, "b": 2})] | Callable, "a", Literal["a", "b"]),
         (Callable, int, None),
         (Path, Path(), Path),
     ],
 )
 def test_command_line_type(annotation, default, expected):
     assert command_line_type(annotation, default) == expected
+
+
+def test_help_says_what_a_setting_takes(capsys):
+    def recipe(
+        *,
+        rate: Positive | None = 1.0,
+        draws: Annotated[int, at_least(2)] = 4,
+        kind: Annotated[str, one_of({"mish": 1, "relu": 2})] | Callable = "mish",
+    ):
+        """A recipe.
+
+        Args:
+            rate: How fast; None for not at all.
+            draws: How many.
+        """
+
+    flags = flags_of(recipe)
+    assert [flag.help for flag in flags] == [
+        "How fast; None for not at all. Above 0.",
+        "How many. At least 2.",
+        "",
+    ]
+    with pytest.raises(SystemExit):
+        parse({"settings": flags}, ["--help"], prog="dpolicy test", description="d")
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--rate {None}|FLOAT How fast; None for not at all. Above 0. (default: 1.0)" in printed
+    assert "--kind {mish,relu}" in printed
+    with pytest.raises(UsageError) as error:
+        parse({"settings": flags}, ["--kind", "mush"], prog="p", description="d")
+    assert str(error.value) == "--kind must be one of mish, relu, got 'mush'. Did you mean mish?"
 
 
 def test_words_become_values():

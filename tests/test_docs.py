@@ -192,7 +192,7 @@ def test_other_functions_are_called_as_their_source_says():
                     shown = f"options: {{show_signature: false}}\n\n```python\n{hooks.signature(thing)}\n```"
                     assert f"::: {path}\n    {shown}" in page
                     changed.append(thing.__qualname__)
-    assert changed == ["actor_critic", "proximal"]
+    assert changed == ["flow_policy", "actor_critic", "proximal", "coupled_flow", "mirror_descent"]
 
 
 def test_reference_pages_begin_with_what_is_used_most():

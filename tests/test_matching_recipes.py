@@ -18,13 +18,11 @@ from dpolicy.blocks import (
     critic_function,
     field_policy,
     mirror_descent,
-    noisy_best,
-    q_critics,
 )
 from dpolicy.envs import MultiGoal
 from dpolicy.learning import Parts, Statistics, Tuned, stage_key
 from dpolicy.losses import boltzmann, chain, matching, perturb, reverse_sample, start
-from dpolicy.optimisers import Learner, adam
+from dpolicy.optimisers import Learner
 from dpolicy.samplers import mean_flow, ode
 
 SPEC = MultiGoal().spec
@@ -149,10 +147,10 @@ def test_mirror_descent_weighs_the_critics_next_action(getkey):
 
     algorithm = mirror_descent(
         name="mirror",
-        behaviour=noisy_best(policy=policy),
+        policy=policy,
         evaluate=policy.act,
-        critics=q_critics(critic_hidden=(4,)),
-        optimiser=adam(1e-3),
+        critic_hidden=(4,),
+        learning_rate=1e-3,
         regression=regression,
     )
     numbers = {"statistics": Statistics(jnp.asarray(10.0), jnp.asarray(2.0))}

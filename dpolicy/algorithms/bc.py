@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from dpolicy import _checks
-from dpolicy._types import Number
+from dpolicy._settings import Fraction, Positive
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks import FieldPolicy, field_policy
 from dpolicy.learning import algorithm, average, trained
@@ -15,7 +14,7 @@ from dpolicy.recipe import composed
 
 @composed(field_policy, schedule="rectified_flow", prediction="velocity", sampler="euler", sampler_steps=10)
 def bc(
-    make_field: Callable[..., FieldPolicy], *, learning_rate: Number = 3e-4, ema_decay: Number = 0.995
+    make_field: Callable[..., FieldPolicy], *, learning_rate: Positive = 3e-4, ema_decay: Fraction = 0.995
 ) -> Algorithm:
     """Behaviour cloning: fit the field to the data's actions, act by sampling it.
 
@@ -28,8 +27,6 @@ def bc(
         learning_rate: Adam's rate.
         ema_decay: Decay of the averaged parameters, which act.
     """
-    _checks.positive("learning_rate", learning_rate)
-    _checks.fraction("ema_decay", ema_decay)
     policy = make_field()
     loss = matching(perturb(policy.schedule))
     return algorithm(

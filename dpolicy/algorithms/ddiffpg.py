@@ -1,56 +1,29 @@
 """DDiffPG: a diffusion policy that keeps every mode of behaviour it has discovered."""
 
-import dataclasses
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from dpolicy import _checks
-from dpolicy._types import Action, Key, Model, Number, Transition
+from dpolicy._settings import NonNegative, Positive
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks import FieldPolicy, field_policy
-from dpolicy.learning import Seen, algorithm, frozen, labelled, labelled_batch, reported, trained
+from dpolicy.learning import algorithm, frozen, reported, trained
 from dpolicy.losses import given, matching, perturb
-from dpolicy.losses.times import grid_times
 from dpolicy.modes import (
     Discovery,
     GroupedCritics,
     GroupedImprovement,
-    ModalActing,
-    Modes,
+    ModalPolicy,
     Novelty,
     grouped_critics,
     grouped_improvement,
-    modal_acting,
+    modal_policy,
     mode_discovery,
     novelty_reward,
-    shares,
 )
 from dpolicy.optimisers import adam
 from dpolicy.recipe import composed
-
-
-class _Sizes(NamedTuple):
-    obs_size: int
-    action_size: int
-
-
-def _with_z(example: Transition, z: Float[Array, " z"], action: Action) -> Transition:
-    """The transition as the actor's loss sees it: observations with z beside them, and this action."""
-    obs, next_obs = (jnp.concatenate([obs, z]) for obs in (example.obs, example.next_obs))
-    return dataclasses.replace(example, obs=obs, next_obs=next_obs, action=action)
-
-
-def _condition(s: Seen, key: Key) -> dict[str, Any]:
-    """The group of each row, and what the policy is conditioned on there: nothing in every other row of a mode."""
-    modes: Modes = s.before.discovered
-    group = shares(modes.live, s.batch.reward.shape[0])
-    hidden = (group > 0) & (jnp.arange(group.shape[0]) % 2 == 0)
-    return {"group": group, "z": jnp.where(hidden[:, None], 0, modes.embedding[group])}
 
 
 @composed(
@@ -58,10 +31,11 @@ def _condition(s: Seen, key: Key) -> dict[str, Any]:
     mode_discovery,
     novelty_reward,
     grouped_critics,
-    modal_acting,
+    modal_policy,
     grouped_improvement,
     schedule="discrete_cosine",
     sampler="ddpm_posterior",
+    sampler_steps=5,
     hidden=(1024, 512, 256),
 )
 def ddiffpg(
@@ -69,15 +43,12 @@ def ddiffpg(
     make_discovery: Callable[..., Discovery],
     make_novelty: Callable[..., Novelty],
     make_critics: Callable[..., GroupedCritics],
-    make_acting: Callable[..., ModalActing],
+    make_policy: Callable[..., ModalPolicy],
     make_improvement: Callable[..., GroupedImprovement],
     *,
-    sampler_steps: int = 5,
-    learning_rate: Number = 3e-4,
-    max_grad_norm: Number | None = 1.0,
-    weight_decay: Number = 0.01,
-    smoothing_std: Number = 0.8,
-    smoothing_clip: Number = 0.2,
+    learning_rate: Positive = 3e-4,
+    max_grad_norm: Positive | None = 1.0,
+    weight_decay: NonNegative = 0.01,
 ) -> Algorithm:
     r"""DDiffPG: cluster episodes into modes, and improve each mode by a critic of its own (arXiv 2406.00681).
 
@@ -111,50 +82,26 @@ def ddiffpg(
         max_grad_norm: Bound on the norm of each gradient: the actor's, one group's critics', the novelty predictor's;
             None for none.
         weight_decay: Decoupled weight decay of all networks.
-        smoothing_std: Standard deviation of the noise on the next action of the critics' target.
-        smoothing_clip: Bound of that noise.
     """
-    _checks.positive("learning_rate", learning_rate)
-    _checks.non_negative("smoothing_std", smoothing_std)
-    _checks.non_negative("smoothing_clip", smoothing_clip)
-    policy, discovery = make_field(sampler_steps=sampler_steps), make_discovery()
+    field, discovery = make_field(), make_discovery()
+    policy = make_policy(policy=field, discovery=discovery)
     bounds: dict[str, Any] = {"max_grad_norm": max_grad_norm, "weight_decay": weight_decay}
     novelty, critics = make_novelty(**bounds), make_critics(groups=discovery.groups, **bounds)
-    acting, improvement = make_acting(policy=policy), make_improvement(critics=critics, discovery=discovery)
-    fit = matching(perturb(policy.schedule, times=grid_times(sampler_steps)))
-
-    def make_actor(key: Key, spec: Any) -> Model:
-        size = jax.eval_shape(discovery.start, key).embedding.shape[1]
-        return policy.make(key, _Sizes(spec.obs_size + size, spec.action_size))
-
-    def rewards(s: Seen, example: Transition, key: Key) -> dict[str, Any]:
-        bonus = novelty.reward(s.before.novelty, example)
-        return {
-            "intrinsic": bonus,
-            "reward": jnp.where(example.extras["group"] > 0, example.reward, 0) + bonus,
-        }
-
-    def smoothed(s: Seen, example: Transition, key: Key) -> dict[str, Any]:
-        z = example.extras["z"]
-        sample = partial(acting.sample, s.before.actor, example.next_obs, z, smoothing_std, smoothing_clip)
-        return {"next_action": sample(key)}
-
-    def improved(example: Transition) -> Transition:
-        return _with_z(example, example.extras["z"], example.extras["improved"][example.extras["group"]])
-
+    improvement = make_improvement(critics=critics, discovery=discovery)
+    fit = given(policy.improved, matching(perturb(field.schedule, times=field.times)))
     return algorithm(
         "ddiffpg",
         "off_policy",
-        explore=acting.explore,
-        evaluate=acting.as_mode(0),
-        modes={f"mode_{group}": acting.as_mode(group) for group in range(1, discovery.groups)},
+        explore=policy.explore,
+        evaluate=policy.as_mode(0),
+        modes={f"mode_{group}": policy.as_mode(group) for group in range(1, discovery.groups)},
         memory=improvement.memory(),
         discovered=frozen(lambda key, spec: discovery.start(key)),
-        groups=labelled_batch(_condition),
-        rewards=labelled(rewards),
-        next_action=labelled(smoothed),
+        groups=policy.grouped(),
+        rewards=novelty.rewarded(),
+        next_action=policy.next_action(),
         critic=critics.fitted(),
-        actor=trained(make_actor, lambda s: given(improved, fit), adam(learning_rate, **bounds)),
+        actor=trained(policy.make, lambda s: fit, adam(learning_rate, **bounds)),
         target=critics.averaged(),
         novelty=novelty.stage(),
         report=reported(lambda s: {"modes": jnp.sum(s.now.discovered.live) - 1.0}),

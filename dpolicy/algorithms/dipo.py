@@ -1,39 +1,32 @@
 """DIPO: diffusion policies fitted to actions that climb the critic."""
 
-import dataclasses
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import optax
 
-from dpolicy import _checks
-from dpolicy._types import Key, Number, Transition
+from dpolicy._settings import Fraction
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks import (
     Critics,
     FieldPolicy,
     actor_optimiser,
     acts,
-    critic_function,
+    ascended,
     field_policy,
+    improved,
     q_critics,
     within_box,
 )
-from dpolicy.learning import Seen, algorithm, average, remembered, trained
-from dpolicy.losses import given, gradient_ascent, matching, perturb
+from dpolicy.learning import Stage, algorithm, average, trained
+from dpolicy.losses import given, matching, perturb
 from dpolicy.recipe import composed
-
-
-def improved(example: Transition) -> Transition:
-    """The transition with its improved action in place of the executed one."""
-    return dataclasses.replace(example, action=example.extras["improved"])
 
 
 @composed(
     field_policy,
     actor_optimiser,
     q_critics,
+    ascended,
     sampler="ddpm_posterior",
     sampler_steps=100,
     critic_hidden=(256, 256, 256),
@@ -44,11 +37,9 @@ def dipo(
     make_field: Callable[..., FieldPolicy],
     make_optimiser: Callable[..., optax.GradientTransformation],
     make_critics: Callable[..., Critics],
+    make_ascent: Callable[..., Stage],
     *,
-    ascent_steps: int = 20,
-    ascent_rate: Number = 0.03,
-    ascent_norm: Number | None = 0.1,
-    average_rate: Number = 0.005,
+    average_rate: Fraction = 0.005,
 ) -> Algorithm:
     r"""DIPO: move replay actions up the gradient of Q, keep them there, and clone them (arXiv 2305.13122).
 
@@ -69,37 +60,17 @@ def dipo(
     HalfCheetah).
 
     Args:
-        ascent_steps: Adam steps on the improved actions per update; 0 clones the executed ones (40 in HalfCheetah).
-        ascent_rate: Adam's rate there; a coordinate moves by at most about steps times rate.
-        ascent_norm: Bound on the norm of all action gradients of the batch together, per action dimension; None for
-            none (0.3 in Hopper, 0.08 in Walker2d and HalfCheetah, 0.1 in Ant and Humanoid).
         average_rate: Share of the actor that enters its average at each update.
     """
-    _checks.integer("ascent_steps", ascent_steps, 0)
-    _checks.positive("ascent_rate", ascent_rate)
-    if ascent_norm is not None:
-        _checks.positive("ascent_norm", ascent_norm)
-    _checks.fraction("average_rate", average_rate)
     policy, critics = make_field(), make_critics()
     sample = within_box(policy.act)
-
-    def climb(s: Seen) -> Callable[[Transition, Key], dict[str, Any]]:
-        q = critic_function(s.before.critic)
-
-        def one(example: Transition, key: Key) -> dict[str, Any]:
-            start = example.extras["improved"]
-            bound = None if ascent_norm is None else ascent_norm * start.size
-            ascend = partial(gradient_ascent, steps=ascent_steps, rate=ascent_rate, max_grad_norm=bound)
-            return {"improved": ascend(partial(q, example.obs), start)}
-
-        return one
 
     return algorithm(
         "dipo",
         "off_policy",
         explore=acts(sample),
         evaluate=acts(within_box(policy.quiet)),
-        improved=remembered(lambda transition: {"improved": transition.action}, climb),
+        improved=make_ascent(),
         critic=critics.backed_up(sample, actor="average"),
         target=critics.averaged(),
         actor=trained(

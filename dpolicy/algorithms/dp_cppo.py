@@ -1,18 +1,12 @@
 """Diffusion Policy with Conditional PPO."""
 
-import dataclasses
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
-import jax
-from jaxtyping import Array, Float
-
-from dpolicy import _checks
-from dpolicy._types import Action, Key, Number, Observation, Transition
+from dpolicy._settings import Count, Fraction, NonNegative, Positive, one_of
 from dpolicy.algorithm import Algorithm
-from dpolicy.blocks import PLAIN_FLOW, FieldPolicy, field_policy, proximal
-from dpolicy.learning import Acting, Parts, Seen, average, labelled, passes, trained
+from dpolicy.blocks import RESIDUAL_MODES, FieldPolicy, ResidualFlow, flow_policy, improved, proximal
+from dpolicy.learning import average, passes, trained
 from dpolicy.losses import (
     add,
     clipped,
@@ -23,69 +17,33 @@ from dpolicy.losses import (
     residual_gaussian_log_ratio,
     score_regulariser,
 )
-from dpolicy.networks import ResidualGaussian, gaussian_kl, gaussian_policy
+from dpolicy.networks import ResidualGaussian, gaussian_policy
 from dpolicy.optimisers import adam
 from dpolicy.recipe import composed, prefixed
-
-MODES = ("flow", "flow+residual", "flow+residual+noise", "improved")
-
-
-def _acting(flow: FieldPolicy, mode: str) -> Acting:
-    """The action a0 of the flow, with the residual's mean or a draw of it."""
-
-    def acting(parts: Parts) -> Callable[[Observation, Key], tuple[Action, dict[str, Any]]]:
-        residual = parts.policy
-
-        def act(obs: Observation, key: Key) -> tuple[Action, dict[str, Any]]:
-            flow_key, key = jax.random.split(key)
-            base = flow.sample(parts.previous if mode == "improved" else parts.average, obs, flow_key)
-            if mode == "flow":
-                return base, {}
-            mean = residual.mean(obs, base)
-            if mode == "flow+residual":
-                return mean, {}
-            action, log_prob = residual.sample(obs, base, key)
-            return action, {"base": base, "log_prob": log_prob, "mean": mean, "log_std": residual.log_std}
-
-        return act
-
-    return acting
-
-
-def _kl(residual: ResidualGaussian, example: Transition, key: Key) -> Float[Array, ""]:
-    old = example.extras
-    mean = residual.mean(example.obs, old["base"])
-    return gaussian_kl(old["mean"], old["log_std"], mean, residual.log_std)
-
-
-def _on_improved(example: Transition) -> Transition:
-    return dataclasses.replace(example, action=example.extras["improved"])
 
 
 @composed(
     gaussian_policy,
-    prefixed("flow_", field_policy, "hidden"),
+    prefixed("flow_", flow_policy, "hidden", shared=("activation", "initialisation")),
     proximal,
     flow_hidden=(256, 256),
     target_kl=0.01,
     value_clip=0.2,
 )
 def dp_cppo(
-    residual_policy: Callable[..., Any],
+    make_residual: Callable[..., Any],
     make_flow: Callable[..., FieldPolicy],
     train: Callable[..., Algorithm],
     *,
-    clip: Number = 0.2,
-    entropy_coefficient: Number = 0.005,
-    score_coefficient: Number = 0.1,
-    evaluate: str = "flow+residual",
-    flow_steps: int = 16,
-    flow_learning_rate: Number = 1e-3,
-    flow_epochs: int = 15,
-    flow_minibatches: int = 4,
-    ema_decay: Number = 0.999,
-    activation: str = "elu",
-    initialisation: str = "torch",
+    clip: Positive = 0.2,
+    entropy_coefficient: NonNegative = 0.005,
+    score_coefficient: NonNegative = 0.1,
+    evaluate: Annotated[str, one_of(RESIDUAL_MODES)] = "flow+residual",
+    flow_steps: Count = 16,
+    flow_learning_rate: Positive = 1e-3,
+    flow_epochs: Count = 15,
+    flow_minibatches: Count = 4,
+    ema_decay: Fraction = 0.999,
 ) -> Algorithm:
     """DP-CPPO: a flow proposes a0, PPO trains a Gaussian residual around it, the flow is refitted (arXiv 2603.04790).
 
@@ -111,40 +69,23 @@ def dp_cppo(
         ema_decay: Decay of the flow's moving average, per gradient step.
         flow_hidden: Widths of the flow's network.
         activation: Activation of all three.
-        initialisation: Of the weights: torch (RSL-RL's), orthogonal, lecun_normal, lecun_uniform, he_normal or
-            xavier_uniform.
     """
-    _checks.positive("clip", clip)
-    _checks.non_negative("entropy_coefficient", entropy_coefficient)
-    _checks.non_negative("score_coefficient", score_coefficient)
-    _checks.one_of("evaluate", evaluate, MODES)
-    _checks.fraction("ema_decay", ema_decay)
-    _checks.positive("flow_learning_rate", flow_learning_rate)
-    _checks.integer("flow_steps", flow_steps)
-    _checks.integer("flow_epochs", flow_epochs)
-    _checks.integer("flow_minibatches", flow_minibatches)
-    shared = {"activation": activation, "initialisation": initialisation}
-    flow = make_flow(**PLAIN_FLOW, sampler_steps=flow_steps, **shared)
-    acting = partial(_acting, flow)
-
-    def improved(s: Seen, example: Transition, key: Key) -> dict[str, Action]:
-        return {"improved": acting("flow+residual+noise")(s.now)(example.obs, key)[0]}
-
-    fit = given(_on_improved, matching(perturb(flow.schedule)))
+    flow = make_flow(sampler_steps=flow_steps)
+    policy, fit = ResidualFlow(flow), given(improved, matching(perturb(flow.schedule)))
     return train(
         name="dp_cppo",
-        make_policy=residual_policy(ResidualGaussian, **shared),
-        explore=acting("flow+residual+noise"),
-        evaluate=acting(evaluate),
-        modes={mode: acting(mode) for mode in MODES},
+        make_policy=make_residual(ResidualGaussian),
+        explore=policy.acting("flow+residual+noise"),
+        evaluate=policy.acting(evaluate),
+        modes={mode: policy.acting(mode) for mode in RESIDUAL_MODES},
         policy_loss=add(
             ppo=(1.0, clipped(residual_gaussian_log_ratio, eps=clip)),
             entropy=(-entropy_coefficient, entropy),
             score=(score_coefficient, score_regulariser),
         ),
-        kl=_kl,
+        kl=policy.kl,
         stages={
-            "improved": labelled(improved),
+            "improved": policy.improved(),
             "refit": passes(
                 epochs=flow_epochs,
                 minibatches=flow_minibatches,
@@ -155,5 +96,4 @@ def dp_cppo(
             # The base of the policy that the flow was just fitted to.
             "previous": average("average", 1, found=True),
         },
-        **shared,
     )

@@ -2,42 +2,25 @@
 
 from collections.abc import Callable
 
-import optax
-
-from dpolicy import _checks
+from dpolicy._settings import Count
 from dpolicy.algorithm import Algorithm
-from dpolicy.blocks import (
-    Critics,
-    FieldPolicy,
-    NoisyBest,
-    actor_optimiser,
-    field_policy,
-    mirror_descent,
-    noisy_best,
-    q_critics,
-)
+from dpolicy.blocks import FieldPolicy, field_policy, mirror_descent
 from dpolicy.losses import matching
 from dpolicy.recipe import composed
 
 
 @composed(
     field_policy,
-    noisy_best,
     mirror_descent,
-    actor_optimiser,
-    q_critics,
     sampler="ddpm_posterior",
     critic_hidden=(256, 256, 256),
     critic_activation="mish",
 )
 def dpmd(
     make_field: Callable[..., FieldPolicy],
-    behave: Callable[..., NoisyBest],
     descend: Callable[..., Algorithm],
-    make_optimiser: Callable[..., optax.GradientTransformation],
-    make_critics: Callable[..., Critics],
     *,
-    evaluation_candidates: int = 32,
+    evaluation_candidates: Count = 32,
 ) -> Algorithm:
     """Diffusion policy mirror descent: fit the current policy's actions, weighted by exp(Q/lambda) (arXiv 2502.00361).
 
@@ -56,13 +39,7 @@ def dpmd(
     Args:
         evaluation_candidates: Evaluation acts by the best of this many samples under the critic.
     """
-    _checks.integer("evaluation_candidates", evaluation_candidates)
     policy = make_field(initial_scale=0.5)
     return descend(
-        name="dpmd",
-        behaviour=behave(policy=policy),
-        evaluate=policy.best(evaluation_candidates),
-        critics=make_critics(),
-        optimiser=make_optimiser(),
-        regression=matching,
+        name="dpmd", policy=policy, evaluate=policy.best(evaluation_candidates), regression=matching
     )

@@ -1,9 +1,9 @@
 """Diffusion Q-Sampling."""
 
 from collections.abc import Callable
+from typing import Annotated, Literal
 
-from dpolicy import _checks
-from dpolicy._types import Number
+from dpolicy._settings import Count, Positive, at_least
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks import FieldPolicy, actor_critic, field_policy
 from dpolicy.losses import chain, matching, perturb, reverse_sample, smoothed_score
@@ -16,17 +16,17 @@ def dps(
     make_field: Callable[..., FieldPolicy],
     train: Callable[..., Algorithm],
     *,
-    initial_temperature: Number = 10.0,
-    final_temperature: Number = 1.0,
-    anneal_updates: Number = 250_000,
-    samples: int = 500,
-    proposal: str = "truncated",
-    max_score: Number | None = None,
-    time_weight: str = "tamed",
+    initial_temperature: Positive = 10.0,
+    final_temperature: Positive = 1.0,
+    anneal_updates: Positive = 250_000,
+    samples: Annotated[int, at_least(2)] = 500,
+    proposal: Literal["gaussian", "truncated"] = "truncated",
+    max_score: Positive | None = None,
+    time_weight: Literal["uniform", "tamed"] = "tamed",
     soft: bool = False,
-    density_steps: int = 20,
-    density_draws: int = 50,
-    evaluation_candidates: int = 1,
+    density_steps: Count = 20,
+    density_draws: Count = 50,
+    evaluation_candidates: Count = 1,
 ) -> Algorithm:
     """Diffusion Q-Sampling, FlowRL's "DPS": sample exp(Q / lambda), with lambda annealed (arXiv 2410.01312).
 
@@ -47,7 +47,7 @@ def dps(
         initial_temperature: lambda at the start, in units of (scaled) reward.
         final_temperature: lambda at the end.
         anneal_updates: Updates of the critics over which it changes linearly (see `annealed`).
-        samples: Reverse proposals per state; at least 2.
+        samples: Reverse proposals per state.
         proposal: truncated to the action box, or gaussian (the paper's).
         max_score: Bound on the norm of the estimated score; None for none.
         time_weight: uniform (the paper's, on the noise), or tamed: min(1, alpha^2 / sigma^2) for the noise.
@@ -56,18 +56,6 @@ def dps(
         density_draws: Noises per level of that estimate.
         evaluation_candidates: Evaluation acts by the best of this many samples under the critic.
     """
-    _checks.positive("initial_temperature", initial_temperature)
-    _checks.positive("final_temperature", final_temperature)
-    _checks.positive("anneal_updates", anneal_updates)
-    _checks.one_of("proposal", proposal, ("gaussian", "truncated"))
-    _checks.one_of("time_weight", time_weight, ("uniform", "tamed"))
-    if max_score is not None:
-        _checks.positive("max_score", max_score)
-    _checks.boolean("soft", soft)
-    _checks.integer("samples", samples, 2)
-    _checks.integer("density_steps", density_steps)
-    _checks.integer("density_draws", density_draws)
-    _checks.integer("evaluation_candidates", evaluation_candidates)
     policy = make_field()
     return train(
         name="dps",

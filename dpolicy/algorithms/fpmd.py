@@ -2,24 +2,11 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
-import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Float
-
-from dpolicy import _checks
-from dpolicy._types import Action, Critic, Key, Model, Number, Observation
+from dpolicy._settings import Count, Fraction
 from dpolicy.algorithm import Algorithm
-from dpolicy.blocks import (
-    Critics,
-    FieldPolicy,
-    NoisyBest,
-    actor_optimiser,
-    field_policy,
-    mirror_descent,
-    noisy_best,
-    q_critics,
-)
+from dpolicy.blocks import FieldPolicy, field_policy, mirror_descent
 from dpolicy.losses import matching, mean_flow_matching
 from dpolicy.recipe import composed
 from dpolicy.samplers import mean_flow, ode
@@ -27,10 +14,7 @@ from dpolicy.samplers import mean_flow, ode
 
 @composed(
     field_policy,
-    noisy_best,
     mirror_descent,
-    actor_optimiser,
-    q_critics,
     schedule="rectified_flow",
     prediction="velocity",
     sampler="euler",
@@ -42,15 +26,12 @@ from dpolicy.samplers import mean_flow, ode
 )
 def fpmd(
     make_field: Callable[..., FieldPolicy],
-    behave: Callable[..., NoisyBest],
     descend: Callable[..., Algorithm],
-    make_optimiser: Callable[..., optax.GradientTransformation],
-    make_critics: Callable[..., Critics],
     *,
-    variant: str = "rectified_flow",
-    sampler_steps: int | None = None,
-    equal_share: Number | None = None,
-    evaluation_candidates: int = 1,
+    variant: Literal["rectified_flow", "mean_flow"] = "rectified_flow",
+    sampler_steps: Count | None = None,
+    equal_share: Fraction | None = None,
+    evaluation_candidates: Count = 1,
 ) -> Algorithm:
     """Flow policy mirror descent: DPMD with a flow, which acts by one step once trained (arXiv 2507.23675).
 
@@ -67,27 +48,19 @@ def fpmd(
         equal_share: Probability of r = t in the MeanFlow loss; 0.1 unless given, for mean_flow only.
         evaluation_candidates: Evaluation acts by the best of this many samples; 1 for the single step from zero.
     """
-    _checks.one_of("variant", variant, ("rectified_flow", "mean_flow"))
     average = variant == "mean_flow"
-    if equal_share is not None:
-        if not average:
-            raise ValueError(f"equal_share needs variant mean_flow, got {equal_share!r} for {variant}.")
-        _checks.fraction("equal_share", equal_share)
-    _checks.integer("evaluation_candidates", evaluation_candidates)
+    if equal_share is not None and not average:
+        raise ValueError(f"equal_share needs variant mean_flow, got {equal_share!r} for {variant}.")
     steps = (1 if average else 20) if sampler_steps is None else sampler_steps
     policy = make_field(sampler_steps=steps, average=average, initial_scale=0.5)
-    one_step = (mean_flow if average else ode)(steps=1, clip=1.0, initial="zero")
-
-    def single(actor: Model, q: Critic, obs: Observation, key: Key) -> tuple[Action, Float[Array, ""]]:
-        return one_step(actor, obs, key), jnp.zeros(())
+    single = policy._replace(sample=(mean_flow if average else ode)(steps=1, clip=1.0, initial="zero"))
 
     share = 0.1 if equal_share is None else equal_share
     return descend(
         name="fpmd",
-        behaviour=behave(policy=policy, noisy_candidates=True),
-        evaluate=single if evaluation_candidates == 1 else policy.best(evaluation_candidates),
-        critics=make_critics(),
-        optimiser=make_optimiser(),
+        policy=policy,
+        evaluate=single.act if evaluation_candidates == 1 else policy.best(evaluation_candidates),
         regression=partial(mean_flow_matching, equal_share=share) if average else matching,
+        noisy_candidates=True,
         times="later" if average else "uniform",
     )

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated
 
 import optax
 
 from dpolicy import _checks
+from dpolicy._settings import Count, NonNegative, Positive, at_least, one_of, within
 from dpolicy._types import Loss, Number
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks import Critics, FieldPolicy, actor_optimiser, acts, field_policy, guide, q_critics
@@ -24,16 +26,16 @@ def gempo(
     make_optimiser: Callable[..., optax.GradientTransformation],
     make_critics: Callable[..., Critics],
     *,
-    weight: str = "linear",
-    candidates: int = 64,
-    reference_interval: int = 1000,
-    reference_noise: Number = 0.2,
+    weight: Annotated[str, one_of(SHAPES)] = "linear",
+    candidates: Annotated[int, at_least(2)] = 64,
+    reference_interval: Count = 1000,
+    reference_noise: NonNegative = 0.2,
     target_kl: Number = 2.0,
-    initial_temperature: Number = 1.0,
-    temperature_learning_rate: Number = 3e-4,
-    floor: Number = 0.0,
-    cap: Number | None = None,
-    evaluation_candidates: int = 10,
+    initial_temperature: Positive = 1.0,
+    temperature_learning_rate: Positive = 3e-4,
+    floor: Annotated[Number, within(high=1, open_high=True)] = 0.0,
+    cap: Positive | None = None,
+    evaluation_candidates: Count = 10,
 ) -> Algorithm:
     """Generalised measure matching: weigh samples of a frozen policy by a monotone function of Q (arXiv 2603.10250).
 
@@ -44,7 +46,7 @@ def gempo(
 
     Args:
         weight: exponential, linear or square.
-        candidates: Samples of the frozen policy per state; at least 2.
+        candidates: Samples of the frozen policy per state.
         reference_interval: Updates between two copies of the actor.
         reference_noise: Standard deviation of Gaussian noise added to those samples (not clipped).
         target_kl: Divergence of the weights from equal ones that the temperature holds, in nats; below
@@ -55,20 +57,10 @@ def gempo(
         cap: Bound on each coordinate's squared error; None for none. It biases the fit (3 or 5 in FlowRL's code).
         evaluation_candidates: Evaluation acts by the best of this many samples under the critic.
     """
-    _checks.one_of("weight", weight, SHAPES)
-    _checks.integer("candidates", candidates, 2)
-    _checks.non_negative("reference_noise", reference_noise)
-    _checks.in_range("floor", floor, high=1.0, open_high=True)
     if weight != "linear" and not (isinstance(floor, float | int) and floor == 0):
         raise ValueError(f"floor needs weight linear, got {floor!r} for {weight}.")
     # The largest divergence there is: beyond it the temperature would fall for ever.
     _checks.in_range("target_kl", target_kl, 0.0, math.log(candidates), open_low=True, open_high=True)
-    _checks.positive("temperature_learning_rate", temperature_learning_rate)
-    if cap is not None:
-        _checks.positive("cap", cap)
-    _checks.integer("evaluation_candidates", evaluation_candidates)
-    _checks.integer("reference_interval", reference_interval)
-    _checks.positive("initial_temperature", initial_temperature)
     policy, critics = make_field(), make_critics()
 
     def improve(s: Seen) -> Loss:

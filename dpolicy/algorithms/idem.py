@@ -1,9 +1,9 @@
 """Iterated denoising energy matching as an actor."""
 
 from collections.abc import Callable
+from typing import Annotated, Literal
 
-from dpolicy import _checks
-from dpolicy._types import Number
+from dpolicy._settings import Count, Fraction, NonNegative, Positive, at_least
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks import FieldPolicy, actor_critic, field_policy, noisy
 from dpolicy.losses import chain, matching, perturb, reverse_sample, smoothed_score
@@ -15,15 +15,15 @@ def idem(
     make_field: Callable[..., FieldPolicy],
     train: Callable[..., Algorithm],
     *,
-    temperature: Number = 0.05,
+    temperature: Positive = 0.05,
     normalise_temperature: bool = True,
-    samples: int = 500,
-    proposal: str = "truncated",
-    noise_share: Number = 0.0,
-    max_score: Number | None = None,
-    time_weight: str = "tamed",
-    exploration_noise: Number = 0.1,
-    evaluation_candidates: int = 10,
+    samples: Annotated[int, at_least(2)] = 500,
+    proposal: Literal["truncated", "gaussian", "clipped"] = "truncated",
+    noise_share: Fraction = 0.0,
+    max_score: Positive | None = None,
+    time_weight: Literal["uniform", "tamed"] = "tamed",
+    exploration_noise: NonNegative = 0.1,
+    evaluation_candidates: Count = 10,
 ) -> Algorithm:
     """Iterated denoising energy matching: the smoothed score, from gradients of Q around x_t (arXiv 2402.06121).
 
@@ -43,7 +43,7 @@ def idem(
     Args:
         temperature: lambda, in units of the batch's mean absolute gradient of Q, or of (scaled) reward.
         normalise_temperature: Whether lambda is in units of that gradient; False is the paper's energy -Q / lambda.
-        samples: Reverse proposals per state; at least 2.
+        samples: Reverse proposals per state.
         proposal: truncated to the action box, gaussian (the paper's) or clipped afterwards, which biases the target.
         noise_share: Share of the noise form of the estimate (SDAC's target), which needs no gradient; 0 is iDEM.
         max_score: Bound on the norm of the estimated score; None for none (the paper clips at 20 or 70).
@@ -51,15 +51,6 @@ def idem(
         exploration_noise: Standard deviation of Gaussian noise added to the sampled action while exploring.
         evaluation_candidates: Evaluation acts by the best of this many samples under the critic.
     """
-    _checks.boolean("normalise_temperature", normalise_temperature)
-    _checks.one_of("proposal", proposal, ("truncated", "gaussian", "clipped"))
-    _checks.one_of("time_weight", time_weight, ("uniform", "tamed"))
-    _checks.positive("temperature", temperature)
-    if max_score is not None:
-        _checks.positive("max_score", max_score)
-    _checks.fraction("noise_share", noise_share)
-    _checks.integer("samples", samples, 2)
-    _checks.integer("evaluation_candidates", evaluation_candidates)
     policy = make_field()
     return train(
         name="idem",

@@ -1,11 +1,12 @@
 """Maximum-entropy diffusion policy."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import optax
 
-from dpolicy import _checks
-from dpolicy._types import Loss, Number
+from dpolicy._settings import Count, Positive, at_least
+from dpolicy._types import Loss
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks import (
     Critics,
@@ -27,12 +28,12 @@ def maxentdp(
     make_optimiser: Callable[..., optax.GradientTransformation],
     make_critics: Callable[..., Critics],
     *,
-    temperature: Number = 0.05,
-    samples: int = 500,
+    temperature: Positive = 0.05,
+    samples: Annotated[int, at_least(2)] = 500,
     soft: bool = True,
-    density_steps: int = 20,
-    density_draws: int = 50,
-    evaluation_candidates: int = 10,
+    density_steps: Count = 20,
+    density_draws: Count = 50,
+    evaluation_candidates: Count = 10,
 ) -> Algorithm:
     """Maximum-entropy diffusion policy: Q-weighted noise estimation and a soft backup (arXiv 2502.11612).
 
@@ -44,18 +45,12 @@ def maxentdp(
 
     Args:
         temperature: lambda, in units of (scaled) reward; per task in the paper, .01 to .2.
-        samples: Reverse proposals per state; at least 2.
+        samples: Reverse proposals per state.
         soft: Whether the critic's target holds the entropy.
         density_steps: Noise levels of the estimate of log pi.
         density_draws: Noises per level.
         evaluation_candidates: Evaluation acts by the best of this many samples under the target critics.
     """
-    _checks.positive("temperature", temperature)
-    _checks.boolean("soft", soft)
-    _checks.integer("samples", samples, 2)
-    _checks.integer("density_steps", density_steps)
-    _checks.integer("density_draws", density_draws)
-    _checks.integer("evaluation_candidates", evaluation_candidates)
     policy, critics = make_field(), make_critics()
     backup = policy.with_density(density_steps, density_draws) if soft else policy.act
 

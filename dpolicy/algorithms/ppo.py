@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy import _checks
-from dpolicy._types import Action, Key, Number, Observation, Transition
+from dpolicy._settings import NonNegative, Positive
+from dpolicy._types import Action, Key, Observation, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks import proximal
 from dpolicy.learning import Parts
@@ -23,17 +23,15 @@ from dpolicy.losses import (
 from dpolicy.networks import Gaussian, TanhGaussian, gaussian_kl, gaussian_policy
 from dpolicy.recipe import composed
 
-POLICIES = ("gaussian", "tanh_gaussian")
-
 
 @composed(gaussian_policy, proximal, target_kl=0.01)
 def ppo(
     make_policy: Callable[..., Any],
     train: Callable[..., Algorithm],
     *,
-    policy: str = "gaussian",
-    clip: Number = 0.2,
-    entropy_coefficient: Number = 0.005,
+    policy: Literal["gaussian", "tanh_gaussian"] = "gaussian",
+    clip: Positive = 0.2,
+    entropy_coefficient: NonNegative = 0.005,
 ) -> Algorithm:
     """Proximal Policy Optimisation with a diagonal Gaussian policy (arXiv 1707.06347).
 
@@ -46,9 +44,6 @@ def ppo(
         clip: Clip range of the likelihood ratio.
         entropy_coefficient: Weight of the entropy bonus.
     """
-    _checks.one_of("policy", policy, POLICIES)
-    _checks.positive("clip", clip)
-    _checks.non_negative("entropy_coefficient", entropy_coefficient)
     squashed = policy == "tanh_gaussian"
 
     def explore(parts: Parts) -> Callable[[Observation, Key], tuple[Action, dict[str, Any]]]:

@@ -1,9 +1,9 @@
 """Q-score matching."""
 
 from collections.abc import Callable
+from typing import Literal
 
-from dpolicy import _checks
-from dpolicy._types import Number
+from dpolicy._settings import Count, NonNegative, Positive
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks import FieldPolicy, actor_critic, field_policy, noisy
 from dpolicy.losses import chain, matching, perturb, q_score
@@ -15,10 +15,10 @@ def qsm(
     make_field: Callable[..., FieldPolicy],
     train: Callable[..., Algorithm],
     *,
-    temperature: Number = 0.1,
-    variant: str = "flowrl",
-    exploration_noise: Number = 0.1,
-    evaluation_candidates: int = 10,
+    temperature: Positive = 0.1,
+    variant: Literal["flowrl", "paper", "official"] = "flowrl",
+    exploration_noise: NonNegative = 0.1,
+    evaluation_candidates: Count = 10,
 ) -> Algorithm:
     """Q-score matching: the field's score is regressed on the gradient of Q at the noised action (arXiv 2312.11752).
 
@@ -38,10 +38,6 @@ def qsm(
         evaluation_candidates: Evaluation acts by the best of this many samples under the critic.
         prediction: What the network predicts; noise or score (a velocity target is singular towards t = 1).
     """
-    _checks.positive("temperature", temperature)
-    _checks.one_of("variant", variant, ("flowrl", "paper", "official"))
-    _checks.non_negative("exploration_noise", exploration_noise)
-    _checks.integer("evaluation_candidates", evaluation_candidates)
     policy = make_field()
     return train(
         name="qsm",

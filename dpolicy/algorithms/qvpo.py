@@ -2,18 +2,17 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from dpolicy import _checks
+from dpolicy._settings import Count, Fraction, NonNegative, Positive, at_least
 from dpolicy._spread import varies
-from dpolicy._types import Critic, Loss, Number
+from dpolicy._types import Critic, Loss
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks import (
-    CRITIC_VALUES,
     Critics,
     CriticValues,
     FieldPolicy,
@@ -41,11 +40,9 @@ from dpolicy.losses.match import Transform
 from dpolicy.optimisers import annealed
 from dpolicy.recipe import composed
 
-WEIGHTS = ("qadv", "qrelu", "qcut", "qexpn")
-
 
 def _weights(weight: str, q: Critic, standard: Statistics | None) -> Transform:
-    """The transform that a name of WEIGHTS stands for."""
+    """The transform that a `weight` of `qvpo` stands for."""
     if weight == "qadv":
         return advantage(q)
     if standard is not None:
@@ -79,18 +76,18 @@ def qvpo(
     make_optimiser: Callable[..., optax.GradientTransformation],
     make_critics: Callable[..., Critics],
     *,
-    candidates: int = 64,
-    weight: str = "qadv",
-    uniform_candidates: int = 10,
-    uniform_weight: Number = 0.02,
-    final_uniform_weight: Number = 0.002,
-    anneal_updates: Number = 900_000,
+    candidates: Annotated[int, at_least(2)] = 64,
+    weight: Literal["qadv", "qrelu", "qcut", "qexpn"] = "qadv",
+    uniform_candidates: Count = 10,
+    uniform_weight: NonNegative = 0.02,
+    final_uniform_weight: NonNegative = 0.002,
+    anneal_updates: Positive = 900_000,
     ranking: CriticValues = "online_min",
     critic_first: bool = True,
-    average_rate: Number = 0.005,
-    exploration_candidates: int = 4,
-    backup_candidates: int = 4,
-    evaluation_candidates: int = 32,
+    average_rate: Fraction = 0.005,
+    exploration_candidates: Count = 4,
+    backup_candidates: Count = 4,
+    evaluation_candidates: Count = 32,
 ) -> Algorithm:
     """Q-weighted variational policy optimisation: clone the best of many samples by its advantage (arXiv 2405.16173).
 
@@ -106,7 +103,7 @@ def qvpo(
     losses, that of their mean here. FlowRL holds omega at .01 and ranks by the mean of the critics before their step.
 
     Args:
-        candidates: Samples of the policy per state, of which the best is cloned; at least 2.
+        candidates: Samples of the policy per state, of which the best is cloned.
         weight: g of the best sample: qadv; qrelu, max(Q, 0); qcut, max(Q, 1); or qexpn, exp(clip(Z, -8, 8)) with
             Z = (Q - M) / R, M and R the running mean and standard deviation of the samples' Q (a share of 0.001 of
             each batch). Only qadv leaves the optimum where it is when a constant is added to Q.
@@ -121,18 +118,6 @@ def qvpo(
         backup_candidates: The critic's next action is the best of this many samples.
         evaluation_candidates: Evaluation acts by the best of this many samples under the critic.
     """
-    _checks.integer("candidates", candidates, 2)
-    _checks.one_of("weight", weight, WEIGHTS)
-    _checks.integer("uniform_candidates", uniform_candidates)
-    _checks.non_negative("uniform_weight", uniform_weight)
-    _checks.non_negative("final_uniform_weight", final_uniform_weight)
-    _checks.positive("anneal_updates", anneal_updates)
-    _checks.one_of("ranking", ranking, CRITIC_VALUES)
-    for name, value in (("exploration", exploration_candidates), ("backup", backup_candidates)):
-        _checks.integer(f"{name}_candidates", value)
-    _checks.integer("evaluation_candidates", evaluation_candidates)
-    _checks.boolean("critic_first", critic_first)
-    _checks.fraction("average_rate", average_rate)
     policy, critics = make_field(), make_critics()
     standardised = weight == "qexpn"
 

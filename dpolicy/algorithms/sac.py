@@ -3,14 +3,12 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from dpolicy import _checks
-from dpolicy._types import Action, Critic, Key, Number, Observation
+from dpolicy._settings import Finite, Positive, Sizes
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks import actor_critic
 from dpolicy.losses import soft_value
-from dpolicy.networks import ACTIVATIONS, TanhGaussian
+from dpolicy.networks import Activation, TanhGaussian
 from dpolicy.recipe import composed
 
 
@@ -18,12 +16,12 @@ from dpolicy.recipe import composed
 def sac(
     train: Callable[..., Algorithm],
     *,
-    temperature: Number = 1.0,
+    temperature: Positive = 1.0,
     tune_temperature: bool = True,
-    target_entropy_scale: Number = 1.0,
-    temperature_learning_rate: Number = 3e-4,
-    hidden: tuple[int, ...] = (256, 256),
-    activation: str = "relu",
+    target_entropy_scale: Finite = 1.0,
+    temperature_learning_rate: Positive = 3e-4,
+    hidden: Sizes = (256, 256),
+    activation: Activation = "relu",
 ) -> Algorithm:
     """Soft Actor-Critic: a squashed Gaussian, twin soft critics, a tuned temperature (arXiv 1812.05905).
 
@@ -35,29 +33,14 @@ def sac(
         hidden: Widths of the actor's network.
         activation: Activation of actor and critics.
     """
-    _checks.positive("temperature", temperature)
-    _checks.boolean("tune_temperature", tune_temperature)
-    _checks.in_range("target_entropy_scale", target_entropy_scale)
-    _checks.sizes("hidden", hidden)
-    _checks.one_of("activation", activation, ACTIVATIONS)
-
-    def explore(
-        actor: TanhGaussian, q: Critic, obs: Observation, key: Key
-    ) -> tuple[Action, Float[Array, ""]]:
-        return actor.sample(obs, key)
-
-    def evaluate(
-        actor: TanhGaussian, q: Critic, obs: Observation, key: Key
-    ) -> tuple[Action, Float[Array, ""]]:
-        return actor.mode(obs), jnp.zeros(())
 
     return train(
         name="sac",
         make_actor=lambda key, spec: TanhGaussian(
             spec.obs_size, spec.action_size, hidden=hidden, activation=activation, key=key
         ),
-        explore=explore,
-        evaluate=evaluate,
+        explore=lambda actor, q, obs, key: actor.sample(obs, key),
+        evaluate=lambda actor, q, obs, key: (actor.mode(obs), jnp.zeros(())),
         actor_loss=lambda q, temperature: soft_value(TanhGaussian.sample, q, temperature),
         critic_activation=activation,
         temperature=temperature,

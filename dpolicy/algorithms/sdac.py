@@ -1,28 +1,26 @@
 """Soft Diffusion Actor-Critic: reverse-sampled weighted score matching."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Literal
 
 import optax
 
-from dpolicy import _checks
-from dpolicy._types import Loss, Number
+from dpolicy._settings import Count, Positive, at_least
+from dpolicy._types import Loss
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks import (
     INITIAL_NOISE,
+    Behaviour,
     Critics,
     FieldPolicy,
-    NextValue,
-    Policy,
-    acting,
     actor_optimiser,
+    acts,
     critic_function,
     field_policy,
-    next_value,
     noisy_best,
     q_critics,
 )
-from dpolicy.learning import Parts, Seen, Stage, algorithm, trained
+from dpolicy.learning import Seen, algorithm, trained
 from dpolicy.losses import boltzmann, candidates, chain, matching, perturb, reverse_sample
 from dpolicy.recipe import composed
 
@@ -33,13 +31,13 @@ def sdac(
     make_optimiser: Callable[..., optax.GradientTransformation],
     make_critics: Callable[..., Critics],
     *,
-    temperature: Number | None = 0.05,
-    samples: int = 500,
-    proposal: str = "truncated",
-    source: str = "replay",
-    behaviour: str = "sample",
-    initial_scale: Number = 1.0,
-    evaluation_candidates: int = 10,
+    temperature: Positive | None = 0.05,
+    samples: Annotated[int, at_least(2)] = 500,
+    proposal: Literal["truncated", "gaussian", "clipped"] = "truncated",
+    source: Literal["replay", "policy"] = "replay",
+    behaviour: Literal["sample", "noisy_best"] = "sample",
+    initial_scale: Positive = 1.0,
+    evaluation_candidates: Count = 10,
 ) -> Algorithm:
     """Soft Diffusion Actor-Critic: fit the noise field of exp(Q/lambda) from reverse proposals (arXiv 2502.00361).
 
@@ -61,7 +59,7 @@ def sdac(
     Args:
         temperature: Temperature lambda, in units of (scaled) reward; None for the learned factor of the noise over its
             start, for noisy_best only: it falls from 1 towards .2.
-        samples: Reverse proposals per state; at least 2.
+        samples: Reverse proposals per state.
         proposal: truncated to the action box, gaussian, or clipped afterwards, which biases the target.
         source: Which action is noised into x_t: of the replay, or a new one of the policy's behaviour.
         behaviour: sample (one), or noisy_best: the best of 32 samples plus noise of a learned deviation for
@@ -70,49 +68,32 @@ def sdac(
         initial_scale: Standard deviation of the sampler's start, in units of the schedule's.
         evaluation_candidates: Evaluation acts by the best of this many samples under the critic.
     """
-    if temperature is not None:
-        _checks.positive("temperature", temperature)
-    _checks.integer("samples", samples, 2)
-    _checks.one_of("proposal", proposal, ("truncated", "gaussian", "clipped"))
-    _checks.one_of("source", source, ("replay", "policy"))
-    _checks.one_of("behaviour", behaviour, ("sample", "noisy_best"))
     if temperature is None and behaviour == "sample":
         raise ValueError("temperature must be a number unless behaviour is noisy_best, got None.")
-    _checks.integer("evaluation_candidates", evaluation_candidates)
     policy, critics = make_field(initial_scale=initial_scale), make_critics()
-    evaluate = policy.best(evaluation_candidates)
-    noisy = noisy_best(policy=policy) if behaviour == "noisy_best" else None
-    after: dict[str, Any] = {} if noisy is None else {"average": noisy.average, "noise": noisy.noise}
-
-    def behave(parts: Parts) -> Policy:
-        return policy.act if noisy is None else noisy.behaviour(parts)
-
-    def moving(stage: Stage) -> Stage:
-        return stage if noisy is None else noisy.delayed(stage)
-
-    def bootstrap(s: Seen) -> NextValue:
-        q, target = critic_function(s.before.critic), critic_function(s.before.target)
-        return next_value(behave(s.before), s.before.actor, q, target)
+    behave = noisy_best(policy=policy) if behaviour == "noisy_best" else Behaviour(lambda parts: policy.act)
 
     def improve(s: Seen) -> Loss:
-        q = critic_function(s.before.critic)
-        scale = s.before.noise / INITIAL_NOISE if temperature is None else temperature
-        links = (
-            perturb(policy.schedule),
-            reverse_sample(policy.schedule, samples, proposal=proposal),
-            boltzmann(q, scale),
+        fresh = (candidates(behave.acting(s.before), 1),) if source == "policy" else ()
+        return matching(
+            chain(
+                *fresh,
+                perturb(policy.schedule),
+                reverse_sample(policy.schedule, samples, proposal=proposal),
+                boltzmann(
+                    critic_function(s.before.critic),
+                    s.before.noise / INITIAL_NOISE if temperature is None else temperature,
+                ),
+            )
         )
-        draw = acting(behave(s.before), s.before.actor, q)
-        return matching(chain(*links) if source == "replay" else chain(candidates(draw, 1), *links))
 
-    slow = lambda s: s.actor if noisy is None else s.average
     return algorithm(
         "sdac",
         "off_policy",
-        explore=lambda s: acting(behave(s), slow(s), critic_function(s.critic)),
-        evaluate=lambda s: acting(evaluate, slow(s), critic_function(s.critic)),
-        critic=critics.fitted(bootstrap),
-        target=moving(critics.averaged()),
-        actor=moving(trained(policy.make, improve, make_optimiser())),
-        **after,
+        explore=behave.explore,
+        evaluate=acts(policy.best(evaluation_candidates), actor=behave.explorer),
+        critic=critics.fitted(behave.next_value),
+        target=behave.delayed(critics.averaged()),
+        actor=behave.delayed(trained(policy.make, improve, make_optimiser())),
+        **behave.stages,
     )

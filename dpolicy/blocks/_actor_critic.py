@@ -8,10 +8,10 @@ import optax
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
+from dpolicy._settings import Count, Positive
 from dpolicy._types import Critic, Key, Loss, Model, Number
 from dpolicy.algorithm import Algorithm, Family
 from dpolicy.blocks._critics import (
-    CRITIC_VALUES,
     Critics,
     CriticValues,
     Policy,
@@ -44,10 +44,10 @@ def actor_critic(
     family: Family = "off_policy",
     actor_critic_values: CriticValues = "online_min",
     critic_first: bool = True,
-    actor_interval: int = 1,
-    temperature: Number | Callable[[Seen], Number] | None = None,
+    actor_interval: Count = 1,
+    temperature: Positive | Callable[[Seen], Number] | None = None,
     target_entropy: Callable[[int], Number] | None = None,
-    temperature_learning_rate: Number = 3e-4,
+    temperature_learning_rate: Positive = 3e-4,
 ) -> Algorithm:
     """Twin-critic temporal-difference learning around any actor loss: four stages, for the common case.
 
@@ -82,17 +82,11 @@ def actor_critic(
     Raises:
         ValueError: For a value out of its range.
     """
-    _checks.one_of("actor_critic_values", actor_critic_values, CRITIC_VALUES)
-    _checks.boolean("critic_first", critic_first)
-    _checks.integer("actor_interval", actor_interval)
     for slot, policy in (("explore", explore), ("evaluate", evaluate), ("backup", backup or explore)):
         _checks.slot(slot, policy, 4, "(actor, q, obs, key) -> (action, log_prob)")
     _checks.slot("actor_loss", actor_loss, 2, "(q, temperature) -> loss")
     if callable(temperature):
         _checks.slot("temperature", temperature, 1, "seen -> temperature")
-    elif temperature is not None:
-        _checks.positive("temperature", temperature)
-        _checks.positive("temperature_learning_rate", temperature_learning_rate)
     if target_entropy is not None and (temperature is None or callable(temperature)):
         raise ValueError(f"target_entropy needs a number as the temperature's start, got {temperature!r}.")
     critics = make_critics()

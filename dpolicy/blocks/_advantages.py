@@ -1,19 +1,18 @@
 """Advantages and returns of a rollout, and what a minibatch makes of them."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
+from dpolicy._settings import Fraction, Positive, one_of
 from dpolicy._types import Key, Number, Observation, Scalar, Transition
 from dpolicy.learning import Seen, Stage, labelled_batch
 from dpolicy.losses import GAE_DIALECTS, gae, standardise
 from dpolicy.recipe import tunable
-
-NORMALISATIONS = ("rollout", "minibatch", "none")
 
 
 class Advantages(NamedTuple):
@@ -107,13 +106,13 @@ class Advantages(NamedTuple):
 )
 def advantage_estimation(
     *,
-    discount: Number = 0.99,
-    trace: Number = 0.95,
-    gae_dialect: str = "exact",
-    normalise_advantages: str = "rollout",
-    advantage_low_quantile: Number | None = None,
-    advantage_high_quantile: Number | None = None,
-    advantage_clip: Number | None = None,
+    discount: Fraction = 0.99,
+    trace: Fraction = 0.95,
+    gae_dialect: Annotated[str, one_of(GAE_DIALECTS)] = "exact",
+    normalise_advantages: Literal["rollout", "minibatch", "none"] = "rollout",
+    advantage_low_quantile: Fraction | None = None,
+    advantage_high_quantile: Fraction | None = None,
+    advantage_clip: Positive | None = None,
 ) -> Advantages:
     """Generalised advantage estimation, standardised and bounded.
 
@@ -131,17 +130,8 @@ def advantage_estimation(
     Raises:
         ValueError: For a value out of its range.
     """
-    _checks.fraction("discount", discount)
-    _checks.fraction("trace", trace)
-    _checks.one_of("gae_dialect", gae_dialect, GAE_DIALECTS)
-    _checks.one_of("normalise_advantages", normalise_advantages, NORMALISATIONS)
     low, high = advantage_low_quantile, advantage_high_quantile
-    for name, value in (("advantage_low_quantile", low), ("advantage_high_quantile", high)):
-        if value is not None:
-            _checks.fraction(name, value)
     _checks.ordered("advantage_low_quantile", low, "advantage_high_quantile", high)
-    if advantage_clip is not None:
-        _checks.positive("advantage_clip", advantage_clip)
     return Advantages(discount, trace, gae_dialect, normalise_advantages, low, high, advantage_clip)
 
 

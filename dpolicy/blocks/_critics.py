@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,12 @@ import optax
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
+from dpolicy._settings import Count, Fraction, NonNegative, Positive, Sizes, one_of
 from dpolicy._types import Action, Critic, Key, Loss, Model, Number, Observation, Scalar, Transition
 from dpolicy.algorithm import Horizon
 from dpolicy.learning import Acting, Parts, Seen, Stage, average, trained
 from dpolicy.losses import bellman, reduce_ensemble, td_target
-from dpolicy.networks import ACTIVATIONS, QNetwork, ensemble
+from dpolicy.networks import Activation, QNetwork, ensemble
 from dpolicy.optimisers import ANNEALS, adam, annealed, by_updates
 from dpolicy.recipe import tunable
 
@@ -201,14 +202,14 @@ class Critics(NamedTuple):
 )
 def q_critics(
     *,
-    critics: int = 2,
-    critic_hidden: tuple[int, ...] = (256, 256),
-    critic_activation: str = "relu",
-    critic_learning_rate: Number = 3e-4,
-    discount: Number = 0.99,
-    n_step: int = 1,
-    target_rate: Number = 0.005,
-    max_grad_norm: Number | None = None,
+    critics: Count = 2,
+    critic_hidden: Sizes = (256, 256),
+    critic_activation: Activation = "relu",
+    critic_learning_rate: Positive = 3e-4,
+    discount: Fraction = 0.99,
+    n_step: Count = 1,
+    target_rate: Fraction = 0.005,
+    max_grad_norm: Positive | None = None,
 ) -> Critics:
     """Twin critics, or more: networks, their optimiser, their targets.
 
@@ -225,13 +226,6 @@ def q_critics(
     Raises:
         ValueError: For a value out of its range.
     """
-    _checks.positive("critic_learning_rate", critic_learning_rate)
-    _checks.sizes("critic_hidden", critic_hidden)
-    _checks.one_of("critic_activation", critic_activation, ACTIVATIONS)
-    _checks.fraction("discount", discount)
-    _checks.integer("n_step", n_step)
-    _checks.fraction("target_rate", target_rate)
-    _checks.integer("critics", critics)
 
     def make(key: Key, spec: Any) -> Model:
         network: dict[str, Any] = {"hidden": critic_hidden, "activation": critic_activation}
@@ -246,12 +240,12 @@ def q_critics(
 @tunable("learning_rate", "decay_updates", "decay_start", "decay_share", "decay_shape", "max_grad_norm")
 def actor_optimiser(
     *,
-    learning_rate: Number = 3e-4,
-    decay_updates: Number | None = None,
-    decay_start: Number | None = None,
-    decay_share: Number | None = None,
-    decay_shape: str | None = None,
-    max_grad_norm: Number | None = None,
+    learning_rate: Positive = 3e-4,
+    decay_updates: Positive | None = None,
+    decay_start: NonNegative | None = None,
+    decay_share: Fraction | None = None,
+    decay_shape: Annotated[str, one_of(ANNEALS)] | None = None,
+    max_grad_norm: Positive | None = None,
 ) -> optax.GradientTransformation:
     """Adam for the actor, whose rate may fall with the updates of the algorithm.
 
@@ -266,7 +260,6 @@ def actor_optimiser(
     Raises:
         ValueError: For a value out of its range.
     """
-    _checks.positive("learning_rate", learning_rate)
     if decay_updates is None:
         for setting, value in (("start", decay_start), ("share", decay_share), ("shape", decay_shape)):
             if value is not None:
@@ -275,10 +268,6 @@ def actor_optimiser(
     begin = 0.0 if decay_start is None else decay_start
     share = 0.0 if decay_share is None else decay_share
     shape = "linear" if decay_shape is None else decay_shape
-    _checks.positive("decay_updates", decay_updates)
-    _checks.non_negative("decay_start", begin)
-    _checks.fraction("decay_share", share)
-    _checks.one_of("decay_shape", shape, ANNEALS)
     rate = by_updates(
         lambda updates: learning_rate * annealed(updates, 1.0, share, decay_updates, begin=begin, shape=shape)
     )

@@ -1,16 +1,25 @@
 """Denoising as a chain of Gaussian decisions: how it acts, and the likelihood of its steps."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
 
 from dpolicy import _checks
-from dpolicy._types import Number
-from dpolicy.fields import DiscreteVP, Projected, Sinusoidal, cosine_betas
+from dpolicy._settings import Count, Finite, Positive
+from dpolicy._types import Action, Key, Metrics, Number, Observation, Scalar, Transition
+from dpolicy.blocks._proximal import acted
+from dpolicy.fields import AbstractField, DiscreteVP, Projected, Sinusoidal, cosine_betas
+from dpolicy.learning import Acting, Parts
 from dpolicy.losses import chain_log_likelihood
 from dpolicy.losses.ratios import LogLikelihood
 from dpolicy.recipe import tunable
 from dpolicy.samplers import Ancestral, ddim, ddpm
 
-DENOISERS = ("ddpm", "ddim", "euler")
+# What an action goes through on its way to the environment.
+Squash: TypeAlias = Callable[[Action], Action]
 
 
 class Denoising(NamedTuple):
@@ -34,6 +43,47 @@ class Denoising(NamedTuple):
     betas: Any
     network: dict[str, Any]
 
+    def explore(self, squash: Squash, *, early: str | None = None, cloned: bool = False) -> Acting:
+        """How the part "policy" acts while it gathers experience; the extras hold the chain's points.
+
+        Args:
+            squash: What the last point goes through on its way to the environment.
+            early: The part whose field takes the steps that are not trained; None for "policy".
+            cloned: Whether the extras hold a chain of `early` as well, as "frozen" (see `cloning`).
+        """
+
+        def acting(parts: Parts) -> Callable[[Observation, Key], tuple[Action, dict[str, Any]]]:
+            field, before = parts.policy, None if early is None else getattr(parts, early)
+
+            def act(obs: Observation, key: Key) -> tuple[Action, dict[str, Any]]:
+                key, frozen_key = jax.random.split(key)
+                points = self.explorer.chain(field, obs, key, early=before, last=self.trained)
+                stored = acted(obs, points[-1], {"chain": points})
+                extras = {"chain": points, "log_prob": self.likelihood(field, stored, key)}
+                if cloned:
+                    extras["frozen"] = self.explorer.chain(before, obs, frozen_key, last=self.trained)  # pyright: ignore[reportArgumentType]  (given)
+                return squash(points[-1]), extras
+
+            return act
+
+        return acting
+
+    def evaluate(self, squash: Squash, *, early: str | None = None) -> Acting:
+        """How it acts in evaluation; see `explore`."""
+
+        def acting(parts: Parts) -> Callable[[Observation, Key], Action]:
+            before = None if early is None else getattr(parts, early)
+            follow = partial(self.evaluator.chain, parts.policy, early=before, last=self.trained)
+            return lambda obs, key: squash(follow(obs, key)[-1])
+
+        return acting
+
+    def cloning(self, field: AbstractField, example: Transition, key: Key) -> tuple[Scalar, Metrics]:
+        """A loss: minus the log-density of the chain that was stored as extras["frozen"]."""
+        stored = acted(example.obs, example.action, {"chain": example.extras["frozen"]})
+        value = -jnp.mean(self.likelihood(field, stored, key))
+        return value, {"loss": value}
+
 
 @tunable(
     "denoiser",
@@ -49,16 +99,16 @@ class Denoising(NamedTuple):
 )
 def denoising(
     *,
-    denoiser: str = "ddpm",
-    sampler_steps: int = 10,
-    schedule_steps: int | None = None,
+    denoiser: Literal["ddpm", "ddim", "euler"] = "ddpm",
+    sampler_steps: Count = 10,
+    schedule_steps: Count | None = None,
     trained_steps: int | None = None,
-    exploration_std: Number = 0.1,
-    likelihood_std: Number | None = None,
-    noise_bound: Number | None = 3.0,
-    reduction: str = "mean",
-    log_prob_low: Number | None = -5.0,
-    log_prob_high: Number | None = 2.0,
+    exploration_std: Positive = 0.1,
+    likelihood_std: Positive | None = None,
+    noise_bound: Positive | None = 3.0,
+    reduction: Literal["mean", "sum"] = "mean",
+    log_prob_low: Finite | None = -5.0,
+    log_prob_high: Finite | None = 2.0,
 ) -> Denoising:
     """A chain of denoising steps that are Gaussian decisions.
 
@@ -79,20 +129,10 @@ def denoising(
     Raises:
         ValueError: For a value out of its range.
     """
-    _checks.one_of("denoiser", denoiser, DENOISERS)
-    _checks.integer("sampler_steps", sampler_steps)
     trained = sampler_steps if trained_steps is None else trained_steps
     _checks.integer("trained_steps", trained, 1, sampler_steps)
-    _checks.positive("exploration_std", exploration_std)
-    if likelihood_std is not None:
-        _checks.positive("likelihood_std", likelihood_std)
     if denoiser == "euler" and schedule_steps is not None:
         raise ValueError(f"schedule_steps must be None for the denoiser euler, got {schedule_steps!r}.")
-    if schedule_steps is not None:
-        _checks.integer("schedule_steps", schedule_steps)
-    for name, bound in (("log_prob_low", log_prob_low), ("log_prob_high", log_prob_high)):
-        if bound is not None:
-            _checks.in_range(name, bound)
     _checks.ordered("log_prob_low", log_prob_low, "log_prob_high", log_prob_high)
 
     def sampler(std: Number, *, explore: bool = True) -> Ancestral:

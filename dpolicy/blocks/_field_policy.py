@@ -1,7 +1,7 @@
 """A policy that samples a field: the choices every diffusion and flow method shares, made once."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._types import Action, Critic, Key, Number, Observation
+from dpolicy._settings import Count, Sizes, one_of
+from dpolicy._types import Action, Critic, Key, Number, Observation, Prediction
 from dpolicy.fields import (
     EMBEDDINGS,
     AbstractEmbedding,
@@ -27,9 +28,12 @@ from dpolicy.fields import (
     linear_betas,
 )
 from dpolicy.fields._schedule import constant
+from dpolicy.learning import Acting, Parts
 from dpolicy.losses.match import refuse_infinite_scores
-from dpolicy.networks._mlp import check_network, check_residual
-from dpolicy.recipe import tunable
+from dpolicy.losses.times import TimeLaw, grid_times
+from dpolicy.networks import Activation, Initialisation
+from dpolicy.networks._mlp import check_residual
+from dpolicy.recipe import composed, tunable
 from dpolicy.samplers import Prior, best_of, ddim, ddpm, mean_flow, mmse_log_likelihood, noise_free, ode, sde
 
 SCHEDULES: dict[str, Callable[[int], AbstractSchedule]] = {
@@ -52,16 +56,6 @@ SAMPLERS: dict[str, Callable[[int, float | None], Any]] = {
 }
 
 
-# A flow as on-policy methods have it: Euler steps of a rectified flow, its actions not clipped.
-PLAIN_FLOW: dict[str, Any] = {
-    "schedule": "rectified_flow",
-    "prediction": "velocity",
-    "sampler": "euler",
-    "embedding": "cos_sin",
-    "clip": None,
-}
-
-
 class FieldPolicy(NamedTuple):
     """A field, its schedule and its sampler, as the slots that combinators ask for.
 
@@ -74,6 +68,11 @@ class FieldPolicy(NamedTuple):
     schedule: AbstractSchedule
     make: Callable[[Key, Any], AbstractField]
     sample: Callable[[AbstractField, Observation, Key], Action]
+
+    @property
+    def times(self) -> TimeLaw:
+        """The law of the times at which its sampler evaluates the field: `grid_times`."""
+        return grid_times(self.sample.steps)  # pyright: ignore[reportFunctionMemberAccess]
 
     def act(
         self, field: AbstractField, q: Critic, obs: Observation, key: Key
@@ -145,15 +144,15 @@ class FieldPolicy(NamedTuple):
 )
 def field_policy(
     *,
-    schedule: str | AbstractSchedule = "cosine",
-    prediction: str = "noise",
-    sampler: str = "ddpm",
-    sampler_steps: int = 20,
-    hidden: tuple[int, ...] = (256, 256, 256),
-    obs_hidden: tuple[int, ...] = (),
-    activation: str = "mish",
-    embedding: str | Callable[[Key], AbstractEmbedding] = "fourier_mlp",
-    initialisation: str = "orthogonal",
+    schedule: Annotated[str, one_of(SCHEDULES)] | AbstractSchedule = "cosine",
+    prediction: Prediction = "noise",
+    sampler: Annotated[str, one_of(SAMPLERS)] = "ddpm",
+    sampler_steps: Count = 20,
+    hidden: Sizes = (256, 256, 256),
+    obs_hidden: Sizes = (),
+    activation: Activation = "mish",
+    embedding: Annotated[str, one_of(EMBEDDINGS)] | Callable[[Key], AbstractEmbedding] = "fourier_mlp",
+    initialisation: Initialisation = "orthogonal",
     residual: bool = False,
     clip: float | None = 1.0,
     output_scale: float = 1.0,
@@ -184,19 +183,10 @@ def field_policy(
         ValueError: For an unknown name, a step count below 1, or averages of something else than a velocity, under
             another sampler, or under a schedule of discrete levels.
     """
-    if not isinstance(schedule, AbstractSchedule):
-        _checks.one_of("schedule", schedule, SCHEDULES)
-    _checks.one_of("sampler", sampler, SAMPLERS)
-    _checks.one_of("prediction", prediction, ("noise", "score", "velocity", "data"))
-    _checks.integer("sampler_steps", sampler_steps)
-    check_network(activation, initialisation, hidden=hidden, obs_hidden=obs_hidden)
     check_residual(residual, hidden=hidden)
-    if not callable(embedding):
-        _checks.one_of("embedding", embedding, EMBEDDINGS)
     constant("output_scale", output_scale)
     chosen = schedule if isinstance(schedule, AbstractSchedule) else SCHEDULES[schedule](sampler_steps)
     refuse_infinite_scores(chosen, prediction)
-    _checks.boolean("average", average)
     if average:
         if prediction != "velocity":
             raise ValueError(f"prediction must be velocity for a field of averages, got {prediction!r}.")
@@ -218,7 +208,7 @@ def field_policy(
     def make(key: Key, spec: Any) -> AbstractField:
         if average:
             return MeanField(spec.obs_size, spec.action_size, **network, key=key)
-        return Field(spec.obs_size, spec.action_size, prediction=prediction, **network, key=key)  # pyright: ignore[reportArgumentType]  (checked above)
+        return Field(spec.obs_size, spec.action_size, prediction=prediction, **network, key=key)
 
     if average:
         return FieldPolicy(
@@ -227,3 +217,34 @@ def field_policy(
     prior = Prior("normal", initial_scale)
     made = eqx.tree_at(lambda made: made.prior, SAMPLERS[sampler](sampler_steps, clip), prior)
     return FieldPolicy(chosen, make, made)
+
+
+def starting(sampler: Any, how: str, *, part: str = "policy") -> Acting:
+    """An acting slot: a sample of the part's field from a "random" x_1, or always from "zero"."""
+
+    def acting(parts: Parts) -> Callable[[Observation, Key], Action]:
+        field = getattr(parts, part)
+
+        def act(obs: Observation, key: Key) -> Action:
+            start = jnp.zeros_like(sampler.start(field, key)) if how == "zero" else None
+            return sampler(field, obs, key, start=start)
+
+        return act
+
+    return acting
+
+
+@composed(field_policy, without=("schedule", "prediction", "sampler"), sampler_steps=10)
+def flow_policy(
+    make_field: Callable[..., FieldPolicy],
+    *,
+    embedding: Annotated[str, one_of(EMBEDDINGS)] | Callable[[Key], AbstractEmbedding] = "cos_sin",
+) -> FieldPolicy:
+    """A flow as on-policy methods have it: Euler steps of a rectified flow, its actions not clipped.
+
+    Args:
+        embedding: Of time; see `field_policy`.
+        sampler_steps: Euler steps of the sampler.
+    """
+    flow: dict[str, Any] = {"schedule": "rectified_flow", "prediction": "velocity", "sampler": "euler"}
+    return make_field(**flow, embedding=embedding, clip=None)

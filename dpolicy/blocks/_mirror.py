@@ -8,15 +8,16 @@ import jax
 import optax
 from jaxtyping import Array, Float
 
-from dpolicy import _checks
-from dpolicy._types import Key, Loss, Number, Scalar, Transition
+from dpolicy._settings import Fraction, Positive
+from dpolicy._types import Key, Loss, Scalar, Transition
 from dpolicy.algorithm import Algorithm
-from dpolicy.blocks._critics import Critics, Policy, acting, critic_function
-from dpolicy.blocks._noisy_best import NoisyBest
+from dpolicy.blocks._critics import Critics, Policy, actor_optimiser, acts, critic_function, q_critics
+from dpolicy.blocks._field_policy import FieldPolicy
+from dpolicy.blocks._noisy_best import Behaviour, noisy_best
 from dpolicy.learning import Seen, algorithm, labelled, statistics, trained
 from dpolicy.losses import boltzmann, chain, given, perturb
 from dpolicy.losses.match import Transform
-from dpolicy.recipe import tunable
+from dpolicy.recipe import composed, tunable
 
 
 def at_next(example: Transition) -> Transition:
@@ -25,18 +26,21 @@ def at_next(example: Transition) -> Transition:
 
 
 @tunable("temperature", "q_clip", "statistics_rate")
+@composed(noisy_best, actor_optimiser, q_critics)
 def mirror_descent(
+    behave: Callable[..., Behaviour],
+    make_optimiser: Callable[..., optax.GradientTransformation],
+    make_critics: Callable[..., Critics],
     *,
     name: str,
-    behaviour: NoisyBest,
+    policy: FieldPolicy,
     evaluate: Policy,
-    critics: Critics,
-    optimiser: optax.GradientTransformation,
     regression: Callable[[Transform], Loss],
+    noisy_candidates: bool = False,
     times: str = "uniform",
-    temperature: Number | None = None,
-    q_clip: Number | None = 3.0,
-    statistics_rate: Number = 0.001,
+    temperature: Positive | None = None,
+    q_clip: Positive | None = 3.0,
+    statistics_rate: Fraction = 0.001,
 ) -> Algorithm:
     """One weighted step away from the current policy at each update.
 
@@ -50,11 +54,11 @@ def mirror_descent(
 
     Args:
         name: The algorithm's name.
-        behaviour: How it acts while it learns.
+        policy: The field policy.
         evaluate: How the averaged actor acts in evaluation.
-        critics: Its critics.
-        optimiser: Of the actor.
         regression: Makes the loss of a chain of transforms, such as `matching`.
+        noisy_candidates: Whether noise is added to every candidate of its behaviour before the best is chosen; see
+            `noisy_best`.
         times: Law of the training times; see `perturb`.
         temperature: lambda, in units of the running standard deviation of Q; None for the learned noise factor.
         q_clip: Bound of the standardised Q; None for none.
@@ -63,15 +67,10 @@ def mirror_descent(
     Raises:
         ValueError: For a value out of its range.
     """
-    if temperature is not None:
-        _checks.positive("temperature", temperature)
-    if q_clip is not None:
-        _checks.positive("q_clip", q_clip)
-    policy = behaviour.policy
+    critics, behaviour = make_critics(), behave(policy=policy, noisy_candidates=noisy_candidates)
 
     def draw(s: Seen, example: Transition, key: Key) -> dict[str, Any]:
-        act = acting(behaviour.behaviour(s.before), s.before.actor, critic_function(s.before.critic))
-        return {"next_action": act(example.next_obs, key)}
+        return {"next_action": behaviour.acting(s.before)(example.next_obs, key)}
 
     def bootstrap(s: Seen) -> Callable[[Transition, Key], Scalar]:
         target = critic_function(s.before.target)
@@ -95,13 +94,12 @@ def mirror_descent(
     return algorithm(
         name,
         "off_policy",
-        explore=lambda s: acting(behaviour.behaviour(s), s.average, critic_function(s.critic)),
-        evaluate=lambda s: acting(evaluate, s.average, critic_function(s.critic)),
+        explore=behaviour.explore,
+        evaluate=acts(evaluate, actor="average"),
         next_action=labelled(draw),
         critic=critics.fitted(bootstrap),
         target=behaviour.delayed(critics.averaged()),
-        actor=behaviour.delayed(trained(policy.make, improve, optimiser)),
-        average=behaviour.average,
-        noise=behaviour.noise,
+        actor=behaviour.delayed(trained(policy.make, improve, make_optimiser())),
+        **behaviour.stages,
         statistics=statistics(next_values, statistics_rate),
     )

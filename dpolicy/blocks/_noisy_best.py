@@ -1,13 +1,16 @@
 """Acting by the best of several samples plus noise that is learned: what SDAC, DPMD and FPMD share as published."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from dpolicy import _checks
-from dpolicy._types import Number, Scalar
-from dpolicy.blocks._critics import Policy, noisy
+from dpolicy._settings import Count, Finite, Fraction, Positive
+from dpolicy._types import Action, Key, Number, Observation, Scalar
+from dpolicy.blocks._critics import NextValue, Policy, acting, critic_function, next_value, noisy
 from dpolicy.blocks._field_policy import FieldPolicy
 from dpolicy.learning import Parts, Seen, Stage, average, every, tuned
 from dpolicy.optimisers import adam
@@ -56,37 +59,37 @@ def tuned_noise(
     return every(tuned(start, slack, adam(learning_rate)), interval)
 
 
-class NoisyBest(NamedTuple):
-    """How such a policy behaves, and the stages that it takes, which stand after the actor's.
+class Behaviour(NamedTuple):
+    """How a policy behaves while it learns, and what that asks of an algorithm's stages.
 
     Attributes:
-        policy: The field policy.
-        candidates: Samples among which the action is the best.
-        std: Standard deviation of the noise, times the part "noise".
-        noisy_candidates: Whether the noise is added to every candidate, clipped, before the best is chosen.
+        policy: `parts -> policy`: how it acts, and how the next action of the critic is drawn.
+        explorer: The part whose parameters explore, and are evaluated.
         interval: The actor and the target critics move at every so many updates.
-        average: The stage of the averaged actor.
-        noise: The stage of the noise's factor.
+        stages: The stages that it takes, by name, which stand after the actor's.
     """
 
-    policy: FieldPolicy
-    candidates: int
-    std: Number
-    noisy_candidates: bool
-    interval: int
-    average: Stage
-    noise: Stage
+    policy: Callable[[Parts], Policy]
+    explorer: str = "actor"
+    interval: int = 1
+    stages: Mapping[str, Any] = MappingProxyType({})
 
-    def behaviour(self, parts: Parts) -> Policy:
-        """The best of the candidates plus std alpha N(0, I), alpha the part "noise"."""
-        noise = self.std * parts.noise
-        if self.noisy_candidates:
-            return self.policy.best(self.candidates, noise=noise)
-        return noisy(self.policy.best(self.candidates), noise)
+    def acting(self, parts: Parts, actor: str = "actor") -> Callable[[Observation, Key], Action]:
+        """`(obs, key) -> action`, selecting by the online critics."""
+        return acting(self.policy(parts), getattr(parts, actor), critic_function(parts.critic))
+
+    def explore(self, parts: Parts) -> Callable[[Observation, Key], Action]:
+        """An acting slot: the same with the parameters that explore."""
+        return self.acting(parts, self.explorer)
+
+    def next_value(self, s: Seen) -> NextValue:
+        """The lower target value of its action in the next observation, of what the update found."""
+        q, target = critic_function(s.before.critic), critic_function(s.before.target)
+        return next_value(self.policy(s.before), s.before.actor, q, target)
 
     def delayed(self, stage: Stage) -> Stage:
         """The stage at every `interval`-th update."""
-        return every(stage, self.interval)
+        return stage if self.interval == 1 else every(stage, self.interval)
 
 
 @tunable(
@@ -103,15 +106,15 @@ def noisy_best(
     *,
     policy: FieldPolicy,
     noisy_candidates: bool = False,
-    candidates: int = 32,
-    exploration_noise: Number = 0.1,
-    initial_noise: Number = INITIAL_NOISE,
-    target_entropy_scale: Number = 0.9,
-    noise_learning_rate: Number = 7e-3,
-    noise_interval: int = 250,
-    average_rate: Number = 0.005,
-    actor_interval: int = 2,
-) -> NoisyBest:
+    candidates: Count = 32,
+    exploration_noise: Positive = 0.1,
+    initial_noise: Positive = INITIAL_NOISE,
+    target_entropy_scale: Finite = 0.9,
+    noise_learning_rate: Positive = 7e-3,
+    noise_interval: Count = 250,
+    average_rate: Fraction = 0.005,
+    actor_interval: Count = 2,
+) -> Behaviour:
     """How a policy behaves; the actor's loss is the method's.
 
     It explores, and backs the critic up, by the best of several samples under the online critic, plus noise of
@@ -135,9 +138,6 @@ def noisy_best(
     Raises:
         ValueError: For a value out of its range.
     """
-    _checks.integer("candidates", candidates)
-    _checks.fraction("average_rate", average_rate)
-    _checks.integer("actor_interval", actor_interval)
     noise = tuned_noise(
         initial_noise,
         std=exploration_noise,
@@ -145,5 +145,12 @@ def noisy_best(
         learning_rate=noise_learning_rate,
         interval=noise_interval,
     )
+
+    def behave(parts: Parts) -> Policy:
+        std = exploration_noise * parts.noise
+        if noisy_candidates:
+            return policy.best(candidates, noise=std)
+        return noisy(policy.best(candidates), std)
+
     slow = every(average("actor", average_rate), actor_interval)
-    return NoisyBest(policy, candidates, exploration_noise, noisy_candidates, actor_interval, slow, noise)
+    return Behaviour(behave, "average", actor_interval, {"average": slow, "noise": noise})

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from dpolicy import _checks
+from dpolicy._settings import Count, Fraction, NonNegative, Positive, Sizes, at_least
 from dpolicy._types import Action, Key, Loss, Metrics, Model, Number, Observation, Scalar, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks._advantages import Advantages, advantage_estimation
@@ -27,8 +28,8 @@ from dpolicy.learning import (
     together,
 )
 from dpolicy.losses import explained_variance, value_regression, weighted
-from dpolicy.networks import ACTIVATIONS, ValueNetwork
-from dpolicy.networks._mlp import check_network, check_residual
+from dpolicy.networks import Activation, Initialisation, ValueNetwork
+from dpolicy.networks._mlp import check_residual
 from dpolicy.optimisers import adam, by_kl, by_updates, waiting
 from dpolicy.recipe import composed, tunable
 
@@ -68,13 +69,13 @@ def measured(loss: Loss, kl: Divergence) -> Loss:
 def value_function(
     *,
     without_truncated: bool = False,
-    value_hidden: tuple[int, ...] = (256, 256),
-    value_activation: str | None = None,
+    value_hidden: Sizes = (256, 256),
+    value_activation: Activation | None = None,
     value_residual: bool = False,
-    activation: str = "elu",
-    initialisation: str = "torch",
-    value_coefficient: Number = 1.0,
-    value_clip: Number | None = None,
+    activation: Activation = "elu",
+    initialisation: Initialisation = "torch",
+    value_coefficient: NonNegative = 1.0,
+    value_clip: Positive | None = None,
 ) -> Term:
     """A value network and its regression on returns, as a part of a common gradient.
 
@@ -92,13 +93,7 @@ def value_function(
     Raises:
         ValueError: For a value out of its range.
     """
-    check_network(activation, initialisation, value_hidden=value_hidden)
     check_residual(value_residual, value_hidden=value_hidden)
-    if value_activation is not None:
-        _checks.one_of("value_activation", value_activation, ACTIVATIONS)
-    _checks.non_negative("value_coefficient", value_coefficient)
-    if value_clip is not None:
-        _checks.positive("value_clip", value_clip)
     loss = value_regression(eps=value_clip)
     if without_truncated:
         loss = weighted(lambda example: jnp.where(example.truncated, 0.0, 1.0), loss)
@@ -131,15 +126,15 @@ def proximal_optimiser(
     *,
     kl: str | None,
     kl_floor: Number = 0.0,
-    learning_rate: Number = 1e-3,
-    value_learning_rate: Number | None = None,
-    learning_rate_floor: Number = 1.0,
+    learning_rate: Positive = 1e-3,
+    value_learning_rate: Positive | None = None,
+    learning_rate_floor: Fraction = 1.0,
     learning_rate_warmup: int = 10,
-    learning_rate_cycle: int = 1_000,
-    weight_decay: Number | None = None,
-    target_kl: Number | None = None,
-    critic_warmup: int = 0,
-    max_grad_norm: Number = 1.0,
+    learning_rate_cycle: Count = 1_000,
+    weight_decay: NonNegative | None = None,
+    target_kl: Positive | None = None,
+    critic_warmup: Annotated[int, at_least(0)] = 0,
+    max_grad_norm: Positive = 1.0,
 ) -> optax.GradientTransformation:
     """Adam under a common bound of the gradient's norm, for the parts "policy" and "value".
 
@@ -165,15 +160,7 @@ def proximal_optimiser(
     Raises:
         ValueError: For a value out of its range.
     """
-    _checks.positive("learning_rate", learning_rate)
-    for setting, value in (("value_learning_rate", value_learning_rate), ("target_kl", target_kl)):
-        if value is not None:
-            _checks.positive(setting, value)
-    _checks.fraction("learning_rate_floor", learning_rate_floor)
-    _checks.integer("learning_rate_cycle", learning_rate_cycle)
     _checks.integer("learning_rate_warmup", learning_rate_warmup, 0, learning_rate_cycle - 1)
-    _checks.integer("critic_warmup", critic_warmup, 0)
-    _checks.positive("max_grad_norm", max_grad_norm)
     # It falls to its floor within a cycle; the remainder in `factor` starts it again.
     cosine = optax.warmup_cosine_decay_schedule(
         learning_rate_floor, 1.0, learning_rate_warmup, learning_rate_cycle, learning_rate_floor
@@ -217,10 +204,10 @@ def minibatch_passes(
     kl: str | None,
     estimate: Advantages,
     update: Stage,
-    stop_kl: Number | None = None,
-    recompute_segment: int | None = None,
-    epochs: int = 5,
-    minibatches: int = 4,
+    stop_kl: Positive | None = None,
+    recompute_segment: Count | None = None,
+    epochs: Count = 5,
+    minibatches: Count = 4,
 ) -> Stage:
     """Passes over the minibatches of a rollout: advantages as a minibatch sees them, and the common gradient.
 
@@ -239,7 +226,6 @@ def minibatch_passes(
     """
     stages: dict[str, Any] = {}
     if recompute_segment is not None:
-        _checks.integer("recompute_segment", recompute_segment)
         if estimate.normalise == "rollout":
             raise ValueError(
                 "normalise_advantages must be minibatch or none where advantages are recomputed for every minibatch, "
@@ -253,7 +239,6 @@ def minibatch_passes(
         stages["divergence"] = reported(lambda s: {"kl": s.metrics[kl]})
     stop = None
     if stop_kl is not None:
-        _checks.positive("stop_kl", stop_kl)
         # Written so that a KL that is nan stops too.
         stop = lambda metrics: ~(metrics["kl"] <= stop_kl)
     return passes(epochs=epochs, minibatches=minibatches, segment=recompute_segment, stop=stop, **stages)

@@ -60,13 +60,14 @@ def command_line_type(annotation: Any, default: Any) -> Any:
     """The part of an annotation that can be typed on a command line; None if there is none.
 
     Array types are left out (a number given as an array, for a sweep, cannot be typed), and an `int` next to a
-    `float` is a number like any other.
+    `float` is a number like any other. Names out of a table (`one_of`) are typed as those of a `Literal` are.
     """
     if annotation in _WORDS:
         return annotation
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return command_line_type(args[0], default)
+        names = [name for declared in _declared(annotation) for name in declared.choices or ()]
+        return Literal[tuple(names)] if names else command_line_type(args[0], default)
     if origin is Literal:
         return annotation
     if origin in (tuple, Sequence):
@@ -93,6 +94,19 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         return {}  # names that only a type checker sees; the defaults then say what may be typed
 
 
+def _declared(annotation: Any) -> list[Any]:
+    """The ranges and choices that an annotation declares."""
+    from dpolicy._settings import allowed, alternatives
+
+    return [declared for kind in alternatives(annotation) for declared in allowed(kind)]
+
+
+def _with_range(text: str, annotation: Any) -> str:
+    """The help of a flag, and the range of its values where the annotation declares one and tyro does not show it."""
+    ranges = [f"{declared.words.capitalize()}." for declared in _declared(annotation) if declared.words]
+    return " ".join(filter(None, [text, *ranges]))
+
+
 def flags_of(function: Callable[..., Any]) -> list[Flag]:
     """A flag per argument of `function` that can be typed and is keyword-only or has a default."""
     import docstring_parser
@@ -113,7 +127,7 @@ def flags_of(function: Callable[..., Any]) -> list[Flag]:
         if kind is not None:
             default: Any = parameter.default
             default = float(default) if kind is float and _is_int(default) else default
-            flags.append(Flag(name, kind, default, texts.get(name, "")))
+            flags.append(Flag(name, kind, default, _with_range(texts.get(name, ""), hints.get(name))))
     return flags
 
 
@@ -184,11 +198,10 @@ def _checked(flag: Flag, words: list[str], prog: str) -> list[str]:
         raise wrong(f"{name} must be a path, got {given!r}.")
     if int in (flag.type, *typing.get_args(flag.type)):
         words = [_integer_word(word) for word in words]
-    choices = (
-        [str(choice) for choice in typing.get_args(flag.type)]
-        if typing.get_origin(flag.type) is Literal
-        else []
-    )
+    kinds = [flag.type, *typing.get_args(flag.type)]
+    choices = [
+        str(name) for kind in kinds if typing.get_origin(kind) is Literal for name in typing.get_args(kind)
+    ]
     try:
         value = _quietly(flag.type, words, prog)
     except SystemExit:

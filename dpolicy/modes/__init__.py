@@ -24,9 +24,9 @@ from dpolicy.modes._groups import heirs as heirs
 from dpolicy.modes._groups import per_group as per_group
 from dpolicy.modes._groups import shares as shares
 from dpolicy.modes._modal import GroupedImprovement as GroupedImprovement
-from dpolicy.modes._modal import ModalActing as ModalActing
+from dpolicy.modes._modal import ModalPolicy as ModalPolicy
 from dpolicy.modes._modal import grouped_improvement as grouped_improvement
-from dpolicy.modes._modal import modal_acting as modal_acting
+from dpolicy.modes._modal import modal_policy as modal_policy
 from dpolicy.modes._novelty import Distillation as Distillation
 from dpolicy.modes._novelty import Novelty as Novelty
 from dpolicy.modes._novelty import novelty_reward as novelty_reward

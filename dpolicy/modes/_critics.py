@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from dpolicy import _checks
+from dpolicy._settings import Fraction, NonNegative, Positive, Sizes
 from dpolicy._types import Action, Key, Metrics, Model, Number, Observation, Scalar, Transition
 from dpolicy.learning import Seen, Stage, average, trained
 from dpolicy.losses import categorical_loss, categorical_target, support
 from dpolicy.losses.categorical import check_support
 from dpolicy.modes._groups import by_group, per_group
-from dpolicy.networks import CategoricalQ, ensemble
-from dpolicy.networks._mlp import check_network
+from dpolicy.networks import Activation, CategoricalQ, ensemble
 from dpolicy.optimisers import adam
 from dpolicy.recipe import tunable
 
@@ -114,16 +113,16 @@ class GroupedCritics(NamedTuple):
 def grouped_critics(
     *,
     groups: int,
-    critic_learning_rate: Number = 5e-4,
-    max_grad_norm: Number | None = None,
-    weight_decay: Number = 0.0,
-    critic_hidden: tuple[int, ...] = (512, 256, 128),
-    critic_activation: str = "elu",
+    critic_learning_rate: Positive = 5e-4,
+    max_grad_norm: Positive | None = None,
+    weight_decay: NonNegative = 0.0,
+    critic_hidden: Sizes = (512, 256, 128),
+    critic_activation: Activation = "elu",
     atoms: int = 51,
     value_low: Number = 0.0,
     value_high: Number = 5.0,
-    discount: Number = 0.99,
-    target_rate: Number = 0.05,
+    discount: Fraction = 0.99,
+    target_rate: Fraction = 0.05,
 ) -> GroupedCritics:
     """Twin categorical critics for every group (DDiffPG, arXiv 2406.00681).
 
@@ -143,10 +142,6 @@ def grouped_critics(
     Raises:
         ValueError: For a value out of its range.
     """
-    _checks.positive("critic_learning_rate", critic_learning_rate)
-    _checks.fraction("discount", discount)
-    _checks.fraction("target_rate", target_rate)
-    check_network(critic_activation, "orthogonal", critic_hidden=critic_hidden)
     check_support(value_low, value_high, atoms, "value_{}")
     network: dict[str, Any] = {"atoms": atoms, "hidden": critic_hidden, "activation": critic_activation}
 

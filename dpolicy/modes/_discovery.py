@@ -1,7 +1,7 @@
 """Modes of behaviour: found by clustering the episodes of a replay, numbered for as long as they last."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dpolicy import _checks
+from dpolicy._settings import Count, Finite, Fraction, NonNegative, at_least
 from dpolicy._types import Key, Number
 from dpolicy.algorithm import Stored
 from dpolicy.modes._clustering import clusters, path_distances
@@ -118,16 +119,16 @@ def _overlap(
 )
 def mode_discovery(
     *,
-    max_modes: int = 10,
-    discovery_interval: int = 100,
-    success_return: Number | None = None,
+    max_modes: Count = 10,
+    discovery_interval: Count = 100,
+    success_return: Finite | None = None,
     position: tuple[int, ...] | None = None,
-    path_points: int = 64,
-    cluster_distance: Number | None = None,
-    cluster_share: Number = 0.7,
+    path_points: Annotated[int, at_least(2)] = 64,
+    cluster_distance: NonNegative | None = None,
+    cluster_share: Fraction = 0.7,
     clustered_episodes: int = 128,
-    remembered_episodes: int = 2000,
-    mode_size: int = 5,
+    remembered_episodes: Count = 2000,
+    mode_size: Count = 5,
 ) -> Discovery:
     """Modes of successful behaviour, from the episodes of a replay (DDiffPG, arXiv 2406.00681).
 
@@ -160,21 +161,8 @@ def mode_discovery(
     Raises:
         ValueError: For a value out of its range.
     """
-    for name, size, low in (
-        ("max_modes", max_modes, 1),
-        ("discovery_interval", discovery_interval, 1),
-        ("path_points", path_points, 2),
-        ("remembered_episodes", remembered_episodes, 1),
-        ("mode_size", mode_size, 1),
-    ):
-        _checks.integer(name, size, low)
     _checks.integer("clustered_episodes", clustered_episodes, 1, remembered_episodes)
     check_position(position)
-    _checks.fraction("cluster_share", cluster_share)
-    if cluster_distance is not None:
-        _checks.non_negative("cluster_distance", cluster_distance)
-    if success_return is not None:
-        _checks.in_range("success_return", success_return)
     groups = max_modes + 1
 
     def start(key: Key) -> Modes:

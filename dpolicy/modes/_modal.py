@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dpolicy import _checks
+from dpolicy._settings import NonNegative, Positive, at_least
 from dpolicy._types import Action, Key, Model, Number, Observation, Transition
 from dpolicy.algorithm import Memory, Stored
 from dpolicy.blocks import FieldPolicy
-from dpolicy.learning import Acting, Parts
+from dpolicy.learning import Acting, Parts, Seen, Stage, labelled, labelled_batch
 from dpolicy.losses import gradient_ascent
 from dpolicy.modes._critics import GroupedCritics, mean_weight
 from dpolicy.modes._discovery import Discovery
@@ -24,20 +25,34 @@ from dpolicy.recipe import tunable
 _INSIDE = 1 - 1e-5  # improved actions stay this far inside the box
 
 
-class ModalActing(NamedTuple):
-    """How it acts: noise by the environment's place, and the group whose embedding it is conditioned on.
+class _Sizes(NamedTuple):
+    obs_size: int
+    action_size: int
+
+
+class ModalPolicy(NamedTuple):
+    """A policy of observations with the embedding z of a mode beside them: what it sees, and how it acts.
 
     Attributes:
-        policy: The field policy, of observations with an embedding beside them.
+        policy: The field policy.
+        discovery: How modes are found.
         low: Standard deviation of the exploration noise in the first environment.
         high: The same in the last.
         updates: Updates after which it no longer acts under the exploring group's embedding.
+        smoothing: Standard deviation of the noise on the next action of the critics' target, and its bound.
     """
 
     policy: FieldPolicy
+    discovery: Discovery
     low: Number
     high: Number
     updates: Number
+    smoothing: tuple[Number, Number]
+
+    def make(self, key: Key, spec: Any) -> Model:
+        """The field, `(key, spec) -> field`."""
+        size = jax.eval_shape(self.discovery.start, key).embedding.shape[1]
+        return self.policy.make(key, _Sizes(spec.obs_size + size, spec.action_size))
 
     def sample(
         self, actor: Model, obs: Observation, z: Float[Array, " z"], std: Number, bound: Any, key: Key
@@ -71,31 +86,61 @@ class ModalActing(NamedTuple):
 
         return acting
 
+    def grouped(self) -> Stage:
+        """The "group" of each row of a batch, and "z", which is nothing in every other row of a mode."""
 
-@tunable("exploration_low", "exploration_high", "exploration_updates")
-def modal_acting(
+        def label(s: Seen, key: Key) -> dict[str, Any]:
+            modes = s.before.discovered
+            group = shares(modes.live, s.batch.reward.shape[0])
+            hidden = (group > 0) & (jnp.arange(group.shape[0]) % 2 == 0)
+            return {"group": group, "z": jnp.where(hidden[:, None], 0, modes.embedding[group])}
+
+        return labelled_batch(label)
+
+    def next_action(self) -> Stage:
+        """The "next_action" of each row under its z, with the smoothing noise."""
+
+        def draw(s: Seen, example: Transition, key: Key) -> dict[str, Any]:
+            z = example.extras["z"]
+            return {"next_action": self.sample(s.before.actor, example.next_obs, z, *self.smoothing, key)}
+
+        return labelled(draw)
+
+    def improved(self, example: Transition) -> Transition:
+        """The transition as the loss of the actor sees it: z beside observations, the improved action of its group."""
+        z, action = example.extras["z"], example.extras["improved"][example.extras["group"]]
+        obs, next_obs = (jnp.concatenate([obs, z]) for obs in (example.obs, example.next_obs))
+        return dataclasses.replace(example, obs=obs, next_obs=next_obs, action=action)
+
+
+@tunable("exploration_low", "exploration_high", "exploration_updates", "smoothing_std", "smoothing_clip")
+def modal_policy(
     *,
     policy: FieldPolicy,
-    exploration_low: Number = 0.05,
-    exploration_high: Number = 0.6,
-    exploration_updates: Number = 87_500,
-) -> ModalActing:
-    """How a policy conditioned on modes acts (DDiffPG, arXiv 2406.00681).
+    discovery: Discovery,
+    exploration_low: NonNegative = 0.05,
+    exploration_high: NonNegative = 0.6,
+    exploration_updates: NonNegative = 87_500,
+    smoothing_std: NonNegative = 0.8,
+    smoothing_clip: NonNegative = 0.2,
+) -> ModalPolicy:
+    """A policy conditioned on modes (DDiffPG, arXiv 2406.00681).
 
     Args:
         policy: The field policy.
+        discovery: How modes are found.
         exploration_low: Standard deviation of the exploration noise in the first environment.
         exploration_high: The same in the last one; those between are evenly spaced.
         exploration_updates: Updates after which it no longer acts under z_0 (published: 70 % of the run).
+        smoothing_std: Standard deviation of the noise on the next action of the critics' target.
+        smoothing_clip: Bound of that noise.
 
     Raises:
         ValueError: For a value out of its range.
     """
-    low, high = exploration_low, exploration_high
-    for name, value in (("low", low), ("high", high), ("updates", exploration_updates)):
-        _checks.non_negative(f"exploration_{name}", value)
-    _checks.ordered("exploration_low", low, "exploration_high", high)
-    return ModalActing(policy, low, high, exploration_updates)
+    _checks.ordered("exploration_low", exploration_low, "exploration_high", exploration_high)
+    noise = exploration_low, exploration_high, exploration_updates
+    return ModalPolicy(policy, discovery, *noise, (smoothing_std, smoothing_clip))
 
 
 class GroupedImprovement(NamedTuple):
@@ -170,9 +215,9 @@ def grouped_improvement(
     *,
     critics: GroupedCritics,
     discovery: Discovery,
-    ascent_steps: int = 20,
-    ascent_rate: Number = 0.03,
-    ascent_norm: Number | None = 1.0,
+    ascent_steps: Annotated[int, at_least(0)] = 20,
+    ascent_rate: Positive = 0.03,
+    ascent_norm: Positive | None = 1.0,
 ) -> GroupedImprovement:
     """Improved actions by ascent of each group's critics (DDiffPG, arXiv 2406.00681).
 
@@ -186,8 +231,4 @@ def grouped_improvement(
     Raises:
         ValueError: For a value out of its range.
     """
-    _checks.integer("ascent_steps", ascent_steps, 0)
-    _checks.positive("ascent_rate", ascent_rate)
-    if ascent_norm is not None:
-        _checks.positive("ascent_norm", ascent_norm)
     return GroupedImprovement(critics, discovery, ascent_steps, ascent_rate, ascent_norm)

@@ -1,7 +1,7 @@
 """Rewards for what is new: random network distillation, and the growth of novelty along a step."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._types import Key, Metrics, Number, Observation, Scalar, Transition
-from dpolicy.learning import Seen, Stage
+from dpolicy._settings import Count, NonNegative, Positive, Sizes, at_least
+from dpolicy._types import Key, Metrics, Observation, Scalar, Transition
+from dpolicy.learning import Seen, Stage, labelled
 from dpolicy.modes._discovery import check_position
 from dpolicy.networks import MLP
 from dpolicy.optimisers import Learner, adam, descend, learner
@@ -49,6 +50,19 @@ class Novelty(NamedTuple):
     reward: Callable[[Distillation, Transition], Scalar]
     fit: Callable[[Distillation, Transition], tuple[Distillation, Metrics]]
 
+    def rewarded(self) -> Stage:
+        """What each row of a batch learns from, the part "novelty" given: "intrinsic", and its sum with the reward.
+
+        Group 0, of the rows that extras["group"] tells apart, learns from the first alone.
+        """
+
+        def rewards(s: Seen, example: Transition, key: Key) -> dict[str, Any]:
+            bonus = self.reward(s.before.novelty, example)
+            earned = jnp.where(example.extras["group"] > 0, example.reward, 0)
+            return {"intrinsic": bonus, "reward": earned + bonus}
+
+        return labelled(rewards)
+
     def stage(self) -> Stage:
         """Fitted to each batch, whose extras hold the reward that it gave as "intrinsic"."""
 
@@ -72,14 +86,14 @@ class Novelty(NamedTuple):
 def novelty_reward(
     *,
     position: tuple[int, ...] | None = None,
-    novelty_scale: Number = 0.01,
-    novelty_decay: Number = 0.5,
-    novelty_frequencies: int = 10,
-    novelty_hidden: tuple[int, ...] = (512, 256, 128),
-    novelty_features: int = 128,
-    novelty_learning_rate: Number = 1e-4,
-    max_grad_norm: Number | None = None,
-    weight_decay: Number = 0.0,
+    novelty_scale: NonNegative = 0.01,
+    novelty_decay: NonNegative = 0.5,
+    novelty_frequencies: Annotated[int, at_least(0)] = 10,
+    novelty_hidden: Sizes = (512, 256, 128),
+    novelty_features: Count = 128,
+    novelty_learning_rate: Positive = 1e-4,
+    max_grad_norm: Positive | None = None,
+    weight_decay: NonNegative = 0.0,
 ) -> Novelty:
     """r_int = scale max( n(s') - decay n(s), 0 ): a reward for crossing into the new (NovelD, Zhang et al. 2021).
 
@@ -102,12 +116,6 @@ def novelty_reward(
         ValueError: For a value out of its range; when it starts, for a position outside the observation.
     """
     check_position(position)
-    _checks.non_negative("novelty_scale", novelty_scale)
-    _checks.non_negative("novelty_decay", novelty_decay)
-    _checks.integer("novelty_frequencies", novelty_frequencies, 0)
-    _checks.sizes("novelty_hidden", novelty_hidden)
-    _checks.integer("novelty_features", novelty_features)
-    _checks.positive("novelty_learning_rate", novelty_learning_rate)
     optimiser = adam(novelty_learning_rate, max_grad_norm=max_grad_norm, weight_decay=weight_decay)
 
     def encode(obs: Observation) -> Float[Array, " n"]:

@@ -5,6 +5,7 @@ Modules hold arrays as leaves and everything else as static structure, so that t
 """
 
 from dpolicy.networks._activations import ACTIVATIONS as ACTIVATIONS
+from dpolicy.networks._activations import Activation as Activation
 from dpolicy.networks._activations import elu as elu
 from dpolicy.networks._activations import mish as mish
 from dpolicy.networks._critics import CategoricalQ as CategoricalQ
@@ -17,6 +18,7 @@ from dpolicy.networks._gaussian import gaussian_kl as gaussian_kl
 from dpolicy.networks._gaussian import gaussian_log_prob as gaussian_log_prob
 from dpolicy.networks._gaussian import tanh_log_det as tanh_log_det
 from dpolicy.networks._layers import INITIALISATIONS as INITIALISATIONS
+from dpolicy.networks._layers import Initialisation as Initialisation
 from dpolicy.networks._layers import LayerNorm as LayerNorm
 from dpolicy.networks._layers import Linear as Linear
 from dpolicy.networks._layers import nearest_orthogonal as nearest_orthogonal

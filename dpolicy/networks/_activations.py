@@ -2,11 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from dpolicy._settings import one_of
 
 
 def _with_slope(
@@ -60,3 +62,4 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": jax.nn.gelu,
     "mish": mish,
 }
+Activation: TypeAlias = Annotated[str, one_of(ACTIVATIONS)]

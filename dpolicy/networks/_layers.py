@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from typing import Annotated, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dpolicy._settings import one_of
 from dpolicy._types import Key
 
 
@@ -49,6 +51,7 @@ _INITIALISERS: dict[str, tuple[Callable[[Key, tuple[int]], Array], Callable[[Arr
     "torch": (_signed, lambda raw: math.sqrt(1 / max(raw.shape[0], 1)) * raw),
 }
 INITIALISATIONS = tuple(_INITIALISERS)
+Initialisation: TypeAlias = Annotated[str, one_of(INITIALISATIONS)]
 
 
 class Linear(eqx.Module):

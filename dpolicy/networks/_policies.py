@@ -10,9 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
+from dpolicy._settings import Positive, Sizes
 from dpolicy._types import Action, Key, Number, Observation, Scalar
+from dpolicy.networks._activations import Activation
 from dpolicy.networks._gaussian import gaussian_entropy, gaussian_log_prob, tanh_log_det
-from dpolicy.networks._mlp import MLP, check_network, check_parts
+from dpolicy.networks._layers import Initialisation
+from dpolicy.networks._mlp import MLP, check_parts
 from dpolicy.recipe import tunable
 
 WIDTHS = ("exp", "softplus")
@@ -223,10 +226,10 @@ class ResidualGaussian(_FreeWidth):
 def gaussian_policy(
     kind: Callable[..., Any],
     *,
-    hidden: tuple[int, ...] = (256, 256),
-    activation: str = "elu",
-    initial_std: Number = 1.0,
-    initialisation: str = "torch",
+    hidden: Sizes = (256, 256),
+    activation: Activation = "elu",
+    initial_std: Positive = 1.0,
+    initialisation: Initialisation = "torch",
 ) -> Callable[[Key, Any], Any]:
     """`(key, spec) -> policy`: the slot that `proximal` fills with a Gaussian policy.
 
@@ -242,8 +245,6 @@ def gaussian_policy(
         ValueError: For a starting deviation that is not above zero.
     """
     _checks.function("kind", kind, "(obs_size, action_size, ...) -> policy")
-    check_network(activation, initialisation, hidden=hidden)
-    _checks.positive("initial_std", initial_std)
     return lambda key, spec: kind(
         spec.obs_size,
         spec.action_size,
