@@ -28,11 +28,16 @@ def timed(run: Any, calls: int) -> dict[str, float]:
 def main() -> None:
     import jax
     from rejax import PPO, SAC  # pyright: ignore[reportMissingImports]
+    from rejax.evaluate import evaluate  # pyright: ignore[reportMissingImports]
+
+    def episode(algorithm: Any, state: Any, key: Any) -> Any:
+        """One of 200 steps, as dpolicy's programs play; rejax' own evaluation is 128 of them."""
+        act = algorithm.make_act(state)
+        return evaluate(act, key, algorithm.env, algorithm.env_params, 1, 200)
 
     name, calls, settings = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
     algorithm = {"sac": SAC, "ppo": PPO}[name].create(env="Pendulum-v1", **settings)
-    # No evaluation: dpolicy's takes one episode.
-    algorithm = algorithm.replace(eval_callback=lambda algorithm, state, rng: ())
+    algorithm = algorithm.replace(eval_callback=episode)
     print(json.dumps(timed(jax.jit(lambda key: jax.tree.leaves(algorithm.train(key))), calls)))
 
 

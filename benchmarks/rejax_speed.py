@@ -3,8 +3,8 @@
 Pendulum, networks of 256 x 256, equal settings: SAC takes 1,024 updates of 256 after 256 steps, PPO 8 rollouts of 64
 steps in 64 environments in 4 passes over 16 minibatches, both without statistics of observations and at fixed rates.
 The third row, `adaptive`, is PPO as it is here by default, with statistics and a rate that adapts to the KL. From a key
-to the trained state, compiled once; dpolicy's programs also play one episode to evaluate. The two alternate, each in a
-new process, and the ratio is of the least seconds. rejax (0.1.3) has an environment of its own, with the gymnax it was
+to the trained state and one episode that is played with it, compiled once. The two alternate, each in a new process,
+and the ratio is of the least seconds. rejax (0.1.3) has an environment of its own, with the gymnax it was
 written for:
 
     python3 -m venv rejax && rejax/bin/pip install rejax 'gymnax<1'
