@@ -140,16 +140,11 @@ def together(optimiser: optax.GradientTransformation | None = None, **terms: Ter
         return {**all_of.model, "": all_of.opt_state}
 
     def step(part: Any, seen: Seen, key: Key) -> Stepped:
-        def weight(term: Term) -> Number:
-            return term.coefficient(seen) if callable(term.coefficient) else term.coefficient
+        def weighted(name: str, term: Term) -> tuple[Number, Loss]:
+            weight = term.coefficient(seen) if callable(term.coefficient) else term.coefficient
+            return weight, on(lambda models: models[name], term.loss(seen._replace(stage=name)))
 
-        losses = {
-            name: (
-                weight(term),
-                on(lambda model, name=name: model[name], term.loss(seen._replace(stage=name))),
-            )
-            for name, term in terms.items()
-        }
+        losses = {name: weighted(name, term) for name, term in terms.items()}
         mean, batch = batched(add(**losses)), flat(seen.batch)
         state = Learner(Parts({name: part[name] for name in terms}), part[""])
         new, metrics = descend(

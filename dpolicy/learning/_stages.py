@@ -256,13 +256,12 @@ def algorithm(
         raise ValueError(f"the stages of {name} must ask for transitions of one horizon, got {spans} steps.")
 
     def init(key: Key, spec: Any) -> Parts:
-        return Parts(
-            start_stages(stages, _checks.one_key(key), spec, Parts()), updates=jnp.zeros((), jnp.int32)
-        )
+        parts = start_stages(stages, _checks.one_key(key), spec, Parts())
+        return Parts(parts, updates=jnp.zeros((), jnp.int32))
 
     def act(
         state: Parts, obs: Observation, key: Key, mode: Mode, place: Any = None
-    ) -> tuple[Action, dict[str, Any]]:
+    ) -> tuple[Action, Entries]:
         _checks.one_of("mode", mode, acting)
         policy, key = acting[mode](state), _checks.one_key(key)
         allowed = f"(obs, key) -> action, as in {slots}"
