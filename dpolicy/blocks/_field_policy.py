@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy import _checks
-from dpolicy._settings import Count, Sizes, one_of
+from dpolicy._settings import Count, Sizes, checked, one_of
 from dpolicy._types import Action, Critic, Key, Number, Observation, Prediction
 from dpolicy.fields import (
     EMBEDDINGS,
@@ -89,14 +88,14 @@ class FieldPolicy(NamedTuple):
         """
         return self._replace(sample=noise_free(self.sample)).act
 
+    @checked
     def best(
-        self, candidates: int, *, noise: Number | None = None
+        self, candidates: Count, *, noise: Number | None = None
     ) -> Callable[..., tuple[Action, Float[Array, ""]]]:
         """The best of several samples under the critic; one sample for `candidates=1`.
 
         With `noise` every sample gets N(0, noise^2) and is clipped to [-1, 1] before they are compared.
         """
-        _checks.integer("candidates", candidates)
         if candidates == 1 and noise is None:
             return self.act
 
@@ -114,10 +113,9 @@ class FieldPolicy(NamedTuple):
 
         return act
 
-    def with_density(self, steps: int, draws: int) -> Callable[..., tuple[Action, Float[Array, ""]]]:
+    @checked
+    def with_density(self, steps: Count, draws: Count) -> Callable[..., tuple[Action, Float[Array, ""]]]:
         """One sample and its log-density by `mmse_log_likelihood`: what a soft backup asks for."""
-        _checks.integer("steps", steps)
-        _checks.integer("draws", draws)
 
         def act(
             field: AbstractField, q: Critic, obs: Observation, key: Key

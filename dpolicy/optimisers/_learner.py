@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from dpolicy import _checks
+from dpolicy._settings import NonNegative, Positive, checked
 from dpolicy._types import Metrics, Number
 
 M = TypeVar("M")
@@ -76,8 +77,12 @@ def keep_if(condition: Bool[Array, ""], old: Any, new: Any) -> Any:
     return jax.tree.map(lambda before, after: jnp.where(condition, after, before), old, new)
 
 
+@checked
 def adam(
-    learning_rate: Number | None, *, max_grad_norm: Number | None = None, weight_decay: Number | None = None
+    learning_rate: Positive | None,
+    *,
+    max_grad_norm: Positive | None = None,
+    weight_decay: NonNegative | None = None,
 ) -> optax.GradientTransformation:
     """Adam with optional clipping of the global gradient norm (before it) and decoupled weight decay (after it).
 
@@ -86,11 +91,6 @@ def adam(
     Raises:
         ValueError: For a rate or norm that is not above zero, or a negative decay.
     """
-    for name, value in (("learning_rate", learning_rate), ("max_grad_norm", max_grad_norm)):
-        if value is not None:
-            _checks.positive(name, value)
-    if weight_decay is not None:
-        _checks.non_negative("weight_decay", weight_decay)
     links = [] if max_grad_norm is None else [optax.clip_by_global_norm(max_grad_norm)]
     links.append(optax.scale_by_adam(eps=1e-8))
     if weight_decay is not None:

@@ -1,7 +1,7 @@
 """Learning rates that follow the algorithm's clock or the policy's divergence, and parts that wait: links for optax."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from dpolicy import _checks
+from dpolicy._settings import checked, one_of
 from dpolicy._types import Metrics, Number, Scalar
 from dpolicy.losses import adaptive_rate
 from dpolicy.optimisers._learner import keep_if, scaled
@@ -119,6 +120,7 @@ def waiting(inner: optax.GradientTransformation, updates: int) -> optax.Gradient
     return _link(inner.init, step)
 
 
+@checked
 def annealed(
     updates: Int[Array, "..."],
     start: Number,
@@ -126,7 +128,7 @@ def annealed(
     over: Number,
     *,
     begin: Number = 0.0,
-    shape: str = "linear",
+    shape: Annotated[str, one_of(ANNEALS)] = "linear",
 ) -> Scalar:
     """start + (end - start) p with p = clip((updates - begin) / over, 0, 1), or (1 - cos(pi p)) / 2 for cosine.
 
@@ -137,7 +139,6 @@ def annealed(
     Raises:
         ValueError: For an unknown shape.
     """
-    _checks.one_of("shape", shape, ANNEALS)
     progress = jnp.clip((updates - begin) / over, 0.0, 1.0)
     if shape == "cosine":
         progress = (1 - jnp.cos(jnp.pi * progress)) / 2
