@@ -152,11 +152,19 @@ def _annotation(annotation: Any) -> str:
     from dpolicy import _settings
     from dpolicy._types import Key, Number
 
-    text = inspect.formatannotation(annotation)
-    # A range holds the type that it narrows, and so comes first.
     ranges = {name: getattr(_settings, name) for name in exports("dpolicy")["dpolicy._settings"]}
     aliases = {name: kind for name, kind in ranges.items() if not inspect.isfunction(kind)}
-    for name, alias in {**aliases, "Number": Number, "Key": Key}.items():
+    written = {id(kind): name for name, kind in {**aliases, "Number": Number, "Key": Key}.items()}
+    if id(annotation) in written:
+        return written[id(annotation)]
+    kinds = _settings.alternatives(annotation)
+    if len(kinds) > 1 and any(map(_settings.allowed, kinds)):
+        return " | ".join("None" if kind is type(None) else _annotation(kind) for kind in kinds)
+    for declared in _settings.allowed(annotation):
+        if declared.choices is not None:  # of a table, which the reader does not see
+            return f"Literal{list(declared.choices)}"
+    text = inspect.formatannotation(annotation)
+    for name, alias in (("Number", Number), ("Key", Key)):
         text = text.replace(inspect.formatannotation(alias), name)
     return re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text)
 

@@ -6,10 +6,13 @@ import inspect
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
+from dpolicy import Number, Positive, Sizes, at_least, one_of
 from dpolicy.algorithms import ALGORITHMS
 from dpolicy.cli import main
 
@@ -193,6 +196,26 @@ def test_other_functions_are_called_as_their_source_says():
                     assert f"::: {path}\n    {shown}" in page
                     changed.append(thing.__qualname__)
     assert changed == ["flow_policy", "actor_critic", "proximal", "coupled_flow", "mirror_descent"]
+
+
+def test_a_signature_says_what_settings_take():
+    def function(
+        *,
+        rate: Positive | None = None,
+        count: Annotated[int, at_least(2)] = 3,
+        kind: Annotated[str, one_of({"a": 1, "b": 2})] | Callable[[int], int] = "a",
+        scale: Number | None = None,
+    ) -> Sizes: ...
+
+    assert hooks.signature(function).splitlines() == [
+        "function(",
+        "    *,",
+        "    rate: Positive | None = None,",
+        "    count: Annotated[int, at_least(2)] = 3,",
+        "    kind: Literal['a', 'b'] | Callable[[int], int] = \"a\",",
+        "    scale: Number | None = None,",
+        ") -> Sizes",
+    ]
 
 
 def test_reference_pages_begin_with_what_is_used_most():

@@ -224,8 +224,9 @@ def starting(sampler: Any, how: str, *, part: str = "policy") -> Acting:
         field = getattr(parts, part)
 
         def act(obs: Observation, key: Key) -> Action:
-            start = jnp.zeros_like(sampler.start(field, key)) if how == "zero" else None
-            return sampler(field, obs, key, start=start)
+            # Its shape alone is asked for: the key is drawn from by the sampler.
+            zero = lambda: jnp.zeros(eqx.filter_eval_shape(sampler.start, field, key).shape)
+            return sampler(field, obs, key, start=zero() if how == "zero" else None)
 
         return act
 
