@@ -5,7 +5,6 @@ from dpolicy.optimisers._learner import Learner as Learner
 from dpolicy.optimisers._learner import adam as adam
 from dpolicy.optimisers._learner import all_finite as all_finite
 from dpolicy.optimisers._learner import descend as descend
-from dpolicy.optimisers._learner import in_one_vector as in_one_vector
 from dpolicy.optimisers._learner import keep_if as keep_if
 from dpolicy.optimisers._learner import learner as learner
 from dpolicy.optimisers._learner import scaled as scaled

@@ -6,7 +6,6 @@ from typing import Any, Generic, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
@@ -98,42 +97,6 @@ def adam(
     if learning_rate is not None:
         links.append(optax.scale_by_learning_rate(learning_rate))
     return optax.chain(*links)
-
-
-def in_one_vector(optimiser: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same transformation of all parameters laid end to end: a few operations in place of a few for each array.
-
-    Not the default: on a CPU of two threads an update of SAC with networks of 256 x 256 takes twice the processor time
-    with it. Its state holds vectors; for what treats all numbers alike, as Adam and the clipping of a global norm do,
-    nothing else changes. A single array, and arrays of several types, are left as they are.
-    """
-
-    def joined(tree: PyTree) -> PyTree:
-        leaves = jax.tree.leaves(tree)
-        if len(leaves) < 2 or len({leaf.dtype for leaf in leaves}) > 1:
-            return tree
-        return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
-
-    def parted(result: PyTree, like: PyTree) -> PyTree:
-        leaves, structure = jax.tree.flatten(like)
-        if jax.tree.structure(result) == structure:
-            return result
-        ends = np.cumsum([leaf.size for leaf in leaves])
-        parts = [
-            jnp.reshape(result[end - leaf.size : end], leaf.shape)
-            for end, leaf in zip(ends, leaves, strict=True)
-        ]
-        return jax.tree.unflatten(structure, parts)
-
-    def init(params: PyTree) -> PyTree:
-        return optimiser.init(joined(params))
-
-    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
-        given = None if params is None else joined(params)
-        result, state = optimiser.update(joined(updates), state, given)
-        return parted(result, updates), state
-
-    return optax.GradientTransformation(init, update)
 
 
 def all_finite(tree: PyTree) -> Array:
