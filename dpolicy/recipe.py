@@ -77,11 +77,14 @@ def composed(
             check_defaults(function, declared(block) if theirs else {}, theirs)
         taken = {*own, *without}
         passed = [[name for name in _tunables(block) if name not in taken] for block in blocks]
-        shared = {
-            name: _keywords(block)[name].replace(default=defaults.get(name, _keywords(block)[name].default))
-            for block, names in reversed(list(zip(blocks, passed, strict=True)))
-            for name in names
-        }
+        # Of a setting that several blocks have, default and description are those of the first.
+        offers = [(_keywords(block), _descriptions(block)) for block in blocks]
+        shared, texts = {}, {}
+        for (keywords, words), names in reversed(list(zip(offers, passed, strict=True))):
+            for name in names:
+                parameter = keywords[name]
+                shared[name] = parameter.replace(default=defaults.get(name, parameter.default))
+                texts[name] = words.get(name, "")
         in_order = list(dict.fromkeys(name for names in passed for name in names))
         parameters = own | {name: shared[name] for name in in_order}
 
@@ -104,8 +107,7 @@ def composed(
         )
         recipe.__annotations__ = {name: p.annotation for name, p in parameters.items()} | {"return": returned}
         described = _descriptions(function)
-        texts = {name: _descriptions(offered[name])[name] for name in in_order if name not in described}
-        lines = [f"    {name}: {text}" for name, text in texts.items()]
+        lines = [f"    {name}: {texts[name]}" for name in in_order if name not in described]
         recipe.__doc__ = _with_arguments(inspect.getdoc(function) or "", lines)
         recipe.checked = True  # pyright: ignore[reportAttributeAccessIssue]
         # What is made of blocks is a block itself, whose settings are those of its blocks.
