@@ -178,7 +178,7 @@ def test_an_algorithm_is_shown_as_it_is_called(name):
     assert shown.startswith(f"{name}(\n    *,\n")
     real = {key: p.default for key, p in inspect.signature(entry.recipe).parameters.items()}
     assert arguments(shown) == ([], real)
-    assert "    learning_rate: Number = " in shown, "a type by its own name"
+    assert "    learning_rate: Positive = " in shown, "a type by its own name"
 
 
 def test_other_functions_are_called_as_their_source_says():
