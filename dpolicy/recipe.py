@@ -46,9 +46,9 @@ def composed(
     The function takes the blocks in order, each with its settings filled in, and its own hyperparameters by keyword:
 
         @composed(field_policy, actor_critic, sampler="ddim")
-        def mine(make_policy, train, *, temperature: Positive = 0.1) -> Algorithm:
+        def mine(make_policy, make_algorithm, *, temperature: Positive = 0.1) -> Algorithm:
             policy = make_policy()
-            return train(name="mine", make_actor=policy.make, ...)
+            return make_algorithm(name="mine", make_actor=policy.make, ...)
 
     The recipe it becomes has, besides its own, every `tunable` argument of the blocks, with the block's default and
     description: `mine(temperature=0.2, learning_rate=1e-3)`. An argument that several blocks have sets it in all.

@@ -66,7 +66,7 @@ def straight_through_clamp(
 def log_ratio_from_losses(
     new: Float[Array, " n"],
     old: Float[Array, " n"],
-    mode: str = "mean_then_exp",
+    average: str = "mean_then_exp",
     *,
     clamp: Number = 3.0,
 ) -> Array:
@@ -90,10 +90,10 @@ def log_ratio_from_losses(
     same_shapes(new=new, old=old)
     vector("new", new)
     positive("clamp", clamp)
-    one_of("mode", mode, ("mean_then_exp", "per_sample", "exp_then_mean"))
-    if mode == "mean_then_exp":
+    one_of("average", average, ("mean_then_exp", "per_sample", "exp_then_mean"))
+    if average == "mean_then_exp":
         return jnp.mean(old) - jnp.mean(new)
-    if mode == "per_sample":
+    if average == "per_sample":
         return old - new
     # By logsumexp, so that the largest draw does not overflow; bounded, since one draw would carry the whole mean.
     difference = jnp.clip(old - new, -clamp, clamp)
@@ -103,7 +103,7 @@ def log_ratio_from_losses(
 def ratio_from_losses(
     new: Float[Array, " n"],
     old: Float[Array, " n"],
-    mode: str = "mean_then_exp",
+    average: str = "mean_then_exp",
     *,
     clamp: Number = 3.0,
 ) -> Array:
@@ -114,7 +114,7 @@ def ratio_from_losses(
         >>> print(f"{ratio:.3f}")
         1.649
     """
-    return jnp.exp(log_ratio_from_losses(new, old, mode, clamp=clamp))
+    return jnp.exp(log_ratio_from_losses(new, old, average, clamp=clamp))
 
 
 class LogRatio(eqx.Module):
@@ -236,7 +236,7 @@ def flow_matching_log_ratio(
     loss: Loss,
     *,
     draws: int = 8,
-    mode: str = "mean_then_exp",
+    average: str = "mean_then_exp",
     clamp: Number = 3.0,
     loss_clip: Number | None = None,
     old_loss_clip: Number | None = None,
@@ -251,7 +251,7 @@ def flow_matching_log_ratio(
     Args:
         loss: Such as matching(perturb(schedule)).
         draws: How many (t, eps) are drawn for each transition.
-        mode: How one ratio is made of them: see `log_ratio_from_losses`.
+        average: How one ratio is made of them: see `log_ratio_from_losses`.
         clamp: Bound on each difference for `exp_then_mean`.
         loss_clip: Each loss is bounded above by it, without gradient beyond.
         old_loss_clip: Bound of the stored loss alone, so that an action that was badly fitted cannot gain more than
@@ -265,19 +265,21 @@ def flow_matching_log_ratio(
         0.50
     """
     positive("clamp", clamp)
-    one_of("mode", mode, ("mean_then_exp", "per_sample", "exp_then_mean"))
+    one_of("average", average, ("mean_then_exp", "per_sample", "exp_then_mean"))
     if clip is not None:
         positive("clip", clip)
     if old_loss_clip is not None:
         positive("old_loss_clip", old_loss_clip)
     likelihood = flow_matching_log_likelihood(
-        loss, draws, per_draw=mode != "mean_then_exp", loss_clip=loss_clip
+        loss, draws, per_draw=average != "mean_then_exp", loss_clip=loss_clip
     )
 
     def combine(new: Array, old: Array) -> Array:
         old = old if old_loss_clip is None else jnp.maximum(old, -old_loss_clip)
         difference = (
-            log_ratio_from_losses(-new, -old, mode, clamp=clamp) if mode == "exp_then_mean" else new - old
+            log_ratio_from_losses(-new, -old, average, clamp=clamp)
+            if average == "exp_then_mean"
+            else new - old
         )
         return difference if clip is None else straight_through_clamp(difference, high=clip)
 

@@ -148,7 +148,7 @@ def test_ratios_from_losses():
     assert ratio_from_losses(new, old, "mean_then_exp") == pytest.approx(1.051271, abs=1e-6)
     np.testing.assert_allclose(ratio_from_losses(new, old, "per_sample"), [1.221403, 0.904837], atol=1e-6)
     assert ratio_from_losses(new, old, "exp_then_mean") == pytest.approx(1.063120, abs=1e-6)
-    with pytest.raises(ValueError, match="mode must be one of"):
+    with pytest.raises(ValueError, match="average must be one of"):
         ratio_from_losses(new, old, "mean")
 
 

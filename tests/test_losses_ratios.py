@@ -158,11 +158,11 @@ FLOW_RATIOS = {
     "fpo_plus": flow_matching_log_ratio(
         matching(perturb(FLOW, times="power"), reduction="sqrt"),
         draws=8,
-        mode="per_sample",
+        average="per_sample",
         loss_clip=20.0,
         clip=10.0,
     ),
-    "outside": flow_matching_log_ratio(matching(perturb(FLOW)), draws=8, mode="exp_then_mean"),
+    "outside": flow_matching_log_ratio(matching(perturb(FLOW)), draws=8, average="exp_then_mean"),
 }
 
 
@@ -205,9 +205,9 @@ def test_draws_may_be_permuted():
 def test_loss_clip_ignores_and_ratio_clip_does_not():
     huge = lambda scale, example, key: (30.0 * scale, {})
     example = transition(0.0, key=jax.random.key(1), log_prob=jnp.asarray([-45.0]))
-    ratio = flow_matching_log_ratio(huge, draws=1, mode="per_sample", loss_clip=20.0)
+    ratio = flow_matching_log_ratio(huge, draws=1, average="per_sample", loss_clip=20.0)
     assert jax.grad(lambda s: ratio(s, example, example.extras["key"])[0])(1.0) == 0
-    ratio = flow_matching_log_ratio(huge, draws=1, mode="per_sample", clip=10.0)
+    ratio = flow_matching_log_ratio(huge, draws=1, average="per_sample", clip=10.0)
     value, gradient = jax.value_and_grad(lambda s: ratio(s, example, example.extras["key"])[0])(1.0)
     assert (value, gradient) == (10.0, -30.0)
     assert log_ratio(lambda m, e, k: jnp.asarray(m), clip=2.0)(
@@ -218,7 +218,7 @@ def test_loss_clip_ignores_and_ratio_clip_does_not():
 @pytest.mark.parametrize("mode", ["per_sample", "mean_then_exp"])
 def test_what_was_badly_fitted_gains_no_more_than_its_bound(mode):
     loss = lambda model, example, key: (jnp.asarray(model), {})
-    ratio = flow_matching_log_ratio(loss, draws=1, mode=mode, old_loss_clip=4.0)
+    ratio = flow_matching_log_ratio(loss, draws=1, average=mode, old_loss_clip=4.0)
     stored = jnp.asarray(-9.0) if mode == "mean_then_exp" else jnp.asarray([-9.0])
     example = transition(0.0, key=jax.random.key(1), log_prob=stored)
     assert ratio(1.0, example, example.extras["key"]) == pytest.approx(4 - 1.0)

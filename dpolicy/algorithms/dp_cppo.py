@@ -33,7 +33,7 @@ from dpolicy.recipe import composed, prefixed
 def dp_cppo(
     make_residual: Callable[..., Any],
     make_flow: Callable[..., FieldPolicy],
-    train: Callable[..., Algorithm],
+    make_algorithm: Callable[..., Algorithm],
     *,
     clip: Positive = 0.2,
     entropy_coefficient: NonNegative = 0.005,
@@ -72,7 +72,7 @@ def dp_cppo(
     """
     flow = make_flow(sampler_steps=flow_steps)
     policy, fit = ResidualFlow(flow), given(improved, matching(perturb(flow.schedule)))
-    return train(
+    return make_algorithm(
         name="dp_cppo",
         make_policy=make_residual(ResidualGaussian),
         explore=policy.acting("flow+residual+noise"),

@@ -44,7 +44,7 @@ from dpolicy.recipe import composed
 def dppo(
     make_field: Callable[..., FieldPolicy],
     make_chain: Callable[..., Denoising],
-    train: Callable[..., Algorithm],
+    make_algorithm: Callable[..., Algorithm],
     *,
     clip: Positive = 0.1,
     clip_low: Positive | None = None,
@@ -99,7 +99,7 @@ def dppo(
     terms: dict[str, Any] = {"ppo": (1.0, clipped(log_ratio(chain.likelihood), eps=clips, weights=discounts))}
     if cloned:
         terms["cloning"] = (cloning_coefficient, chain.cloning)
-    return train(
+    return make_algorithm(
         name="dppo",
         make_policy=make_field(**chain.network).make if pretrained is None else starting_from(pretrained),
         explore=chain.explore(executed, early=early, cloned=cloned),

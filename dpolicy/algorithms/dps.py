@@ -14,7 +14,7 @@ from dpolicy.recipe import composed
 @composed(field_policy, actor_critic, schedule="variance_exploding", sampler="sde")
 def dps(
     make_field: Callable[..., FieldPolicy],
-    train: Callable[..., Algorithm],
+    make_algorithm: Callable[..., Algorithm],
     *,
     initial_temperature: Positive = 10.0,
     final_temperature: Positive = 1.0,
@@ -57,7 +57,7 @@ def dps(
         evaluation_candidates: Evaluation acts by the best of this many samples under the critic.
     """
     policy = make_field()
-    return train(
+    return make_algorithm(
         name="dps",
         make_actor=policy.make,
         explore=policy.act,

@@ -33,7 +33,7 @@ from dpolicy.recipe import composed
 def fpo(
     make_flow: Callable[..., FieldPolicy],
     make_matched: Callable[..., MatchedFlow],
-    train: Callable[..., Algorithm],
+    make_algorithm: Callable[..., Algorithm],
     *,
     clip: Positive = 0.05,
     supervise: Literal["noise", "velocity"] = "noise",
@@ -71,7 +71,7 @@ def fpo(
     flow = make_flow()
     pairs = perturb(flow.schedule, times=flow.times if times == "grid" else "uniform")
     policy = make_matched(flow=flow, loss=matching(pairs, compare=supervise), squash=jnp.tanh)
-    return train(
+    return make_algorithm(
         name="fpo",
         make_policy=flow.make,
         explore=policy.explore(),

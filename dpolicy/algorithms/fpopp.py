@@ -44,7 +44,7 @@ from dpolicy.recipe import composed
 def fpopp(
     make_flow: Callable[..., FieldPolicy],
     make_matched: Callable[..., MatchedFlow],
-    train: Callable[..., Algorithm],
+    make_algorithm: Callable[..., Algorithm],
     *,
     clip: Positive = 0.05,
     surrogate: Literal["ppo", "spo", "aspo"] = "aspo",
@@ -87,7 +87,7 @@ def fpopp(
     terms: dict[str, Any] = {"ppo": (1.0, clipped(policy.ratio, eps=clip, surrogate=surrogate))}
     if entropy_coefficient is not None:
         terms["entropy"] = (-entropy_coefficient, predicted_entropy(several))
-    return train(
+    return make_algorithm(
         name="fpopp",
         make_policy=flow.make,
         explore=policy.explore(**({} if by_ratio else {"predictions": noise_predictions(several)})),

@@ -24,7 +24,7 @@ KL = {"k1": "kl_k1", "k3": "kl"}
 )
 def genpo(
     make_flow: Callable[..., CoupledFlow],
-    train: Callable[..., Algorithm],
+    make_algorithm: Callable[..., Algorithm],
     *,
     clip: Positive = 0.2,
     compression_coefficient: NonNegative = 0.01,
@@ -46,7 +46,7 @@ def genpo(
         kl_estimator: Of the KL that the adaptive rate reads: k1 (the reference's) or k3, which is never negative.
     """
     flow = make_flow()
-    return train(
+    return make_algorithm(
         name="genpo",
         make_policy=flow.make,
         explore=flow.explore,

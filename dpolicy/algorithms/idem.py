@@ -13,7 +13,7 @@ from dpolicy.recipe import composed
 @composed(field_policy, actor_critic)
 def idem(
     make_field: Callable[..., FieldPolicy],
-    train: Callable[..., Algorithm],
+    make_algorithm: Callable[..., Algorithm],
     *,
     temperature: Positive = 0.05,
     normalise_temperature: bool = True,
@@ -52,7 +52,7 @@ def idem(
         evaluation_candidates: Evaluation acts by the best of this many samples under the critic.
     """
     policy = make_field()
-    return train(
+    return make_algorithm(
         name="idem",
         make_actor=policy.make,
         explore=noisy(policy.act, exploration_noise),

@@ -27,7 +27,7 @@ from dpolicy.recipe import composed
 @composed(gaussian_policy, proximal, target_kl=0.01)
 def ppo(
     make_policy: Callable[..., Any],
-    train: Callable[..., Algorithm],
+    make_algorithm: Callable[..., Algorithm],
     *,
     policy: Literal["gaussian", "tanh_gaussian"] = "gaussian",
     clip: Positive = 0.2,
@@ -67,7 +67,7 @@ def ppo(
         return gaussian_kl(old["mean"], old["log_std"], *actor.parameters(example.obs))
 
     ratio = tanh_gaussian_log_ratio if squashed else gaussian_log_ratio
-    return train(
+    return make_algorithm(
         name="ppo",
         make_policy=make_policy(partial(TanhGaussian, width="softplus") if squashed else Gaussian),
         explore=explore,

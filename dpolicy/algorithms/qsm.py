@@ -13,7 +13,7 @@ from dpolicy.recipe import composed
 @composed(field_policy, actor_critic)
 def qsm(
     make_field: Callable[..., FieldPolicy],
-    train: Callable[..., Algorithm],
+    make_algorithm: Callable[..., Algorithm],
     *,
     temperature: Positive = 0.1,
     variant: Literal["flowrl", "paper", "official"] = "flowrl",
@@ -39,7 +39,7 @@ def qsm(
         prediction: What the network predicts; noise or score (a velocity target is singular towards t = 1).
     """
     policy = make_field()
-    return train(
+    return make_algorithm(
         name="qsm",
         make_actor=policy.make,
         explore=noisy(policy.act, exploration_noise),

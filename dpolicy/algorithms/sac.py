@@ -14,7 +14,7 @@ from dpolicy.recipe import composed
 
 @composed(actor_critic, without=("critic_activation",))
 def sac(
-    train: Callable[..., Algorithm],
+    make_algorithm: Callable[..., Algorithm],
     *,
     temperature: Positive = 1.0,
     tune_temperature: bool = True,
@@ -34,7 +34,7 @@ def sac(
         activation: Activation of actor and critics.
     """
 
-    return train(
+    return make_algorithm(
         name="sac",
         make_actor=lambda key, spec: TanhGaussian(
             spec.obs_size, spec.action_size, hidden=hidden, activation=activation, key=key

@@ -129,5 +129,5 @@ def matched_flow(
         ValueError: For a value out of its range.
     """
     bounds: dict[str, Any] = {"loss_clip": loss_clip, "old_loss_clip": old_loss_clip, "clip": log_ratio_clip}
-    ratio = matched_ratio(flow_matching_log_ratio(loss, draws=draws, mode=average, **bounds))
+    ratio = matched_ratio(flow_matching_log_ratio(loss, draws=draws, average=average, **bounds))
     return MatchedFlow(flow, ratio, draws, squash, action_noise)
