@@ -24,7 +24,7 @@ def block(marker: str) -> str:
 
 # The example, what it prints, lines of its algorithm, hyperparameters and seeds, how near each mean is, the worst run.
 EXAMPLES = [
-    ("custom-algorithm", 15, (4, 8), 0.15, -1.2),
+    ("custom-algorithm", 10, (4, 8), 0.15, -1.2),
     # At the highest rate some seeds end in a corner of the box, others do not: their mean is another elsewhere.
     ("stages-algorithm", 25, (3, 4), [0.3, 0.15, 2.5], -np.inf),
 ]
