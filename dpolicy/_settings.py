@@ -168,6 +168,8 @@ def setting(annotation: Any) -> Setting | None:
     Raises:
         ValueError: For one that cannot be checked; the sentence lacks the name of the argument.
     """
+    if isinstance(annotation, type) and annotation is not bool:
+        return None
     if isinstance(annotation, Allowed):
         raise ValueError(f"must be of a type, such as Annotated[int, {annotation!r}], got {annotation!r}.")
     found, others = [], []
@@ -191,10 +193,10 @@ def declared(function: Callable[..., Any]) -> dict[str, Setting]:
     Raises:
         ValueError: For an annotation that cannot be checked.
     """
-    settings, kinds = {}, annotations(function)
-    for name in inspect.signature(function).parameters:
+    settings = {}
+    for name, annotation in annotations(function).items():
         try:
-            found = setting(kinds.get(name))
+            found = None if name == "return" else setting(annotation)
         except ValueError as error:
             raise ValueError(f"{name} of {function.__name__} {error}") from error
         if found is not None:
@@ -212,12 +214,6 @@ def check_defaults(
         raise ValueError(f"default of {function.__name__}: {error}") from error
 
 
-def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Argument -> its default, where it has one."""
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
-
-
 def check(settings: Mapping[str, Setting], given: Mapping[str, Any]) -> None:
     """Raise `ValueError` for a value that its setting does not take."""
     for name, value in given.items():
@@ -231,12 +227,12 @@ def checked(function: F) -> F:
     Raises:
         ValueError: For an annotation that cannot be checked, or a default that it refuses.
     """
-    settings = declared(function)
-    if not settings or getattr(function, "checked", False):
+    if getattr(function, "checked", False) or not (settings := declared(function)):
         return function
-    check_defaults(function, settings, defaults_of(function))
-
-    names = list(inspect.signature(function).parameters)
+    parameters = inspect.signature(function).parameters
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    check_defaults(function, settings, defaults)
+    names = list(parameters)
 
     @functools.wraps(function)
     def with_checks(*args: Any, **given: Any) -> Any:
