@@ -285,9 +285,9 @@ def test_evaluations_of_a_program_see_standardised_observations(family):
     statistics = state.normaliser
     std = np.sqrt(statistics.second / statistics.count)
     expected = (0.5 - statistics.mean) / std / 10
-    error = 4 * np.sqrt(1 / 12 / 1_000) / std / 10
-    assert abs(float(metrics["evaluate/return"]) - expected) < error
-    assert abs(0.05 - expected) > 2 * error  # what raw observations would give is further away
+    raw, error = 0.05, 4 * np.sqrt(1 / 12 / 1_000) / 10  # four deviations of a mean of raw observations
+    assert abs(float(metrics["evaluate/return"]) - expected) < error / std
+    assert abs(raw - expected) > error / std + error  # the two cannot be taken for each other
     assert family == "offline" or metrics["evaluate/explore/return"] == -metrics["evaluate/return"]
 
 
