@@ -186,6 +186,12 @@ MAKE = {
 }
 
 
+def started(algorithm, key):
+    """`algorithm.init` in one program: its operations one by one take longer to compile."""
+    return eqx.filter_jit(algorithm.init)(key, SPEC)
+
+
+@eqx.filter_jit
 def rollout(algorithm, state, key, time=5, envs=4):
     """Random transitions with both ends of an episode, acted on by the algorithm itself; [time, envs]."""
     keys = jax.random.split(key, 6)

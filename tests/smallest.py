@@ -5,6 +5,7 @@ import inspect
 import typing
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -122,6 +123,7 @@ def numeric(name):
     return {p.name: p.default for p in parameters if kinds[p.name] in numbers and p.default is not None}
 
 
+@eqx.filter_jit  # its operations one by one take longer to compile
 def experience(algorithm, state, key, time=4, envs=4):
     """Random transitions whose extras come from the algorithm itself."""
     keys = jax.random.split(key, 5)

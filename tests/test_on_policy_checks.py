@@ -9,7 +9,7 @@ import numpy as np
 import optax.tree_utils
 import pytest
 from jax.scipy.stats import norm
-from proximal_by_hand import MAKE, ONCE, SPEC, by_hand, gradient_of, rollout
+from proximal_by_hand import MAKE, ONCE, SPEC, by_hand, gradient_of, rollout, started
 from scipy import integrate
 
 from dpolicy import learning
@@ -87,7 +87,7 @@ def test_ppo_with_a_squashed_policy(x64):
         **ONCE, policy="tanh_gaussian", initial_std=0.5, entropy_coefficient=0.1, target_kl=1.0
     )
     keys = jax.random.split(KEY, 3)
-    state = algorithm.init(keys[0], SPEC)
+    state = started(algorithm, keys[0])
     batch = rollout(algorithm, state, keys[1])
     np.testing.assert_allclose(batch.action, np.tanh(batch.extras["unsquashed"]), rtol=1e-12)
     policy, obs = state.policy, jnp.ones(SPEC.obs_size)
@@ -131,7 +131,7 @@ def test_the_rate_is_adapted_before_the_step_it_is_for():
     keys = jax.random.split(KEY, 3)
     settings = {"epochs": 2, "minibatches": 1, "learning_rate": 1e-3}
     algorithm = MAKE["ppo"](**settings, target_kl=1e-9)  # any step exceeds twice this
-    state = algorithm.init(keys[0], SPEC)
+    state = started(algorithm, keys[0])
     batch = rollout(algorithm, state, keys[1])
     after, _ = jax.jit(algorithm.update)(state, batch, keys[2])
     np.testing.assert_allclose(rate_of(after), adaptive_rate(1e-3, 1.0, 1e-9), rtol=1e-6)
@@ -160,7 +160,7 @@ def test_a_rate_falls_though_the_step_that_went_too_far_is_undone():
     keys = jax.random.split(KEY, 3)
     settings = {"minibatches": 1, "learning_rate": 1e-3, "target_kl": 1e-13}
     algorithm = MAKE["ppo"](**settings, epochs=3, stop_kl=1e-12)
-    state = algorithm.init(keys[0], SPEC)
+    state = started(algorithm, keys[0])
     batch = rollout(algorithm, state, keys[1])
     after, metrics = jax.jit(algorithm.update)(state, batch, keys[2])
     once, _ = jax.jit(MAKE["ppo"](**settings, epochs=1).update)(state, batch, keys[2])
@@ -180,7 +180,7 @@ def test_warm_up_trains_the_critic_alone(name):
     settings = {"ema_after": 0, "weight_decay": 0.1} if name == "fpopp" else {}
     algorithm = MAKE[name](epochs=2, minibatches=2, critic_warmup=1, **settings)
     update = jax.jit(algorithm.update)
-    state = algorithm.init(keys[0], SPEC)
+    state = started(algorithm, keys[0])
     # The averages are not what they are averages of, nor what they were before.
     scaled = lambda tree: jax.tree.map(lambda leaf: 0.9 * leaf if eqx.is_inexact_array(leaf) else leaf, tree)
     extra = {part: scaled(leaves) for part, leaves in beside(state).items()}
@@ -209,7 +209,7 @@ def test_the_flow_is_fitted_where_its_actions_were_drawn():
     """What comes after an end is nobody's observation: whatever stands there, the update is the same."""
     keys = jax.random.split(KEY, 3)
     algorithm = MAKE["dp_cppo"](**ONCE)
-    state = algorithm.init(keys[0], SPEC)
+    state = started(algorithm, keys[0])
     batch = rollout(algorithm, state, keys[1])
     ends = jnp.ones_like(batch.terminated)
     ended = eqx.tree_at(lambda b: (b.terminated, b.truncated), batch, (ends, ~ends))
@@ -226,7 +226,7 @@ def test_rates_rise_and_fall_in_cycles():
         **ONCE, target_kl=None, learning_rate=1e-3, critic_warmup=1, learning_rate_floor=0.2, learning_rate_warmup=2,
         learning_rate_cycle=6,
     )  # fmt: skip
-    state = algorithm.init(keys[0], SPEC)
+    state = started(algorithm, keys[0])
     batch = rollout(algorithm, state, keys[1])
 
     def one(state, key):
@@ -257,7 +257,7 @@ def test_advantages_beyond_quantiles_and_bounds(x64):
     within = MAKE["ppo"](**ONCE, **settings, advantage_low_quantile=0.1, advantage_high_quantile=0.6)
     bounded = MAKE["ppo"](**ONCE, **settings, advantage_clip=0.5)
     keys = jax.random.split(KEY, 3)
-    state = plain.init(keys[0], SPEC)
+    state = started(plain, keys[0])
     batch = rollout(plain, state, keys[1])
     yes = jnp.ones_like(batch.terminated)
     advantage = np.asarray(jax.random.normal(keys[2], yes.shape))
@@ -291,7 +291,7 @@ def test_the_squash_of_the_environment_does_not_enter_the_loss():
     np.testing.assert_array_equal(by["tanh"][0], jnp.tanh(by["none"][0]))
     np.testing.assert_array_equal(by["tanh"][1]["unsquashed"], by["none"][0])
     algorithm = fpo(hidden=(8,), value_hidden=(8,), draws=2, sampler_steps=2)
-    state = algorithm.init(KEY, SPEC)
+    state = started(algorithm, KEY)
     for mode in ("explore", "evaluate"):
         assert np.all(np.abs(algorithm.act(state, OBS[: SPEC.obs_size], KEY, mode)[0]) < 1)
 
@@ -308,7 +308,7 @@ def test_one_ratio_for_all_draws_of_fpopp(average, x64):
     """At unchanged parameters its gradient is that of the ratios of the draws; what differs is where it leads."""
     keys, settings = jax.random.split(KEY, 3), {**ONCE, "surrogate": "ppo"}
     several = MAKE["fpopp"](**settings)
-    state = several.init(keys[0], SPEC)
+    state = started(several, keys[0])
     batch = rollout(several, state, keys[1])
     one = MAKE["fpopp"](**settings, average=average)
     stored = jax.vmap(lambda obs: one.act(state, obs, KEY, "explore")[1]["log_prob"])(batch.obs[0])
@@ -328,7 +328,7 @@ def test_average_of_fpopp():
     """Before `ema_after` evaluation has the weights of now, at it the average is reset, then it decays."""
     algorithm = MAKE["fpopp"](**ONCE, ema_after=2, ema_decay=0.75, learning_rate=0.01)
     keys = jax.random.split(KEY, 6)
-    state = algorithm.init(keys[0], SPEC)
+    state = started(algorithm, keys[0])
     assert furthest(state.deployed, state.policy) == 0
     batch, update, average = rollout(algorithm, state, keys[1]), jax.jit(algorithm.update), state.deployed
     for count in range(1, 5):
@@ -395,10 +395,9 @@ def test_summed_surrogate_is_reinforce_on_the_chain(x64):
             total += jnp.sum(norm.logpdf(chain[j + 1], mean, std))
         return total
 
-    ours = eqx.filter_grad(lambda f: -steps * clipped(log_ratio(likelihood), eps=0.1)(f, example, KEY)[0])(
-        field
-    )
-    for left, right in zip(leaves(ours), leaves(eqx.filter_grad(density)(field)), strict=True):
+    surrogate = lambda f: -steps * clipped(log_ratio(likelihood), eps=0.1)(f, example, KEY)[0]
+    ours, theirs = (eqx.filter_jit(eqx.filter_grad(of))(field) for of in (surrogate, density))
+    for left, right in zip(leaves(ours), leaves(theirs), strict=True):
         np.testing.assert_allclose(left, -1.3 * right, rtol=1e-9, atol=1e-11)
 
 
@@ -416,7 +415,7 @@ def test_frozen_steps_stay_and_cloning_pulls_back(x64):
         max_grad_norm=1e9, **ONCE, **kwargs,
     )  # fmt: skip
     algorithm, keys = make(cloning_coefficient=0.7), jax.random.split(KEY, 3)
-    state = algorithm.init(keys[0], SPEC)
+    state = started(algorithm, keys[0])
     batch = rollout(algorithm, state, keys[1])
     after, _ = jax.jit(algorithm.update)(state, batch, keys[2])
     assert furthest(after.pretrained, field) == 0
@@ -432,7 +431,7 @@ def test_frozen_steps_stay_and_cloning_pulls_back(x64):
 
         return -jnp.mean(jax.vmap(one)(flat.obs, flat.extras["frozen"]))
 
-    expected = eqx.filter_grad(clone)(field)
+    expected = eqx.filter_jit(eqx.filter_grad(clone))(field)
     both = (gradient_of(s).policy for s in (after, plain))
     for left, right, wanted in zip(*map(leaves, both), leaves(expected), strict=True):
         np.testing.assert_allclose(left - right, 0.7 * wanted, rtol=1e-7, atol=1e-10)
@@ -511,7 +510,7 @@ def test_flow_fit_keeps_both_modes():
 
 def test_evaluation_modes_of_dp_cppo(x64):
     algorithm = MAKE["dp_cppo"]()
-    state = algorithm.init(KEY, SPEC)
+    state = started(algorithm, KEY)
     obs = jnp.ones(SPEC.obs_size)
     keys = jax.random.split(jax.random.key(1), 4_000)
     act = lambda mode: jax.jit(jax.vmap(lambda key: algorithm.act(state, obs, key, mode)[0]))(keys)
@@ -528,7 +527,7 @@ def test_evaluation_modes_of_dp_cppo(x64):
 
 def test_zero_start_of_genpo():
     algorithm = MAKE["genpo"](start="zero")
-    state = algorithm.init(KEY, SPEC)
+    state = started(algorithm, KEY)
     obs, keys = jnp.ones(SPEC.obs_size), jax.random.split(KEY, 3)
     actions = [algorithm.act(state, obs, key, mode)[0] for key in keys for mode in ("evaluate", "zero")]
     assert all(np.array_equal(actions[0], action) for action in actions)
@@ -540,7 +539,7 @@ def test_a_minibatch_is_the_mean_of_its_examples_in_any_order(name, x64):
     """The gradient of a whole rollout is the mean of those of its halves, and of the rollout turned around."""
     algorithm = MAKE[name](**ONCE, normalise_advantages="none")
     keys = jax.random.split(KEY, 3)
-    state = algorithm.init(keys[0], SPEC)
+    state = started(algorithm, keys[0])
     batch, update = rollout(algorithm, state, keys[1]), jax.jit(algorithm.update)
     gradient = lambda part: gradient_of(update(state, part, keys[2])[0])
     pick = lambda index: jax.tree.map(lambda leaf: leaf[:, index], batch)  # environments
@@ -555,7 +554,7 @@ def test_a_minibatch_is_the_mean_of_its_examples_in_any_order(name, x64):
 @pytest.mark.parametrize("name", MAKE)
 def test_the_key_decides_the_action(name):
     algorithm = MAKE[name]()
-    state = algorithm.init(KEY, SPEC)
+    state = started(algorithm, KEY)
     act = jax.jit(lambda key: algorithm.act(state, jnp.zeros(SPEC.obs_size), key, "explore")[0])
     one, same, other = (act(jax.random.key(i)) for i in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
@@ -567,7 +566,7 @@ def test_the_key_decides_the_action(name):
 )
 def test_the_rate_reads_the_estimate_among_the_metrics(name, metric):
     algorithm = MAKE[name](target_kl=0.01, epochs=3, minibatches=2)
-    state = algorithm.init(KEY, SPEC)
+    state = started(algorithm, KEY)
     _, metrics = jax.jit(algorithm.update)(state, rollout(algorithm, state, KEY), KEY)
     assert metrics["kl"] == metrics[metric] != 0
 
@@ -586,7 +585,7 @@ def test_a_kl_that_the_loss_does_not_measure_is_named(setting):
         value_hidden=(4,),
         **{setting: 0.01},
     )
-    state = algorithm.init(KEY, SPEC)
+    state = started(algorithm, KEY)
     with pytest.raises(ValueError, match="kl must be a function or a metric of policy_loss, got 'other'"):
         algorithm.update(state, rollout(algorithm, state, KEY), KEY)
 

@@ -19,6 +19,7 @@ from proximal_by_hand import (
     log_likelihood,
     moved,
     rollout,
+    started,
 )
 
 from dpolicy._types import Transition
@@ -48,7 +49,7 @@ def after_one_update(make, key, *edits):
     def run(key):
         keys = jax.random.split(key, 3)
         algorithm = make(0.0)
-        state = algorithm.init(keys[0], SPEC)
+        state = started(algorithm, keys[0])
         # Computed once: rewards that were the values up to rounding would not do for an advantage of zero.
         batch = jax.lax.optimization_barrier(rollout(algorithm, state, keys[1]))
         batches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(edit(batch) for edit in edits))
@@ -151,7 +152,7 @@ def test_recomputing_needs_whole_segments(getkey):
 def test_change_of_the_prediction_as_the_measure_of_a_step(x64, getkey):
     algorithm = MAKE["fpopp"](kl_measure="prediction", stop_kl=1.0, epochs=2, minibatches=1)
     keys = jax.random.split(getkey(), 3)
-    state = algorithm.init(keys[0], SPEC)
+    state = started(algorithm, keys[0])
     batch = rollout(algorithm, state, keys[1])
     _, metrics = jax.jit(algorithm.update)(state, batch, keys[2])
     first, _ = jax.jit(MAKE["fpopp"](**ONCE).update)(state, batch, keys[2])
@@ -292,7 +293,7 @@ def test_bad_outcomes_do_not_blow_up(name, getkey):
     settings = {"normalise_advantages": "none", "value_coefficient": 0.0, "learning_rate": 1e-3}
     algorithm = MAKE[name](**settings, **ONCE)
     keys = jax.random.split(getkey(), 3)
-    state = algorithm.init(keys[0], SPEC)
+    state = started(algorithm, keys[0])
     batch = rollout(algorithm, state, keys[1])
     half = (jnp.arange(batch.reward.size) % 2).reshape(batch.reward.shape)
     reward = batch.extras["value"] + jnp.where(half == 0, -100.0, 1.0)
