@@ -74,7 +74,8 @@ def composed(
         own, returned = _keywords(function), annotations(function).get("return", Algorithm)
         for block in blocks:
             theirs = {name: value for name, value in defaults.items() if name in _tunables(block)}
-            check_defaults(function, declared(block) if theirs else {}, theirs)
+            if theirs:
+                check_defaults(function, declared(block), theirs)
         taken = {*own, *without}
         passed = [[name for name in _tunables(block) if name not in taken] for block in blocks]
         # Of a setting that several blocks have, default and description are those of the first.

@@ -7,14 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax.tree_utils
-from jax.flatten_util import ravel_pytree
 from jax.scipy.stats import norm
 
 from dpolicy._types import Transition
 from dpolicy.algorithms import ALGORITHMS, dp_cppo, dppo, fpo, fpopp, genpo, ppo
 from dpolicy.envs import MultiGoal
 from dpolicy.fields import RectifiedFlow
-from dpolicy.learning import Parts
 from dpolicy.losses import grid_times, perturb, power_times
 from dpolicy.losses.match import start
 from dpolicy.samplers import coupled, ddpm
@@ -211,8 +209,4 @@ def rollout(algorithm, state, key, time=5, envs=4):
 
 def gradient_of(state):
     """The gradient of the first step: Adam's first moment starts at zero and takes a tenth of it."""
-    first = optax.tree_utils.tree_get(state["update"], "mu")
-    if eqx.is_array(first):  # all parameters in one vector
-        trained = Parts(policy=state.policy, value=state.value)
-        first = ravel_pytree(eqx.filter(trained, eqx.is_inexact_array))[1](first)
-    return jax.tree.map(lambda leaf: leaf / 0.1, first)
+    return jax.tree.map(lambda leaf: leaf / 0.1, optax.tree_utils.tree_get(state["update"], "mu"))

@@ -13,7 +13,9 @@ from dpolicy.train.origin import command_line, commit_of, version_changes
 def checkout(tmp_path):
     """A function that makes a repository with a package, and returns the package."""
     if shutil.which("git") is None:
-        pytest.skip("needs git")
+        pytest.skip(
+            "what git says of a checkout is tested on one that git makes, and it is not installed here"
+        )
 
     def make(*, tracked=True):
         package = tmp_path / "package"

@@ -89,7 +89,7 @@ class Behaviour(NamedTuple):
 
     def delayed(self, stage: Stage) -> Stage:
         """The stage at every `interval`-th update."""
-        return stage if self.interval == 1 else every(stage, self.interval)
+        return every(stage, self.interval)
 
 
 @tunable(
