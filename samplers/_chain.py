@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation
 from dpolicy.fields import AbstractField
-from dpolicy.samplers._grid import Prior
+from dpolicy.samplers._grid import Number, Prior
 
 
 def check_truncate(truncate: Any, steps: int) -> None:
@@ -21,35 +22,78 @@ def check_truncate(truncate: Any, steps: int) -> None:
         _checks.integer("truncate", truncate, 1, steps)
 
 
+class Control(eqx.Module):
+    """What happens to the cotangent of x on its way back through a chain, after each step; see `differentiated`."""
+
+    max_norm: Number | None
+    finite: bool = eqx.field(static=True)
+
+    def __call__(self, x: Action) -> Action:
+        """`x` itself; backwards, its cotangent under control."""
+        return _controlled(self.finite, jnp.inf if self.max_norm is None else self.max_norm, x)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _controlled(finite: bool, max_norm: Any, x: Action) -> Action:
+    return x
+
+
+def _backward(finite: bool, max_norm: Any, cotangent: Action) -> tuple[None, Action]:
+    if finite:
+        cotangent = jnp.where(jnp.isfinite(cotangent), cotangent, 0)
+    norm = jnp.sqrt(jnp.sum(cotangent**2))
+    return None, jnp.where(norm > max_norm, cotangent * (max_norm / norm), cotangent)
+
+
+_controlled.defvjp(lambda finite, max_norm, x: (x, max_norm), _backward)
+
+
+def _split(rows: PyTree[Array], at: int) -> tuple[PyTree[Array], PyTree[Array]]:
+    return jax.tree.map(lambda leaf: leaf[:at], rows), jax.tree.map(lambda leaf: leaf[at:], rows)
+
+
 def run(
-    step: Callable[[Action, Any], Action], start: Action, rows: PyTree[Array], *, truncate: int | None = None
+    step: Callable[[Action, Any], Action],
+    start: Action,
+    rows: PyTree[Array],
+    *,
+    truncate: int | None = None,
+    control: Control | None = None,
 ) -> Action:
     """Apply `step(x, row)` along the leading axis of `rows`, from `start`; the last point.
 
     Reverse mode keeps one `x` per step and evaluates the body again: as fast as a plain scan, at a fraction of the
     memory. With `truncate = n` only the n steps nearest the action carry gradient.
     """
-    steps = len(jax.tree.leaves(rows)[0])
-    # Within a scan nothing is merged across steps anyway; the barriers against it would only cost time.
-    body = jax.checkpoint(lambda x, row: (step(x, row).astype(x.dtype), None), prevent_cse=False)
-    if truncate is not None and truncate < steps:
-        early = jax.tree.map(lambda leaf: leaf[: steps - truncate], rows)
-        rows = jax.tree.map(lambda leaf: leaf[steps - truncate :], rows)
-        start = jax.lax.stop_gradient(jax.lax.scan(body, start, early)[0])
-    return jax.lax.scan(body, start, rows)[0]
+    return trace(step, start, rows, truncate=truncate, control=control, last=True)
 
 
 def trace(
-    step: Callable[[Action, Any], Action], start: Action, rows: PyTree[Array]
-) -> Float[Array, "points a"]:
-    """All the points that `run` passes through, `start` first."""
+    step: Callable[[Action, Any], Action],
+    start: Action,
+    rows: PyTree[Array],
+    *,
+    truncate: int | None = None,
+    control: Control | None = None,
+    last: bool = False,
+) -> Any:
+    """All the points that `run` passes through, `start` first; or the last alone."""
 
-    def body(x, row):
+    def body(x: Action, row: Any) -> tuple[Action, Action | None]:
         new = step(x, row).astype(x.dtype)
-        return new, new
+        new = new if control is None else control(new)
+        return new, None if last else new
 
-    points = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), start, rows)[1]
-    return jnp.concatenate([start[None], points])
+    # Within a scan nothing is merged across steps anyway; the barriers against it would only cost time.
+    body = jax.checkpoint(body, prevent_cse=False)
+    steps, head = len(jax.tree.leaves(rows)[0]), start
+    points: list[Any] = []
+    if truncate is not None and truncate < steps:
+        early, rows = _split(rows, steps - truncate)
+        head, passed = jax.lax.stop_gradient(jax.lax.scan(body, start, early))
+        points = [passed]
+    end, passed = jax.lax.scan(body, head, rows)
+    return end if last else jnp.concatenate([start[None], *points, passed])  # pyright: ignore[reportArgumentType]  (passed)
 
 
 class AbstractChain(eqx.Module):
@@ -57,6 +101,7 @@ class AbstractChain(eqx.Module):
 
     prior: eqx.AbstractVar[Prior]
     truncate: eqx.AbstractVar[int | None]
+    control: eqx.AbstractVar[Control | None]
 
     @property
     @abstractmethod
@@ -84,7 +129,13 @@ class AbstractChain(eqx.Module):
     ) -> Action:
         """One action; `start` is x_1 itself, on the scale of the schedule's `prior_std`."""
         x, rows = self.start(field, key, start), self.rows(field, key)
-        x = run(lambda x, row: self.step(field, x, row, obs), x, rows, truncate=self.truncate)
+        x = run(
+            lambda x, row: self.step(field, x, row, obs),
+            x,
+            rows,
+            truncate=self.truncate,
+            control=self.control,
+        )
         return self.finish(x)
 
     def chain(
@@ -105,9 +156,14 @@ class AbstractChain(eqx.Module):
         if last is not None and last < self.steps:
             _checks.integer("last", last)
             split = self.steps - last
-            head = jax.tree.map(lambda leaf: leaf[:split], rows)
-            rows = jax.tree.map(lambda leaf: leaf[split:], rows)
+            head, rows = _split(rows, split)
             first = field if early is None else early
             x = run(lambda x, row: self.step(first, x, row, obs), x, head)
-        points = trace(lambda x, row: self.step(field, x, row, obs), x, rows)
+        points = trace(
+            lambda x, row: self.step(field, x, row, obs),
+            x,
+            rows,
+            truncate=self.truncate,
+            control=self.control,
+        )
         return points.at[-1].set(self.finish(points[-1]))

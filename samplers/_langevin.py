@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation
 from dpolicy.fields import AbstractField, predict_score
-from dpolicy.samplers._chain import AbstractChain, check_truncate
+from dpolicy.samplers._chain import AbstractChain, Control, check_truncate
 from dpolicy.samplers._grid import Number, Numbers, Prior, bounded, check_bound
 from dpolicy.samplers._predict import predict_pair
 from dpolicy.samplers.ancestral import Ancestral, Coefficients, ddim, ddpm
@@ -30,6 +30,7 @@ class PredictorCorrector(AbstractChain):
     predictor: Ancestral
     step_size: Number
     corrections: int = eqx.field(static=True)
+    control: Control | None = None
 
     @property
     def steps(self) -> int:
@@ -146,6 +147,7 @@ class Unadjusted(AbstractChain):
     bound: Number | None
     time: Number
     truncate: int | None = eqx.field(static=True)
+    control: Control | None = None
 
     @property
     def steps(self) -> int:

@@ -58,6 +58,7 @@ class ODE(eqx.Module):
     solver: str = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
     truncate: int | None = eqx.field(static=True)
+    control: _chain.Control | None = None
 
     @property
     def steps(self) -> int:
@@ -133,7 +134,8 @@ class ODE(eqx.Module):
         if self.solver == "tsit5":
             return bounded(self.adaptive(field, x, obs, all_points=False), self.clip)
         step = lambda x, row: self.step(field, x, row, obs)
-        return bounded(_chain.run(step, x, self.rows(field), truncate=self.truncate), self.clip)
+        kept = {"truncate": self.truncate, "control": self.control}
+        return bounded(_chain.run(step, x, self.rows(field), **kept), self.clip)
 
     def chain(
         self, field: AbstractField, obs: Observation, key: Key, *, start: Action | None = None
@@ -143,7 +145,8 @@ class ODE(eqx.Module):
         if self.solver == "tsit5":
             points = self.adaptive(field, x, obs, all_points=True)
         else:
-            points = _chain.trace(lambda x, row: self.step(field, x, row, obs), x, self.rows(field))
+            step, kept = lambda x, row: self.step(field, x, row, obs), (self.truncate, self.control)
+            points = _chain.trace(step, x, self.rows(field), truncate=kept[0], control=kept[1])
         return points.at[-1].set(bounded(points[-1], self.clip))
 
 

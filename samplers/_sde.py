@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation
 from dpolicy.fields import AbstractField, AbstractSchedule, express
-from dpolicy.samplers._chain import AbstractChain, check_truncate
+from dpolicy.samplers._chain import AbstractChain, Control, check_truncate
 from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, bounded, check_bound, euler_weights
 from dpolicy.samplers._predict import predict_pair
 
@@ -57,6 +57,7 @@ class SDE(AbstractChain):
     clip: Number | None
     diffusion: str = eqx.field(static=True)
     truncate: int | None = eqx.field(static=True)
+    control: Control | None = None
 
     @property
     def steps(self) -> int:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
 from dpolicy.fields import AbstractField, AbstractSchedule
-from dpolicy.samplers._chain import AbstractChain, check_truncate
+from dpolicy.samplers._chain import AbstractChain, Control, check_truncate
 from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, bounded, check_bound
 from dpolicy.samplers._predict import predict_pair
 
@@ -91,6 +91,7 @@ class Ancestral(AbstractChain):
     recompute: bool = eqx.field(static=True)
     final_noise: bool = eqx.field(static=True)
     truncate: int | None = eqx.field(static=True)
+    control: Control | None = None
 
     @property
     def steps(self) -> int:

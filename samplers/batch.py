@@ -44,6 +44,8 @@ def solve(
     if not isinstance(sampler, ODE | SDE):
         name = type(sampler).__name__
         raise ValueError(f"sampler must come from ode or sde to be one differential equation, got {name}.")
+    if sampler.control is not None:
+        raise ValueError("a sampler whose gradient is controlled has no single solve of a batch: vmap it.")
     from dpolicy.samplers._diffrax import solve_ode, solve_sde
 
     check_field(field)

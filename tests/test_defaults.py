@@ -212,6 +212,7 @@ def test_schedules_and_samplers_by_name():
         "cosine": CosineVP(),
         "discrete_cosine": DiscreteVP(cosine_betas(20)),
         "linear": LinearVP(),
+        "vp": LinearVP(0.1, 10.0, t_min=0.0),
         "discrete_linear": relax,
         "variance_exploding": VarianceExploding(),
         "trigonometric": Trigonometric(),

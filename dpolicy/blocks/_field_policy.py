@@ -40,6 +40,8 @@ SCHEDULES: dict[str, Callable[[int], AbstractSchedule]] = {
     "cosine": lambda steps: CosineVP(),
     "discrete_cosine": lambda steps: DiscreteVP(cosine_betas(steps)),
     "linear": lambda steps: LinearVP(),
+    # DACER's: its betas for any number of steps, down to the action itself.
+    "vp": lambda steps: LinearVP(0.1, 10.0, t_min=0.0),
     # The code of SDAC and DPMD (relax): 0.8 linspace(1e-4, 0.999).
     "discrete_linear": lambda steps: DiscreteVP(linear_betas(steps, start=0.8e-4, end=0.8 * 0.999)),
     "variance_exploding": lambda steps: VarianceExploding(),
@@ -160,8 +162,9 @@ def field_policy(
     """Choose a schedule, a field and a sampler by name.
 
     Args:
-        schedule: Noise schedule: rectified_flow, cosine, linear, variance_exploding, trigonometric, or (with as many
-            betas as sampler steps) discrete_cosine, DPPO's, or discrete_linear, that of SDAC's code; or one made.
+        schedule: Noise schedule: rectified_flow, cosine, linear, vp (DACER's: linear, up to 10), variance_exploding,
+            trigonometric, or (with as many betas as sampler steps) discrete_cosine, DPPO's, or discrete_linear, that of
+            SDAC's code; or one made.
         prediction: What the network predicts: noise, score, velocity or data.
         sampler: euler, heun, sde, ddpm, ddpm_posterior or ddim.
         sampler_steps: Sampler steps.
