@@ -54,6 +54,9 @@ from dpolicy.losses.denoising import chain_log_likelihood as chain_log_likelihoo
 from dpolicy.losses.denoising import clip_schedule as clip_schedule
 from dpolicy.losses.denoising import denoising_discounts as denoising_discounts
 from dpolicy.losses.distillation import distil as distil
+from dpolicy.losses.gaussian_value import GAUSSIAN_FORMS as GAUSSIAN_FORMS
+from dpolicy.losses.gaussian_value import gaussian_bellman as gaussian_bellman
+from dpolicy.losses.gaussian_value import gaussian_value_loss as gaussian_value_loss
 from dpolicy.losses.invertible import compression as compression
 from dpolicy.losses.invertible import exact_log_likelihood as exact_log_likelihood
 from dpolicy.losses.match import Chain as Chain

@@ -124,6 +124,12 @@ TABLE = {
         of(losses.denoising_discounts, steps=3, discount=0.9),
         {"steps": COUNT, "discount": FRACTION},
     ),
+    "gaussian_value_loss": (of(losses.gaussian_value_loss, *[ONES] * 5), {"floor": POSITIVE}),
+    "gaussian_bellman": (of(losses.gaussian_bellman, named, ONES), {"floor": POSITIVE}),
+    "differentiated": (
+        of(samplers.differentiated, samplers.ddpm(steps=3)),
+        {"truncate": (4, *optional(COUNT)), "max_norm": optional(POSITIVE)},
+    ),
     "knn_entropy": (of(losses.knn_entropy, jnp.eye(3)), {"floor": POSITIVE}),
     "gae": (
         of(losses.gae, ONES, ONES, ONES, MASK, MASK, discount=0.9, trace=0.9),
@@ -285,6 +291,7 @@ TABLE = {
         made(networks.CategoricalQ, obs_size=1, action_size=1),
         {**SIZES, "atoms": COUNT_FROM_2},
     ),
+    "GaussianQ": (made(networks.GaussianQ, obs_size=1, action_size=1), SIZES),
     "Gaussian": (made(networks.Gaussian, obs_size=1, action_size=1), {**SIZES, "initial_std": POSITIVE}),
     "ResidualGaussian": (
         made(networks.ResidualGaussian, obs_size=1, action_size=1),

@@ -31,6 +31,10 @@ from dpolicy.blocks._field_policy import FieldPolicy as FieldPolicy
 from dpolicy.blocks._field_policy import field_policy as field_policy
 from dpolicy.blocks._field_policy import flow_policy as flow_policy
 from dpolicy.blocks._field_policy import starting as starting
+from dpolicy.blocks._gaussian_critics import GaussianCritics as GaussianCritics
+from dpolicy.blocks._gaussian_critics import NextLaw as NextLaw
+from dpolicy.blocks._gaussian_critics import gaussian_critics as gaussian_critics
+from dpolicy.blocks._gaussian_critics import next_law as next_law
 from dpolicy.blocks._matched import MatchedFlow as MatchedFlow
 from dpolicy.blocks._matched import counted as counted
 from dpolicy.blocks._matched import explore_matched as explore_matched

@@ -15,7 +15,7 @@ from dpolicy._types import Action, Critic, Key, Loss, Model, Number, Observation
 from dpolicy.algorithm import Horizon
 from dpolicy.learning import Acting, Parts, Seen, Stage, average, trained
 from dpolicy.losses import bellman, reduce_ensemble, td_target
-from dpolicy.networks import Activation, QNetwork, ensemble
+from dpolicy.networks import Activation, GaussianValue, QNetwork, ensemble
 from dpolicy.optimisers import ANNEALS, adam, annealed, by_updates
 from dpolicy.recipe import tunable
 
@@ -34,13 +34,18 @@ def critic_function(critic: Model, how: str | int = "min", *, pessimism: Number 
     """q(obs, action) -> scalar from an ensemble: its minimum, mean or lower confidence bound, or one of its members.
 
     Args:
-        critic: Called `critic(obs, action) -> values [n]`.
+        critic: Called `critic(obs, action) -> values [n]`, or laws of the return, `GaussianValue`, whose means count.
         how: min, mean, lcb (the mean minus `pessimism` deviations), or the index of a member.
         pessimism: Of lcb; see `dpolicy.losses.reduce_ensemble`.
     """
+
+    def values(obs: Observation, action: Action) -> Float[Array, " n"]:
+        found = critic(obs, action)
+        return found.mean if isinstance(found, GaussianValue) else found
+
     if isinstance(how, int):
-        return lambda obs, action: critic(obs, action)[how]
-    return lambda obs, action: reduce_ensemble(critic(obs, action), how, pessimism=pessimism)
+        return lambda obs, action: values(obs, action)[how]
+    return lambda obs, action: reduce_ensemble(values(obs, action), how, pessimism=pessimism)
 
 
 def guide(parts: Parts, values: CriticValues) -> Critic:
@@ -202,6 +207,7 @@ class Critics(NamedTuple):
 )
 def q_critics(
     *,
+    network: Callable[..., Any] | None = None,
     critics: Count = 2,
     critic_hidden: Sizes = (256, 256),
     critic_activation: Activation = "relu",
@@ -214,6 +220,7 @@ def q_critics(
     """Twin critics, or more: networks, their optimiser, their targets.
 
     Args:
+        network: Makes one critic, as `QNetwork` does; that unless given.
         critics: Critics in the ensemble.
         critic_hidden: Widths of each critic's hidden layers.
         critic_activation: Activation of the critics.
@@ -228,8 +235,9 @@ def q_critics(
     """
 
     def make(key: Key, spec: Any) -> Model:
-        network: dict[str, Any] = {"hidden": critic_hidden, "activation": critic_activation}
-        one = lambda key: QNetwork(spec.obs_size, spec.action_size, **network, key=key)
+        layers: dict[str, Any] = {"hidden": critic_hidden, "activation": critic_activation}
+        build = QNetwork if network is None else network
+        one = lambda key: build(spec.obs_size, spec.action_size, **layers, key=key)
         return ensemble(one, critics, key=key)
 
     optimiser = adam(critic_learning_rate, max_grad_norm=max_grad_norm)

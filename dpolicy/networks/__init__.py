@@ -9,6 +9,8 @@ from dpolicy.networks._activations import Activation as Activation
 from dpolicy.networks._activations import elu as elu
 from dpolicy.networks._activations import mish as mish
 from dpolicy.networks._critics import CategoricalQ as CategoricalQ
+from dpolicy.networks._critics import GaussianQ as GaussianQ
+from dpolicy.networks._critics import GaussianValue as GaussianValue
 from dpolicy.networks._critics import QNetwork as QNetwork
 from dpolicy.networks._critics import ValueNetwork as ValueNetwork
 from dpolicy.networks._ensemble import Ensemble as Ensemble

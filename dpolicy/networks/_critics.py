@@ -1,4 +1,6 @@
-"""Critics: q(obs, action) and v(obs), scalars. Several of them are an `ensemble` (see `dpolicy.networks`)."""
+"""Critics: q(obs, action) and v(obs), scalars or laws of the return; several of them are an `ensemble`."""
+
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -119,3 +121,49 @@ class CategoricalQ(eqx.Module):
     def __call__(self, obs: Observation, action: Action) -> Float[Array, " n"]:
         check_parts(self.mlp, obs=obs, action=action)
         return jax.nn.log_softmax(self.mlp(obs, action))
+
+
+class GaussianValue(NamedTuple):
+    """The law N(mean, std^2) of a return; its mean is Q(s, a)."""
+
+    mean: Float[Array, "..."]
+    std: Float[Array, "..."]
+
+
+class GaussianQ(eqx.Module):
+    """The law of the return of (s, a) as a Gaussian, whose deviation is a softplus (DSAC-T, arXiv 2310.05858).
+
+    See `dpolicy.losses.gaussian_value_loss` for what fits it.
+    """
+
+    mlp: MLP
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        *,
+        hidden: tuple[int, ...] = (256, 256),
+        activation: str = "relu",
+        initialisation: str = "orthogonal",
+        final_scale: float | int = 1.0,
+        layer_norm: bool = False,
+        key: Key,
+    ):
+        _checks.integer("obs_size", obs_size, 0)
+        _checks.integer("action_size", action_size)
+        self.mlp = MLP(
+            (obs_size, action_size),
+            2,
+            hidden=hidden,
+            activation=activation,
+            initialisation=initialisation,
+            final_scale=final_scale,
+            layer_norm=layer_norm,
+            key=key,
+        )
+
+    def __call__(self, obs: Observation, action: Action) -> GaussianValue:
+        check_parts(self.mlp, obs=obs, action=action)
+        mean, raw = self.mlp(obs, action)
+        return GaussianValue(mean, jax.nn.softplus(raw))
