@@ -69,6 +69,10 @@ from dpolicy.losses.match import start as start
 from dpolicy.losses.match import weight_kl as weight_kl
 from dpolicy.losses.match import weight_metrics as weight_metrics
 from dpolicy.losses.mean_flow import mean_flow_matching as mean_flow_matching
+from dpolicy.losses.mixture import Mixture as Mixture
+from dpolicy.losses.mixture import fit_mixture as fit_mixture
+from dpolicy.losses.mixture import gaussian_fit_entropy as gaussian_fit_entropy
+from dpolicy.losses.mixture import mixture_entropy as mixture_entropy
 from dpolicy.losses.noise import perturb as perturb
 from dpolicy.losses.noise import reverse_sample as reverse_sample
 from dpolicy.losses.pathwise import bptt as bptt

@@ -10,7 +10,7 @@ import numpy as np
 from jax.scipy.special import digamma
 from jaxtyping import Array, Float
 
-from dpolicy._checks import array, function, positive, returned
+from dpolicy._checks import array, function, integer, positive, returned
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
 from dpolicy.fields import predict_data
 from dpolicy.losses.match import Transform, start
@@ -61,14 +61,19 @@ def score_regulariser(
     return value, {"loss": value}
 
 
-def knn_entropy(points: Float[Array, "n d"], *, floor: Number = 1e-6) -> Scalar:
-    """Kozachenko-Leonenko estimate of the differential entropy from nearest neighbours (k = 1), in nats.
+def knn_entropy(points: Float[Array, "n d"], *, floor: Number = 1e-6, neighbours: int = 1) -> Scalar:
+    """Kozachenko-Leonenko estimate of the differential entropy from nearest neighbours, in nats.
 
-    psi(n) - psi(1) + log V_d + (d / n) sum_i log max(r_i, floor), r_i the distance of point i to its nearest
-    other point and V_d the volume of the unit ball. Differentiable in the points (FPO++, arXiv 2602.02481).
+    psi(n) - psi(k) + log V_d + (d / n) sum_i log max(r_i, floor), r_i the distance of point i to its k-th nearest
+    other point and V_d the volume of the unit ball. Differentiable in the points (FPO++, arXiv 2602.02481, k = 1).
+
+    Args:
+        points: Samples.
+        floor: Of the distances.
+        neighbours: k: a larger one varies less, and smooths more.
 
     Raises:
-        ValueError: For fewer than two points, and for a floor that is not above zero.
+        ValueError: For fewer points than neighbours and one, and for a floor that is not above zero.
 
     Examples:
         >>> print(f"{knn_entropy(jnp.array([[0.0], [1.0]])):.3f}")
@@ -79,16 +84,19 @@ def knn_entropy(points: Float[Array, "n d"], *, floor: Number = 1e-6) -> Scalar:
         raise ValueError(f"points must have the shape (n, d), got {np.shape(points)}.")
     positive("floor", floor)
     size, dim = points.shape
-    if size < 2:
-        raise ValueError(f"knn_entropy needs at least two points, got {size}.")
+    integer("neighbours", neighbours)
+    if size <= neighbours:
+        fewest = "two" if neighbours == 1 else str(neighbours + 1)
+        raise ValueError(f"knn_entropy needs at least {fewest} points, got {size}.")
     squares = jnp.sum((points[:, None] - points[None]) ** 2, axis=-1)
-    nearest = jnp.min(jnp.where(jnp.eye(size, dtype=bool), jnp.inf, squares), axis=1)
+    others = jnp.where(jnp.eye(size, dtype=bool), jnp.inf, squares)
+    nearest = jnp.min(others, axis=1) if neighbours == 1 else jnp.sort(others, axis=1)[:, neighbours - 1]
     # Half the log of the square: the root would have an infinite slope where two points coincide.
     logs = jnp.log(jnp.maximum(nearest, floor**2)) / 2
     volume = dim / 2 * math.log(math.pi) - math.lgamma(dim / 2 + 1)
     return (
         digamma(jnp.asarray(size, points.dtype))
-        - digamma(jnp.ones((), points.dtype))
+        - digamma(jnp.asarray(neighbours, points.dtype))
         + volume
         + dim * jnp.mean(logs)
     )

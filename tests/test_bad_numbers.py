@@ -130,7 +130,13 @@ TABLE = {
         of(samplers.differentiated, samplers.ddpm(steps=3)),
         {"truncate": (4, *optional(COUNT)), "max_norm": optional(POSITIVE)},
     ),
-    "knn_entropy": (of(losses.knn_entropy, jnp.eye(3)), {"floor": POSITIVE}),
+    "knn_entropy": (of(losses.knn_entropy, jnp.eye(3)), {"floor": POSITIVE, "neighbours": COUNT}),
+    "fit_mixture": (of(losses.fit_mixture, jnp.eye(3), KEY), {"components": COUNT, "floor": POSITIVE}),
+    "mixture_entropy": (
+        of(losses.mixture_entropy, jnp.eye(3), KEY),
+        {"components": COUNT, "floor": POSITIVE},
+    ),
+    "gaussian_fit_entropy": (of(losses.gaussian_fit_entropy, jnp.eye(3)), {"floor": POSITIVE}),
     "gae": (
         of(losses.gae, ONES, ONES, ONES, MASK, MASK, discount=0.9, trace=0.9),
         {"discount": FRACTION, "trace": FRACTION},
