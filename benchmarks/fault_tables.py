@@ -40,6 +40,9 @@ TESTS = {
     "samplers_likelihood losses_denoising checks",
     "dpolicy/algorithms/bc.py": f"defaults algorithms_acting algorithms_keys {PROGRAMS} algorithms_protocol",
     "dpolicy/algorithms/sac.py": f"{OFF_POLICY} checks",
+    "dpolicy/algorithms/ddpg.py": f"defaults algorithms_td3 {OFF_POLICY}",
+    "dpolicy/algorithms/td3.py": f"defaults algorithms_td3 {OFF_POLICY}",
+    "dpolicy/blocks/_deterministic.py": "defaults algorithms_td3 algorithms_acting algorithms_protocol",
     "dpolicy/algorithms/dipo.py": f"defaults algorithms_dipo {OFF_POLICY} audit",
     "dpolicy/algorithms/ddiffpg.py": "defaults algorithms_acting algorithms_keys algorithms_ddiffpg modes_discovery "
     "algorithms_protocol",
@@ -53,7 +56,7 @@ TESTS = {
     "dpolicy/learning/_makers.py": f"learning_makers spread {OFF_POLICY}",
     "dpolicy/learning/_combinators.py": f"learning_passes learning_makers {ON_POLICY}",
     "dpolicy/optimisers/_rates.py": f"optimisers_rates actor_critic {ON_POLICY}",
-    "dpolicy/blocks/_critics.py": f"{OFF_POLICY} algorithms_dipo audit",
+    "dpolicy/blocks/_critics.py": f"{OFF_POLICY} blocks_critics algorithms_td3 algorithms_dipo audit",
     "dpolicy/blocks/_actor_critic.py": f"{OFF_POLICY} algorithms_dipo audit",
     "dpolicy/blocks/_mirror.py": OFF_POLICY,
     "dpolicy/blocks/_noisy_best.py": f"learning_makers {OFF_POLICY}",

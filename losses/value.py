@@ -133,12 +133,13 @@ def f_dice_weight(u: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     return jnp.where(u >= 0, u / 2 + 1, jnp.exp(jnp.minimum(u, 0)))
 
 
-def bellman(target: Callable[[Any, Key], Scalar]) -> Loss:
+def bellman(target: Callable[[Any, Key], Scalar], *, reduction: str = "mean") -> Loss:
     """Squared temporal-difference error of a critic or an ensemble of critics.
 
     mean_i (Q_i(s, a) - y)^2 with y = target(example, key), built over target networks by the caller, e.g.
     `lambda example, key: td_target(example.reward, example.terminated, next_value(example, key), discount)`.
-    The model is called as `critic(obs, action)` and may return one value or a vector of them.
+    The model is called as `critic(obs, action)` and may return one value or a vector of them. The sum over them
+    instead (`reduction="sum"`) has their number times the gradient, which under Adam matters to a norm bound only.
 
     Examples:
         >>> loss = bellman(lambda example, key: td_target(example.reward, no, jnp.array(2.0), 0.5))
@@ -146,11 +147,13 @@ def bellman(target: Callable[[Any, Key], Scalar]) -> Loss:
         4.0
     """
     function("target", target, "(example, key) -> scalar")
+    one_of("reduction", reduction, ("mean", "sum"))
 
     def loss(critic: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         goal = jax.lax.stop_gradient(returned("target", target(example, key)))
         value = critic(example.obs, example.action)
-        result = jnp.mean((value - goal) ** 2)
+        errors = (value - goal) ** 2
+        result = jnp.sum(errors) if reduction == "sum" else jnp.mean(errors)
         return result, {"loss": result, "value": jnp.mean(value), "target": goal}
 
     return loss

@@ -27,6 +27,9 @@ _DIFFUSION = {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2}
 TINY = {
     "bc": {"hidden": (8,), "sampler_steps": 2},
     "sac": {"hidden": (8,), "critic_hidden": (8,)},
+    "ddpg": {"hidden": (8,), "critic_hidden": (8,)},
+    # Two numbers of it matter from the second update on, whose target actor is another.
+    "td3": {"hidden": (8,), "critic_hidden": (8,)},
     "sdac": {
         "hidden": (8,),
         "critic_hidden": (8,),

@@ -19,6 +19,8 @@ from dpolicy.samplers import coupled, ddim, ddpm, ode
 ACTS = {
     "bc": ("average key", "average key"),
     "sac": ("actor key", "actor"),
+    "ddpg": ("actor key exploration_noise", "actor"),
+    "td3": ("actor key exploration_noise", "actor"),
     "sdac": ("actor key initial_scale", "actor critic key initial_scale"),
     "qsm": ("actor key exploration_noise", "actor critic key"),
     "idem": ("actor key exploration_noise", "actor critic key"),

@@ -303,6 +303,7 @@ TABLE = {
         made(networks.ResidualGaussian, obs_size=1, action_size=1),
         {**SIZES, "initial_std": POSITIVE},
     ),
+    "TanhDeterministic": (made(networks.TanhDeterministic, obs_size=1, action_size=1), SIZES),
     "TanhGaussian": (
         made(networks.TanhGaussian, obs_size=1, action_size=1),
         {**SIZES, "log_std_min": NUMBER, "log_std_max": NUMBER, "initial_std": optional(POSITIVE)},

@@ -25,6 +25,7 @@ from dpolicy.networks import (
     Gaussian,
     QNetwork,
     ResidualGaussian,
+    TanhDeterministic,
     TanhGaussian,
     ValueNetwork,
     ensemble,
@@ -134,6 +135,7 @@ POLICIES = [
             (Gaussian, "mean"),
             (Gaussian, "parameters"),
             (Gaussian, "mode"),
+            (TanhDeterministic, "__call__"),
             (TanhGaussian, "parameters"),
             (TanhGaussian, "mode"),
         )

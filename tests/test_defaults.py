@@ -18,7 +18,7 @@ import pytest
 
 from dpolicy import actor_critic, field_policy, proximal
 from dpolicy.algorithms import ALGORITHMS
-from dpolicy.blocks import SAMPLERS, SCHEDULES, mirror_descent, noisy_best
+from dpolicy.blocks import SAMPLERS, SCHEDULES, deterministic_policy, mirror_descent, noisy_best
 from dpolicy.envs.protocol import Spec
 from dpolicy.fields import (
     EMBEDDINGS,
@@ -44,6 +44,7 @@ BLOCKS = {
         actor_critic,
         proximal,
         gaussian_policy,
+        deterministic_policy,
         noisy_best,
         mirror_descent,
         mode_discovery,

@@ -204,6 +204,8 @@ PENDULUM = {
 TEN, ONE = {"sampler_steps": 10}, {"evaluation_candidates": 1}
 OWN = {  # on both tasks; on Multi-Goal; on Pendulum
     "sac": ({}, {}, {}),
+    "ddpg": ({}, {}, {}),
+    "td3": ({}, {}, {}),
     "qsm": (TEN, ONE, {}),
     "idem": (TEN | {"samples": 32}, ONE, {}),
     "dps": (
@@ -245,9 +247,12 @@ BRAX_SAC = {
 @pytest.mark.parametrize("algorithm", OWN)
 def test_settings_found_here_off_policy(algorithm):
     both, goals, pendulum = OWN[algorithm]
-    page = "multigoal_sweep" if algorithm == "sdac" else "learning_multigoal/"
+    classics = dict.fromkeys(("ddpg", "td3"), "learning_classics/")
+    page = {"sdac": "multigoal_sweep", **classics}.get(algorithm, "learning_multigoal/")
     check(algorithm, "multigoal/multigoal", "tuned", GOALS | both | goals, f"benchmarks/results/{page}")
-    page = "learning/" if algorithm in ("sac", "sdac", "qsm") else "learning_pendulum/"
+    page = {**dict.fromkeys(("sac", "sdac", "qsm"), "learning/"), **classics}.get(
+        algorithm, "learning_pendulum/"
+    )
     check(algorithm, "gymnax/Pendulum-v1", "tuned", PENDULUM | both | pendulum, f"benchmarks/results/{page}")
 
 

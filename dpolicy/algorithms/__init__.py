@@ -9,6 +9,7 @@ from typing import NamedTuple
 from dpolicy.algorithm import Algorithm, Family
 from dpolicy.algorithms.bc import bc as bc
 from dpolicy.algorithms.ddiffpg import ddiffpg as ddiffpg
+from dpolicy.algorithms.ddpg import ddpg as ddpg
 from dpolicy.algorithms.dipo import dipo as dipo
 from dpolicy.algorithms.dp_cppo import dp_cppo as dp_cppo
 from dpolicy.algorithms.dpmd import dpmd as dpmd
@@ -26,6 +27,7 @@ from dpolicy.algorithms.qsm import qsm as qsm
 from dpolicy.algorithms.qvpo import qvpo as qvpo
 from dpolicy.algorithms.sac import sac as sac
 from dpolicy.algorithms.sdac import sdac as sdac
+from dpolicy.algorithms.td3 import td3 as td3
 
 
 class Entry(NamedTuple):
@@ -52,6 +54,8 @@ ALGORITHMS: dict[str, Entry] = {
     # name             recipe   family        guidance              reference   transforms                                                  sampler  critic              selection                  source
     "bc": Entry(       bc,      "offline",    "none",               "data",     "perturb",                                                  "Euler", "none",             "one sample",              "arXiv 2210.02747"),
     "sac": Entry(      sac,     "off_policy", "reparameterisation", "uniform",  "none (squashed Gaussian)",                                 "exact", "twin Q, soft",     "sample / mode",           "arXiv 1812.05905"),
+    "ddpg": Entry(     ddpg,    "off_policy", "reparameterisation", "none",     "none (deterministic)",                                     "exact", "one Q",            "noisy / mode",            "arXiv 1509.02971"),
+    "td3": Entry(      td3,     "off_policy", "reparameterisation", "none",     "none (deterministic)",                                     "exact", "twin Q, smoothed", "noisy / mode",            "arXiv 1802.09477"),
     "sdac": Entry(     sdac,    "off_policy", "weighted matching",  "uniform",  "perturb, reverse_sample, boltzmann",                       "DDPM",  "twin Q",           "one sample / best of 10", "arXiv 2502.00361"),
     "qsm": Entry(      qsm,     "off_policy", "Q-value guidance",   "uniform",  "perturb, q_score",                                         "DDPM",  "twin Q",           "noisy / best of 10",      "arXiv 2312.11752"),
     "idem": Entry(     idem,     "off_policy", "Q-value guidance",   "uniform",  "perturb, reverse_sample, smoothed_score",                          "DDPM",    "twin Q",             "noisy / best of 10",            "arXiv 2402.06121"),

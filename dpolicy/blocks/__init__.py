@@ -25,6 +25,8 @@ from dpolicy.blocks._critics import temporal_difference as temporal_difference
 from dpolicy.blocks._critics import within_box as within_box
 from dpolicy.blocks._denoising import Denoising as Denoising
 from dpolicy.blocks._denoising import denoising as denoising
+from dpolicy.blocks._deterministic import DeterministicPolicy as DeterministicPolicy
+from dpolicy.blocks._deterministic import deterministic_policy as deterministic_policy
 from dpolicy.blocks._field_policy import SAMPLERS as SAMPLERS
 from dpolicy.blocks._field_policy import SCHEDULES as SCHEDULES
 from dpolicy.blocks._field_policy import FieldPolicy as FieldPolicy

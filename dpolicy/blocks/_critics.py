@@ -64,14 +64,24 @@ def acts(policy: Policy, *, actor: str = "actor", select: CriticValues = "online
     return lambda parts: acting(policy, getattr(parts, actor), guide(parts, select))
 
 
-def noisy(policy: Policy, std: Number) -> Policy:
-    """Additive Gaussian exploration noise: a + std * N(0, I). Environments clip what leaves the action box."""
+def noisy(policy: Policy, std: Number, *, bound: Number | None = None) -> Policy:
+    """Additive Gaussian noise: a + std * N(0, I). Environments clip what leaves the action box.
+
+    Args:
+        policy: Draws the action.
+        std: Standard deviation of the noise.
+        bound: The noise is clipped to [-bound, bound] (TD3's smoothing of the target policy, arXiv 1802.09477,
+            section 5.3); None for none.
+    """
     _checks.non_negative("exploration_noise", std)
+    if bound is not None:
+        _checks.non_negative("bound", bound)
 
     def act(actor: Model, q: Critic, obs: Observation, key: Key) -> tuple[Action, Float[Array, ""]]:
         policy_key, noise_key = jax.random.split(key)
         action, log_prob = policy(actor, q, obs, policy_key)
-        return action + std * jax.random.normal(noise_key, action.shape, action.dtype), log_prob
+        noise = std * jax.random.normal(noise_key, action.shape, action.dtype)
+        return action + (noise if bound is None else jnp.clip(noise, -bound, bound)), log_prob
 
     return act
 
@@ -128,17 +138,18 @@ def next_value(
     return one if actions == 1 else several
 
 
-def temporal_difference(value: NextValue, discount: Number) -> Loss:
+def temporal_difference(value: NextValue, discount: Number, *, reduction: str = "mean") -> Loss:
     """`bellman` with y = r + gamma (1 - terminated) value(s'): of a single step, or of as many as the example spans.
 
-    An example of several steps brings the discount of its window (`Transition.discount`), gamma^h.
+    An example of several steps brings the discount of its window (`Transition.discount`), gamma^h; `reduction` is over
+    the members of an ensemble.
     """
 
     def target(example: Transition, key: Key) -> Scalar:
         gamma = discount if example.discount is None else example.discount
         return td_target(example.reward, example.terminated, value(example, key), gamma)
 
-    return bellman(target)
+    return bellman(target, reduction=reduction)
 
 
 class Critics(NamedTuple):
@@ -150,6 +161,7 @@ class Critics(NamedTuple):
         discount: gamma.
         target_rate: Share of the critics that enters the targets at each update.
         horizon: What transitions must span.
+        reduction: Of the ensemble's squared errors, mean or sum.
     """
 
     make: Callable[[Key, Any], Model]
@@ -157,12 +169,13 @@ class Critics(NamedTuple):
     discount: Number
     target_rate: Number
     horizon: Horizon | None
+    reduction: str = "mean"
 
     def fitted(self, value: Callable[[Seen], NextValue]) -> Stage:
         """The stage that fits them to `r + gamma value(s')`; `value` is `seen -> ((example, key) -> scalar)`."""
         return trained(
             self.make,
-            lambda seen: temporal_difference(value(seen), self.discount),
+            lambda seen: temporal_difference(value(seen), self.discount, reduction=self.reduction),
             self.optimiser,
             horizon=self.horizon,
         )
@@ -203,6 +216,7 @@ class Critics(NamedTuple):
     "critics",
     "critic_hidden",
     "critic_activation",
+    "critic_reduction",
     "max_grad_norm",
 )
 def q_critics(
@@ -211,6 +225,7 @@ def q_critics(
     critics: Count = 2,
     critic_hidden: Sizes = (256, 256),
     critic_activation: Activation = "relu",
+    critic_reduction: Literal["mean", "sum"] = "mean",
     critic_learning_rate: Positive = 3e-4,
     discount: Fraction = 0.99,
     n_step: Count = 1,
@@ -224,6 +239,7 @@ def q_critics(
         critics: Critics in the ensemble.
         critic_hidden: Widths of each critic's hidden layers.
         critic_activation: Activation of the critics.
+        critic_reduction: Of the squared errors of the critics, their mean or their sum.
         critic_learning_rate: Adam's rate for the critics.
         discount: Discount gamma.
         n_step: Steps of reward in the critics' targets before they bootstrap; fewer where an episode ends.
@@ -242,7 +258,7 @@ def q_critics(
 
     optimiser = adam(critic_learning_rate, max_grad_norm=max_grad_norm)
     horizon = None if n_step == 1 else Horizon(n_step, discount)
-    return Critics(make, optimiser, discount, target_rate, horizon)
+    return Critics(make, optimiser, discount, target_rate, horizon, critic_reduction)
 
 
 @tunable("learning_rate", "decay_updates", "decay_start", "decay_share", "decay_shape", "max_grad_norm")

@@ -114,7 +114,7 @@ class GaussianCritics(NamedTuple):
         return self.critics.averaged()
 
 
-@composed(q_critics)
+@composed(q_critics, without=("critic_reduction",))  # they are added up
 def gaussian_critics(
     make_critics: Callable[..., Critics],
     *,

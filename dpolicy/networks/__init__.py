@@ -1,4 +1,4 @@
-"""Networks: perceptrons over several inputs, ensembles of them, critics and Gaussian policies.
+"""Networks: perceptrons over several inputs, ensembles of them, critics, deterministic and Gaussian policies.
 
 Modules hold arrays as leaves and everything else as static structure, so that they pass through `jax.jit`,
 `vmap` and checkpoints as they are.
@@ -28,5 +28,6 @@ from dpolicy.networks._mlp import MLP as MLP
 from dpolicy.networks._policies import WIDTHS as WIDTHS
 from dpolicy.networks._policies import Gaussian as Gaussian
 from dpolicy.networks._policies import ResidualGaussian as ResidualGaussian
+from dpolicy.networks._policies import TanhDeterministic as TanhDeterministic
 from dpolicy.networks._policies import TanhGaussian as TanhGaussian
 from dpolicy.networks._policies import gaussian_policy as gaussian_policy

@@ -1,4 +1,4 @@
-"""Gaussian policies: squashed (SAC, PPO), of state-independent width (PPO) and residual (DP-CPPO)."""
+"""Policies without a chain: deterministic (DDPG, TD3) and Gaussian, squashed, of one width, or residual."""
 
 import abc
 from collections.abc import Callable
@@ -24,6 +24,40 @@ LEAST_STD = 1e-3  # of width "softplus"
 
 def _drawn(mean: Action, log_std: Action, key: Key) -> Action:
     return mean + jnp.exp(log_std) * jax.random.normal(_checks.one_key(key), mean.shape, mean.dtype)
+
+
+class TanhDeterministic(eqx.Module):
+    """a = tanh(f(s)), f an MLP: the actor of DDPG (arXiv 1509.02971) and TD3 (arXiv 1802.09477)."""
+
+    mlp: MLP
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        *,
+        hidden: tuple[int, ...] = (256, 256),
+        activation: str = "relu",
+        initialisation: str = "orthogonal",
+        final_scale: float | int = 1.0,
+        key: Key,
+    ):
+        _checks.integer("obs_size", obs_size, 0)
+        _checks.integer("action_size", action_size)
+        self.mlp = MLP(
+            (obs_size,),
+            action_size,
+            hidden=hidden,
+            activation=activation,
+            initialisation=initialisation,
+            final_scale=final_scale,
+            key=key,
+        )
+
+    def __call__(self, obs: Observation) -> Action:
+        """The action, within (-1, 1)."""
+        check_parts(self.mlp, obs=obs)
+        return jnp.tanh(self.mlp(obs))
 
 
 class TanhGaussian(eqx.Module):

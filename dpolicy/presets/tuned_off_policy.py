@@ -40,8 +40,10 @@ _FEW: dict[str, Any] = {"candidates": 16}
 # Per method: on both tasks; on Pendulum only; on Multi-Goal only (single samples also in evaluation, which shows the
 # distribution that is learned).
 _ONE: dict[str, Any] = {"evaluation_candidates": 1}
+_CLASSICS = ("ddpg", "td3")
 _METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "sac": ({}, {}, {}),
+    **{name: ({}, {}, {}) for name in _CLASSICS},
     "qsm": (_FIELD, {}, _ONE),
     "idem": (_FIELD | {"samples": 32}, {}, _ONE),
     "dps": (
@@ -83,14 +85,17 @@ _BRAX_SAC: dict[str, Any] = {
 
 _GOALS = "benchmarks/results/learning_multigoal/learning.md"
 _LATER = "benchmarks/results/learning_pendulum/learning.md"
+_OF_CLASSICS = "benchmarks/results/learning_classics/learning.md"
+_PAGES: dict[str, tuple[str, str]] = {  # of Multi-Goal and of Pendulum, where they are not these
+    **dict.fromkeys(("sac", "qsm"), (_GOALS, LEARNING)),
+    "sdac": (MULTIGOAL, LEARNING),
+    **dict.fromkeys(_CLASSICS, (_OF_CLASSICS, _OF_CLASSICS)),
+}
 
 TUNED: Table = {
     name: [
-        ("multigoal/*", Preset(_MULTIGOAL_TASK | both | goals, MULTIGOAL if name == "sdac" else _GOALS)),
-        (
-            "gymnax/Pendulum-v1",
-            Preset(_PENDULUM | both | pendulum, LEARNING if name in ("sac", "sdac", "qsm") else _LATER),
-        ),
+        ("multigoal/*", Preset(_MULTIGOAL_TASK | both | goals, _PAGES.get(name, (_GOALS, _LATER))[0])),
+        ("gymnax/Pendulum-v1", Preset(_PENDULUM | both | pendulum, _PAGES.get(name, (_GOALS, _LATER))[1])),
     ]
     for name, (both, pendulum, goals) in _METHODS.items()
 }
