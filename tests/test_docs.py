@@ -195,7 +195,8 @@ def test_other_functions_are_called_as_their_source_says():
                     shown = f"options: {{show_signature: false}}\n\n```python\n{hooks.signature(thing)}\n```"
                     assert f"::: {path}\n    {shown}" in page
                     changed.append(thing.__qualname__)
-    assert changed == ["flow_policy", "actor_critic", "proximal", "coupled_flow", "mirror_descent"]
+    composed = ["flow_policy", "actor_critic", "proximal", "coupled_flow", "gaussian_critics", "mirror_descent"]
+    assert changed == composed
 
 
 def test_a_signature_says_what_settings_take():
