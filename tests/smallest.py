@@ -30,6 +30,7 @@ TINY = {
     "ddpg": {"hidden": (8,), "critic_hidden": (8,)},
     # Two numbers of it matter from the second update on, whose target actor is another.
     "td3": {"hidden": (8,), "critic_hidden": (8,)},
+    "crossq": {"hidden": (8,), "critic_hidden": (8,)},
     "sdac": {
         "hidden": (8,),
         "critic_hidden": (8,),

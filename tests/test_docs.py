@@ -195,7 +195,15 @@ def test_other_functions_are_called_as_their_source_says():
                     shown = f"options: {{show_signature: false}}\n\n```python\n{hooks.signature(thing)}\n```"
                     assert f"::: {path}\n    {shown}" in page
                     changed.append(thing.__qualname__)
-    composed = ["flow_policy", "actor_critic", "proximal", "coupled_flow", "gaussian_critics", "mirror_descent"]
+    composed = [
+        "flow_policy",
+        "actor_critic",
+        "proximal",
+        "coupled_flow",
+        "gaussian_critics",
+        "joint_critics",
+        "mirror_descent",
+    ]
     assert changed == composed
 
 

@@ -206,6 +206,7 @@ OWN = {  # on both tasks; on Multi-Goal; on Pendulum
     "sac": ({}, {}, {}),
     "ddpg": ({}, {}, {}),
     "td3": ({}, {}, {}),
+    "crossq": ({}, {}, {}),
     "qsm": (TEN, ONE, {}),
     "idem": (TEN | {"samples": 32}, ONE, {}),
     "dps": (
@@ -247,7 +248,7 @@ BRAX_SAC = {
 @pytest.mark.parametrize("algorithm", OWN)
 def test_settings_found_here_off_policy(algorithm):
     both, goals, pendulum = OWN[algorithm]
-    classics = dict.fromkeys(("ddpg", "td3"), "learning_classics/")
+    classics = dict.fromkeys(("ddpg", "td3", "crossq"), "learning_classics/")
     page = {"sdac": "multigoal_sweep", **classics}.get(algorithm, "learning_multigoal/")
     check(algorithm, "multigoal/multigoal", "tuned", GOALS | both | goals, f"benchmarks/results/{page}")
     page = {**dict.fromkeys(("sac", "sdac", "qsm"), "learning/"), **classics}.get(

@@ -37,6 +37,11 @@ from dpolicy.blocks._gaussian_critics import GaussianCritics as GaussianCritics
 from dpolicy.blocks._gaussian_critics import NextLaw as NextLaw
 from dpolicy.blocks._gaussian_critics import gaussian_critics as gaussian_critics
 from dpolicy.blocks._gaussian_critics import next_law as next_law
+from dpolicy.blocks._joint import JointCritics as JointCritics
+from dpolicy.blocks._joint import carried as carried
+from dpolicy.blocks._joint import carrying as carrying
+from dpolicy.blocks._joint import joint_critics as joint_critics
+from dpolicy.blocks._joint import over_the_batch as over_the_batch
 from dpolicy.blocks._matched import MatchedFlow as MatchedFlow
 from dpolicy.blocks._matched import counted as counted
 from dpolicy.blocks._matched import explore_matched as explore_matched

@@ -222,6 +222,7 @@ class Critics(NamedTuple):
 def q_critics(
     *,
     network: Callable[..., Any] | None = None,
+    b1: Number = 0.9,
     critics: Count = 2,
     critic_hidden: Sizes = (256, 256),
     critic_activation: Activation = "relu",
@@ -236,6 +237,7 @@ def q_critics(
 
     Args:
         network: Makes one critic, as `QNetwork` does; that unless given.
+        b1: Decay of Adam's first moment.
         critics: Critics in the ensemble.
         critic_hidden: Widths of each critic's hidden layers.
         critic_activation: Activation of the critics.
@@ -256,7 +258,7 @@ def q_critics(
         one = lambda key: build(spec.obs_size, spec.action_size, **layers, key=key)
         return ensemble(one, critics, key=key)
 
-    optimiser = adam(critic_learning_rate, max_grad_norm=max_grad_norm)
+    optimiser = adam(critic_learning_rate, b1=b1, max_grad_norm=max_grad_norm)
     horizon = None if n_step == 1 else Horizon(n_step, discount)
     return Critics(make, optimiser, discount, target_rate, horizon, critic_reduction)
 
@@ -264,6 +266,7 @@ def q_critics(
 @tunable("learning_rate", "decay_updates", "decay_start", "decay_share", "decay_shape", "max_grad_norm")
 def actor_optimiser(
     *,
+    b1: Number = 0.9,
     learning_rate: Positive = 3e-4,
     decay_updates: Positive | None = None,
     decay_start: NonNegative | None = None,
@@ -274,6 +277,7 @@ def actor_optimiser(
     """Adam for the actor, whose rate may fall with the updates of the algorithm.
 
     Args:
+        b1: Decay of Adam's first moment.
         learning_rate: Adam's rate for the actor.
         decay_updates: Updates over which the actor's rate falls; None keeps it (see `annealed`).
         decay_start: Updates before it begins to fall; 0 unless given.
@@ -288,11 +292,11 @@ def actor_optimiser(
         for setting, value in (("start", decay_start), ("share", decay_share), ("shape", decay_shape)):
             if value is not None:
                 raise ValueError(f"decay_{setting} needs decay_updates, got {value!r} without.")
-        return adam(learning_rate, max_grad_norm=max_grad_norm)
+        return adam(learning_rate, b1=b1, max_grad_norm=max_grad_norm)
     begin = 0.0 if decay_start is None else decay_start
     share = 0.0 if decay_share is None else decay_share
     shape = "linear" if decay_shape is None else decay_shape
     rate = by_updates(
         lambda updates: learning_rate * annealed(updates, 1.0, share, decay_updates, begin=begin, shape=shape)
     )
-    return optax.chain(adam(None, max_grad_norm=max_grad_norm), rate)
+    return optax.chain(adam(None, b1=b1, max_grad_norm=max_grad_norm), rate)

@@ -8,6 +8,9 @@ from dpolicy.networks._activations import ACTIVATIONS as ACTIVATIONS
 from dpolicy.networks._activations import Activation as Activation
 from dpolicy.networks._activations import elu as elu
 from dpolicy.networks._activations import mish as mish
+from dpolicy.networks._batch_renorm import BatchRenorm as BatchRenorm
+from dpolicy.networks._batch_renorm import RenormMLP as RenormMLP
+from dpolicy.networks._batch_renorm import renormalised as renormalised
 from dpolicy.networks._critics import CategoricalQ as CategoricalQ
 from dpolicy.networks._critics import GaussianQ as GaussianQ
 from dpolicy.networks._critics import GaussianValue as GaussianValue

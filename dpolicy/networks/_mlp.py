@@ -116,7 +116,7 @@ class MLP(eqx.Module):
         return activate(out) if self.final_activation else out
 
 
-def check_parts(mlp: MLP, **parts: Any) -> None:
+def check_parts(mlp: Any, **parts: Any) -> None:
     """Raise `ValueError` for `parts` (under their own names) that are not the inputs of the network for one example."""
     bias = mlp.layers[0].bias
     if bias.ndim > 1:

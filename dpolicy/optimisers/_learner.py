@@ -1,7 +1,7 @@
 """A model together with the state of the optimiser that trains it."""
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from dpolicy import _checks
-from dpolicy._settings import NonNegative, Positive, checked
+from dpolicy._settings import NonNegative, Positive, checked, within
 from dpolicy._types import Metrics, Number
 
 M = TypeVar("M")
@@ -80,18 +80,20 @@ def keep_if(condition: Bool[Array, ""], old: Any, new: Any) -> Any:
 def adam(
     learning_rate: Positive | None,
     *,
+    b1: Annotated[Number, within(0, 1, open_high=True)] = 0.9,
     max_grad_norm: Positive | None = None,
     weight_decay: NonNegative | None = None,
 ) -> optax.GradientTransformation:
     """Adam with optional clipping of the global gradient norm (before it) and decoupled weight decay (after it).
 
-    Without a learning rate the result is Adam's direction, for a rate of another kind (`by_updates`, `by_kl`) after it.
+    Its first moment decays by `b1` a step, its second by .999. Without a learning rate the result is Adam's direction,
+    for a rate of another kind (`by_updates`, `by_kl`) after it.
 
     Raises:
         ValueError: For a rate or norm that is not above zero, or a negative decay.
     """
     links = [] if max_grad_norm is None else [optax.clip_by_global_norm(max_grad_norm)]
-    links.append(optax.scale_by_adam(eps=1e-8))
+    links.append(optax.scale_by_adam(b1=b1, eps=1e-8))
     if weight_decay is not None:
         links.append(optax.add_decayed_weights(weight_decay))
     if learning_rate is not None:

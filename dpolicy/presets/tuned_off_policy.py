@@ -40,7 +40,7 @@ _FEW: dict[str, Any] = {"candidates": 16}
 # Per method: on both tasks; on Pendulum only; on Multi-Goal only (single samples also in evaluation, which shows the
 # distribution that is learned).
 _ONE: dict[str, Any] = {"evaluation_candidates": 1}
-_CLASSICS = ("ddpg", "td3")
+_CLASSICS = ("ddpg", "td3", "crossq")
 _METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "sac": ({}, {}, {}),
     **{name: ({}, {}, {}) for name in _CLASSICS},
