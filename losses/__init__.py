@@ -53,6 +53,8 @@ from dpolicy.losses.compose import weighted as weighted
 from dpolicy.losses.denoising import chain_log_likelihood as chain_log_likelihood
 from dpolicy.losses.denoising import clip_schedule as clip_schedule
 from dpolicy.losses.denoising import denoising_discounts as denoising_discounts
+from dpolicy.losses.directions import match_directions as match_directions
+from dpolicy.losses.directions import q_direction as q_direction
 from dpolicy.losses.distillation import distil as distil
 from dpolicy.losses.gaussian_value import GAUSSIAN_FORMS as GAUSSIAN_FORMS
 from dpolicy.losses.gaussian_value import gaussian_bellman as gaussian_bellman

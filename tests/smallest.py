@@ -24,6 +24,7 @@ SPEC = Spec()
 # Shapes only: what keeps a compilation short. Every number is left at its default.
 _ON_POLICY = {"value_hidden": (8,), "epochs": 2, "minibatches": 2}
 _DIFFUSION = {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2}
+_ENTROPY = {"entropy_samples": 4, "entropy_interval": 1, "actor_interval": 1}
 TINY = {
     "bc": {"hidden": (8,), "sampler_steps": 2},
     "sac": {"hidden": (8,), "critic_hidden": (8,)},
@@ -76,6 +77,8 @@ TINY = {
         "remembered_episodes": 16,
         "discovery_interval": 1,
     },
+    "dacer": {**_DIFFUSION, **_ENTROPY},
+    "dacerv2": {**_DIFFUSION, **_ENTROPY},
     "ppo": {"hidden": (8,), **_ON_POLICY},
     "fpo": {"hidden": (8,), "draws": 2, "sampler_steps": 2, **_ON_POLICY},
     "fpopp": {"hidden": (8,), "draws": 3, "sampler_steps": 2, "ema_after": 0, **_ON_POLICY},

@@ -36,6 +36,8 @@ ACTS = {
         "actor embedding key exploration_low exploration_high exploration_updates",
         "actor key",
     ),
+    "dacer": ("actor noise key exploration_noise", "actor key"),
+    "dacerv2": ("actor noise key exploration_noise", "actor key"),
     "ppo": ("policy key", "policy"),
     "fpo": ("policy key", "policy key"),
     "fpopp": ("policy key action_noise", "average"),

@@ -126,6 +126,11 @@ TABLE = {
     ),
     "gaussian_value_loss": (of(losses.gaussian_value_loss, *[ONES] * 5), {"floor": POSITIVE}),
     "gaussian_bellman": (of(losses.gaussian_bellman, named, ONES), {"floor": POSITIVE}),
+    "q_direction": (of(losses.q_direction, linear, ONES, ONES), {"floor": POSITIVE}),
+    "match_directions": (
+        of(losses.match_directions, samplers.ddpm(steps=3), linear),
+        {"slope": NUMBER, "offset": NUMBER, "floor": POSITIVE},
+    ),
     "differentiated": (
         of(samplers.differentiated, samplers.ddpm(steps=3)),
         {"truncate": (4, *optional(COUNT)), "max_norm": optional(POSITIVE)},

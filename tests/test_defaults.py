@@ -18,7 +18,7 @@ import pytest
 
 from dpolicy import actor_critic, field_policy, proximal
 from dpolicy.algorithms import ALGORITHMS
-from dpolicy.blocks import SAMPLERS, SCHEDULES, deterministic_policy, mirror_descent, noisy_best
+from dpolicy.blocks import SAMPLERS, SCHEDULES, deterministic_policy, mirror_descent, noisy_best, pathwise
 from dpolicy.envs.protocol import Spec
 from dpolicy.fields import (
     EMBEDDINGS,
@@ -46,6 +46,7 @@ BLOCKS = {
         gaussian_policy,
         deterministic_policy,
         noisy_best,
+        pathwise,
         mirror_descent,
         mode_discovery,
         novelty_reward,

@@ -203,6 +203,7 @@ def test_other_functions_are_called_as_their_source_says():
         "gaussian_critics",
         "joint_critics",
         "mirror_descent",
+        "pathwise",
     ]
     assert changed == composed
 

@@ -226,6 +226,8 @@ OWN = {  # on both tasks; on Multi-Goal; on Pendulum
     "fpmd": (TEN | {"candidates": 8}, {}, {}),
     "gempo": (TEN | {"candidates": 16, "reference_interval": 200, "target_kl": 0.5}, ONE, {}),
     "dipo": (TEN | {"ascent_steps": 20}, {}, {}),
+    "dacer": (TEN | {"entropy_interval": 250}, {}, {}),
+    "dacerv2": ({"entropy_interval": 250}, {}, {}),
 }
 BRAX_SAC = {
     "steps": 124_000,
@@ -248,10 +250,11 @@ BRAX_SAC = {
 @pytest.mark.parametrize("algorithm", OWN)
 def test_settings_found_here_off_policy(algorithm):
     both, goals, pendulum = OWN[algorithm]
-    classics = dict.fromkeys(("ddpg", "td3", "crossq"), "learning_classics/")
-    page = {"sdac": "multigoal_sweep", **classics}.get(algorithm, "learning_multigoal/")
+    later = dict.fromkeys(("ddpg", "td3", "crossq"), "learning_classics/")
+    later |= dict.fromkeys(("dacer", "dacerv2"), "learning_pathwise/")
+    page = {"sdac": "multigoal_sweep", **later}.get(algorithm, "learning_multigoal/")
     check(algorithm, "multigoal/multigoal", "tuned", GOALS | both | goals, f"benchmarks/results/{page}")
-    page = {**dict.fromkeys(("sac", "sdac", "qsm"), "learning/"), **classics}.get(
+    page = {**dict.fromkeys(("sac", "sdac", "qsm"), "learning/"), **later}.get(
         algorithm, "learning_pendulum/"
     )
     check(algorithm, "gymnax/Pendulum-v1", "tuned", PENDULUM | both | pendulum, f"benchmarks/results/{page}")

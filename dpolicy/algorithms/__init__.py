@@ -9,6 +9,8 @@ from typing import NamedTuple
 from dpolicy.algorithm import Algorithm, Family
 from dpolicy.algorithms.bc import bc as bc
 from dpolicy.algorithms.crossq import crossq as crossq
+from dpolicy.algorithms.dacer import dacer as dacer
+from dpolicy.algorithms.dacerv2 import dacerv2 as dacerv2
 from dpolicy.algorithms.ddiffpg import ddiffpg as ddiffpg
 from dpolicy.algorithms.ddpg import ddpg as ddpg
 from dpolicy.algorithms.dipo import dipo as dipo
@@ -69,6 +71,8 @@ ALGORITHMS: dict[str, Entry] = {
     "gempo": Entry(    gempo,    "off_policy", "weighted matching",  "previous", "candidates, jitter, tilt, perturb",                                "DDPM",    "twin Q",             "one sample / best of 10",       "arXiv 2603.10250"),
     "dipo": Entry(     dipo,    "off_policy", "action gradient",    "replay",   "ascend (kept in the replay), perturb",                     "DDPM",  "twin Q",           "one sample / quiet chain", "arXiv 2305.13122"),
     "ddiffpg": Entry(  ddiffpg, "off_policy", "action gradient",    "replay",   "ascend by mode (kept in the replay), even batch, perturb",    "DDPM",  "twin C51 per mode, intrinsic reward", "noisy, z_0 or z = 0 / z = 0 or a mode", "arXiv 2406.00681"),
+    "dacer": Entry(    dacer,   "off_policy", "reparameterisation", "uniform",  "none (through the sampler)",                               "DDPM",  "twin Gaussian Q",  "noisy, noise by entropy / one sample", "arXiv 2405.15177"),
+    "dacerv2": Entry(  dacerv2, "off_policy", "reparameterisation", "uniform",  "none (through the sampler), directions of Q along it",     "DDPM",  "twin Gaussian Q",  "noisy, noise by entropy / one sample", "arXiv 2505.23426"),
     "ppo": Entry(      ppo,     "on_policy",  "policy gradient",    "previous", "clipped Gaussian ratio",                                   "exact", "V, GAE",           "sample / mode",           "arXiv 1707.06347"),
     "fpo": Entry(      fpo,     "on_policy",  "policy gradient",    "previous", "clipped flow-matching ratio: perturb",                     "Euler", "V, GAE",           "one sample",              "arXiv 2507.21053"),
     "fpopp": Entry(    fpopp,   "on_policy",  "policy gradient",    "previous", "clipped flow-matching ratio per draw: perturb",            "Euler", "V, GAE",           "zero start, EMA",         "arXiv 2602.02481"),

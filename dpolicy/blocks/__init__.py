@@ -27,6 +27,9 @@ from dpolicy.blocks._denoising import Denoising as Denoising
 from dpolicy.blocks._denoising import denoising as denoising
 from dpolicy.blocks._deterministic import DeterministicPolicy as DeterministicPolicy
 from dpolicy.blocks._deterministic import deterministic_policy as deterministic_policy
+from dpolicy.blocks._entropic_noise import ENTROPIES as ENTROPIES
+from dpolicy.blocks._entropic_noise import entropic_noise as entropic_noise
+from dpolicy.blocks._entropic_noise import tuned_by_samples as tuned_by_samples
 from dpolicy.blocks._field_policy import SAMPLERS as SAMPLERS
 from dpolicy.blocks._field_policy import SCHEDULES as SCHEDULES
 from dpolicy.blocks._field_policy import FieldPolicy as FieldPolicy
@@ -52,6 +55,8 @@ from dpolicy.blocks._noisy_best import INITIAL_NOISE as INITIAL_NOISE
 from dpolicy.blocks._noisy_best import Behaviour as Behaviour
 from dpolicy.blocks._noisy_best import noisy_best as noisy_best
 from dpolicy.blocks._noisy_best import tuned_noise as tuned_noise
+from dpolicy.blocks._pathwise import backpropagated as backpropagated
+from dpolicy.blocks._pathwise import pathwise as pathwise
 from dpolicy.blocks._pretrained import Pretrained as Pretrained
 from dpolicy.blocks._pretrained import check_follows as check_follows
 from dpolicy.blocks._pretrained import starting_from as starting_from

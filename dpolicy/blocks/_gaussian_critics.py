@@ -15,7 +15,7 @@ from dpolicy.blocks._critics import Critics, Policy, q_critics
 from dpolicy.learning import Parts, Seen, Stage, trained
 from dpolicy.losses import gaussian_bellman, td_target
 from dpolicy.networks import GaussianQ, GaussianValue
-from dpolicy.recipe import composed
+from dpolicy.recipe import composed, tunable
 
 # The value of where a transition leads and a sample of its return: `(example, key) -> (value, sample)`.
 NextLaw: TypeAlias = Callable[[Transition, Key], tuple[Scalar, Scalar]]
@@ -114,6 +114,7 @@ class GaussianCritics(NamedTuple):
         return self.critics.averaged()
 
 
+@tunable("deviation_rate", "critic_form")
 @composed(q_critics, without=("critic_reduction",))  # they are added up
 def gaussian_critics(
     make_critics: Callable[..., Critics],

@@ -11,7 +11,8 @@ import optax
 from jaxtyping import Array, Bool
 
 from dpolicy import _checks
-from dpolicy._metrics import reduce_metrics, traced
+from dpolicy._metrics import reduce_metrics
+from dpolicy._rarely import rarely
 from dpolicy._types import Key, Loss, Metrics, Model, Number
 from dpolicy.learning._makers import flat
 from dpolicy.learning._minibatches import in_segments, over_minibatches
@@ -33,8 +34,8 @@ from dpolicy.optimisers import Learner, Rate, adam, descend, learner
 def every(stage: Stage, updates: int, *, after: Number = 0) -> Stage:
     """The stage at every `updates`-th update, once `after` of them are over.
 
-    In between it costs nothing, except under `vmap` (a sweep in one program), where it is computed at every update and
-    its result dropped. Its metrics are averaged over the updates at which it ran; "NAME/due" is their share.
+    In between it costs nothing, in a sweep in one program (`vmap`) neither: it runs when it is due for any of them. Its
+    metrics are averaged over the updates at which it ran; "NAME/due" is their share.
 
     Args:
         stage: Any but one that adds entries to the batch, which the stages after it could not do without.
@@ -59,13 +60,11 @@ def every(stage: Stage, updates: int, *, after: Number = 0) -> Stage:
                 )
             return eqx.filter(new, eqx.is_array), metrics
 
-        run, (_, named) = traced(run, arrays)
-
-        def wait(arrays: Any) -> tuple[Any, Metrics]:
-            return arrays, {name: jnp.full(x.shape, _idle(name), x.dtype) for name, x in named.items()}
+        def wait(arrays: Any, shapes: Any) -> tuple[Any, Metrics]:
+            return arrays, {name: jnp.full(x.shape, _idle(name), x.dtype) for name, x in shapes[1].items()}
 
         due = (seen.updates % updates == 0) & (seen.updates > after)
-        arrays, metrics = jax.lax.cond(due, run, wait, arrays)
+        arrays, metrics = rarely(due, run, wait, arrays)
         share = f"{seen.stage}/due" if stage.bare else "due"
         return eqx.combine(arrays, rest), {}, {**metrics, share: due.astype(float)}
 

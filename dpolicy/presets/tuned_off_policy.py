@@ -64,6 +64,8 @@ _METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "fpmd": ({"candidates": 8, "sampler_steps": 10}, {}, {}),
     "gempo": (_FIELD | _FEW | {"reference_interval": 200, "target_kl": 0.5}, {}, _ONE),
     "dipo": (_FIELD | {"ascent_steps": 20}, {}, {}),
+    "dacer": (_FIELD | {"entropy_interval": 250}, {}, {}),
+    "dacerv2": ({"entropy_interval": 250}, {}, {}),
 }
 
 _BRAX_SAC: dict[str, Any] = {
@@ -86,10 +88,12 @@ _BRAX_SAC: dict[str, Any] = {
 _GOALS = "benchmarks/results/learning_multigoal/learning.md"
 _LATER = "benchmarks/results/learning_pendulum/learning.md"
 _OF_CLASSICS = "benchmarks/results/learning_classics/learning.md"
+_OF_PATHWISE = "benchmarks/results/learning_pathwise/learning.md"
 _PAGES: dict[str, tuple[str, str]] = {  # of Multi-Goal and of Pendulum, where they are not these
     **dict.fromkeys(("sac", "qsm"), (_GOALS, LEARNING)),
     "sdac": (MULTIGOAL, LEARNING),
     **dict.fromkeys(_CLASSICS, (_OF_CLASSICS, _OF_CLASSICS)),
+    **dict.fromkeys(("dacer", "dacerv2"), (_OF_PATHWISE, _OF_PATHWISE)),
 }
 
 TUNED: Table = {
