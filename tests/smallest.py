@@ -32,6 +32,7 @@ TINY = {
     # Two numbers of it matter from the second update on, whose target actor is another.
     "td3": {"hidden": (8,), "critic_hidden": (8,)},
     "crossq": {"hidden": (8,), "critic_hidden": (8,)},
+    "dsac_t": {"hidden": (8,), "critic_hidden": (8,)},
     "sdac": {
         "hidden": (8,),
         "critic_hidden": (8,),

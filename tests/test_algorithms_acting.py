@@ -22,6 +22,7 @@ ACTS = {
     "ddpg": ("actor key exploration_noise", "actor"),
     "td3": ("actor key exploration_noise", "actor"),
     "crossq": ("actor key", "actor"),
+    "dsac_t": ("actor key", "actor"),
     "sdac": ("actor key initial_scale", "actor critic key initial_scale"),
     "qsm": ("actor key exploration_noise", "actor critic key"),
     "idem": ("actor key exploration_noise", "actor critic key"),

@@ -207,6 +207,7 @@ OWN = {  # on both tasks; on Multi-Goal; on Pendulum
     "ddpg": ({}, {}, {}),
     "td3": ({}, {}, {}),
     "crossq": ({}, {}, {}),
+    "dsac_t": ({"temperature": 1.0, "temperature_learning_rate": 1e-3}, {}, {}),
     "qsm": (TEN, ONE, {}),
     "idem": (TEN | {"samples": 32}, ONE, {}),
     "dps": (
@@ -250,7 +251,7 @@ BRAX_SAC = {
 @pytest.mark.parametrize("algorithm", OWN)
 def test_settings_found_here_off_policy(algorithm):
     both, goals, pendulum = OWN[algorithm]
-    later = dict.fromkeys(("ddpg", "td3", "crossq"), "learning_classics/")
+    later = dict.fromkeys(("ddpg", "td3", "crossq", "dsac_t"), "learning_classics/")
     later |= dict.fromkeys(("dacer", "dacerv2"), "learning_pathwise/")
     page = {"sdac": "multigoal_sweep", **later}.get(algorithm, "learning_multigoal/")
     check(algorithm, "multigoal/multigoal", "tuned", GOALS | both | goals, f"benchmarks/results/{page}")

@@ -18,6 +18,7 @@ from dpolicy.algorithms.dp_cppo import dp_cppo as dp_cppo
 from dpolicy.algorithms.dpmd import dpmd as dpmd
 from dpolicy.algorithms.dppo import dppo as dppo
 from dpolicy.algorithms.dps import dps as dps
+from dpolicy.algorithms.dsac_t import dsac_t as dsac_t
 from dpolicy.algorithms.fpmd import fpmd as fpmd
 from dpolicy.algorithms.fpo import fpo as fpo
 from dpolicy.algorithms.fpopp import fpopp as fpopp
@@ -60,6 +61,7 @@ ALGORITHMS: dict[str, Entry] = {
     "ddpg": Entry(     ddpg,    "off_policy", "reparameterisation", "none",     "none (deterministic)",                                     "exact", "one Q",            "noisy / mode",            "arXiv 1509.02971"),
     "td3": Entry(      td3,     "off_policy", "reparameterisation", "none",     "none (deterministic)",                                     "exact", "twin Q, smoothed", "noisy / mode",            "arXiv 1802.09477"),
     "crossq": Entry(   crossq,  "off_policy", "reparameterisation", "uniform",  "none (squashed Gaussian)",                                 "exact", "twin Q, soft, batch renormalisation, no target", "sample / mode", "arXiv 1902.05605"),
+    "dsac_t": Entry(   dsac_t,  "off_policy", "reparameterisation", "uniform",  "none (squashed Gaussian)",                                 "exact", "twin Gaussian Q, soft", "sample / mode",       "arXiv 2310.05858"),
     "sdac": Entry(     sdac,    "off_policy", "weighted matching",  "uniform",  "perturb, reverse_sample, boltzmann",                       "DDPM",  "twin Q",           "one sample / best of 10", "arXiv 2502.00361"),
     "qsm": Entry(      qsm,     "off_policy", "Q-value guidance",   "uniform",  "perturb, q_score",                                         "DDPM",  "twin Q",           "noisy / best of 10",      "arXiv 2312.11752"),
     "idem": Entry(     idem,     "off_policy", "Q-value guidance",   "uniform",  "perturb, reverse_sample, smoothed_score",                          "DDPM",    "twin Q",             "noisy / best of 10",            "arXiv 2402.06121"),

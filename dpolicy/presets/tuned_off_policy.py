@@ -40,10 +40,12 @@ _FEW: dict[str, Any] = {"candidates": 16}
 # Per method: on both tasks; on Pendulum only; on Multi-Goal only (single samples also in evaluation, which shows the
 # distribution that is learned).
 _ONE: dict[str, Any] = {"evaluation_candidates": 1}
-_CLASSICS = ("ddpg", "td3", "crossq")
+_CLASSICS = ("ddpg", "td3", "crossq", "dsac_t")
 _METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "sac": ({}, {}, {}),
     **{name: ({}, {}, {}) for name in _CLASSICS},
+    # Its own temperature, which starts at e and moves at every second update, would fall too slowly for these budgets.
+    "dsac_t": ({"temperature": 1.0, "temperature_learning_rate": 1e-3}, {}, {}),
     "qsm": (_FIELD, {}, _ONE),
     "idem": (_FIELD | {"samples": 32}, {}, _ONE),
     "dps": (
