@@ -4,8 +4,9 @@ Pendulum, networks of 256 x 256, equal settings: SAC takes 1,024 updates of 256 
 steps in 64 environments in 4 passes over 16 minibatches, both without statistics of observations and at fixed rates.
 The third row, `adaptive`, is PPO as it is here by default, with statistics and a rate that adapts to the KL. From a key
 to the trained state and one episode that is played with it, compiled once. The two alternate, each in a new process,
-and the ratio is of the least seconds. rejax (0.1.3) has an environment of its own, with the gymnax it was
-written for:
+and the ratio is of the least seconds. `--measure products` times the matrix products of the hidden layers of SAC's
+updates and nothing else: no program of these networks takes less. rejax (0.1.3) has an environment of its own, with the
+gymnax it was written for:
 
     python3 -m venv rejax && rejax/bin/pip install rejax 'gymnax<1'
     python benchmarks/rejax_speed.py --rejax rejax/bin/python --out benchmarks/results/rejax_speed.md
@@ -73,10 +74,43 @@ def program(row: str) -> Any:
     return on_policy(algorithm, env, normalise_observations=not plain, **sizes)
 
 
+def products(updates: int = 1024, width: int = 256) -> Any:
+    """The sixteen products of hidden layers that an update of SAC has, so many times, on batches as wide as they are.
+
+    Eight forward (the actor twice, two critics twice, their targets), five back to a layer's input (two critics twice,
+    the actor), three back to weights (two critics, the actor).
+    """
+    import jax
+    import jax.numpy as jnp
+
+    def update(carry: Any, _: None) -> tuple[Any, None]:
+        x, w, actor = carry  # [2, width, width] of two critics, [width, width] of the actor
+        back, rows = w.swapaxes(1, 2), x.swapaxes(1, 2)
+        # Each takes what another gave, so that all are needed and none is the same as another.
+        drawn = actor @ actor
+        following = (x + drawn) @ w
+        value = (x + following) @ w
+        to_input, to_weights = value @ back, rows @ value
+        again = value[0] @ actor
+        guide = (x + again) @ w
+        to_action = guide @ back
+        to_actor = to_action[0] @ actor.T, again.T @ to_action[1]
+        size = lambda leaf: leaf / jnp.max(jnp.abs(leaf))
+        return (size(to_input + to_action), size(to_weights), size(sum(to_actor))), None
+
+    def run(key: Any) -> Any:
+        x, w, actor = (jax.random.normal(k, (2, width, width)) for k in jax.random.split(key, 3))
+        return jax.lax.scan(update, (x, w, actor[0]), length=updates)[0]
+
+    return jax.jit(run)
+
+
 def measure(row: str, calls: int) -> dict[str, float]:
-    """The times of a row's program in this process."""
+    """The times of a row's program, or of `products`, in this process."""
     import jax
 
+    if row == "products":
+        return timed(products(), calls)
     run = program(row)
     return timed(jax.jit(lambda key: jax.tree.leaves(run.step(run.init(key))[0])), calls)
 
