@@ -227,8 +227,8 @@ OWN = {  # on both tasks; on Multi-Goal; on Pendulum
     "fpmd": (TEN | {"candidates": 8}, {}, {}),
     "gempo": (TEN | {"candidates": 16, "reference_interval": 200, "target_kl": 0.5}, ONE, {}),
     "dipo": (TEN | {"ascent_steps": 20}, {}, {}),
-    "dacer": (TEN | {"entropy_interval": 250}, {}, {}),
-    "dacerv2": ({"entropy_interval": 250}, {}, {}),
+    "dacer": (TEN | {"entropy_interval": 250, "learning_rate": 3e-4}, {}, {}),
+    "dacerv2": ({"entropy_interval": 250}, {}, {"direction_weight": 0.01}),
 }
 BRAX_SAC = {
     "steps": 124_000,

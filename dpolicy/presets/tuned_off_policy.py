@@ -66,8 +66,8 @@ _METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "fpmd": ({"candidates": 8, "sampler_steps": 10}, {}, {}),
     "gempo": (_FIELD | _FEW | {"reference_interval": 200, "target_kl": 0.5}, {}, _ONE),
     "dipo": (_FIELD | {"ascent_steps": 20}, {}, {}),
-    "dacer": (_FIELD | {"entropy_interval": 250}, {}, {}),
-    "dacerv2": ({"entropy_interval": 250}, {}, {}),
+    "dacer": (_FIELD | {"entropy_interval": 250, "learning_rate": 3e-4}, {}, {}),
+    "dacerv2": ({"entropy_interval": 250}, {"direction_weight": 0.01}, {}),
 }
 
 _BRAX_SAC: dict[str, Any] = {
