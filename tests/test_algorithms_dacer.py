@@ -106,15 +106,13 @@ def test_the_actor_moves_neither_critic_nor_omega():
     method = dacer(**TINY, entropy_samples=4)
     critics = {name: method.stages[name] for name in ("deviations", "critic")}
 
-    @jax.jit
-    def run():
-        start, batch = method.init(KEY, Spec()), seen().batch
-        first, _ = method.update(start, batch, jax.random.key(1))
-        second, metrics = method.update(first, batch, jax.random.key(2))
-        alone = run_stages(critics, Seen(first, first, batch, first.updates + 1, {}), jax.random.key(2)).now
-        return [eqx.filter(state, eqx.is_array) for state in (start, first, second, alone)], metrics
-
-    (start, first, second, alone), metrics = run()
+    batch, update = seen().batch, eqx.filter_jit(method.update)
+    start = eqx.filter_jit(method.init)(KEY, Spec())
+    first, _ = update(start, batch, jax.random.key(1))
+    second, metrics = update(first, batch, jax.random.key(2))
+    at = Seen(first, first, batch, first.updates + 1, {})
+    alone = eqx.filter_jit(lambda: run_stages(critics, at, jax.random.key(2)).now)()
+    start, first, second, alone = (eqx.filter(state, eqx.is_array) for state in (start, first, second, alone))
     same = lambda one, other, name: eqx.tree_equal(getattr(one, name), getattr(other, name))
     assert same(start, first, "actor") and same(start, first, "target") and not same(start, first, "critic")
     assert not same(first, second, "actor") and metrics["actor/due"] == metrics["target/due"] == 1
