@@ -22,6 +22,7 @@ def q_direction(
         [-1.2  1.6]
     """
     critic("q", q)
+    in_range("weight", weight)
     positive("floor", floor)
     gradient = jax.grad(lambda a: returned("q", q(obs, a)))(x)
     return weight * gradient / (jnp.sqrt(jnp.sum(gradient**2)) + floor)

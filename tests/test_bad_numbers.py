@@ -126,7 +126,7 @@ TABLE = {
     ),
     "gaussian_value_loss": (of(losses.gaussian_value_loss, *[ONES] * 5), {"floor": POSITIVE}),
     "gaussian_bellman": (of(losses.gaussian_bellman, named, ONES), {"floor": POSITIVE}),
-    "q_direction": (of(losses.q_direction, linear, ONES, ONES), {"floor": POSITIVE}),
+    "q_direction": (of(losses.q_direction, linear, ONES, ONES), {"weight": NUMBER, "floor": POSITIVE}),
     "match_directions": (
         of(losses.match_directions, samplers.ddpm(steps=3), linear),
         {"slope": NUMBER, "offset": NUMBER, "floor": POSITIVE},
