@@ -145,8 +145,9 @@ class ODE(eqx.Module):
         if self.solver == "tsit5":
             points = self.adaptive(field, x, obs, all_points=True)
         else:
-            step, kept = lambda x, row: self.step(field, x, row, obs), (self.truncate, self.control)
-            points = _chain.trace(step, x, self.rows(field), truncate=kept[0], control=kept[1])
+            step = lambda x, row: self.step(field, x, row, obs)
+            kept = {"truncate": self.truncate, "control": self.control}
+            points = _chain.trace(step, x, self.rows(field), **kept)
         return points.at[-1].set(bounded(points[-1], self.clip))
 
 

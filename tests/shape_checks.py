@@ -12,7 +12,7 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """`beartype(function)`, made once for all functions with the same signature and a body that is the same.
 
     Losses are closures: each time one is built, jaxtyping asks for two functions that check a signature and do nothing
-    else. To write their checks takes beartype milliseconds, as long as a small loss takes to trace.
+    else. To write their checks takes beartype milliseconds.
     """
     code = function.__code__
     if code.co_names or code.co_freevars:  # what it does depends on more than its arguments
