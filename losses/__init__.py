@@ -39,6 +39,7 @@ from dpolicy.losses._gae import standardise as standardise
 from dpolicy.losses._tilt import linear_weights as linear_weights
 from dpolicy.losses._tilt import square_weights as square_weights
 from dpolicy.losses._tilt import tilt as tilt
+from dpolicy.losses.categorical import categorical_cross_entropy as categorical_cross_entropy
 from dpolicy.losses.categorical import categorical_loss as categorical_loss
 from dpolicy.losses.categorical import categorical_target as categorical_target
 from dpolicy.losses.categorical import support as support

@@ -111,6 +111,10 @@ TABLE = {
         of(losses.categorical_target, ONES / 3, ONES[0], MASK[0], discount=0.9, low=-1.0, high=1.0),
         {"discount": FRACTION, "low": NUMBER, "high": NUMBER},
     ),
+    "categorical_cross_entropy": (
+        of(losses.categorical_cross_entropy, -ONES, ONES / 3, entropy_weight=0.1),
+        {"entropy_weight": NON_NEGATIVE},
+    ),
     "averaged": (of(losses.averaged, named), {"draws": COUNT}),
     "clip_schedule": (
         of(losses.clip_schedule, steps=3, low=0.1, high=0.2),

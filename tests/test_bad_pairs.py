@@ -141,6 +141,10 @@ def constant(model, example, key):
             "log_probabilities must have the shape (3,), got (3, 3)",
         ),
         (
+            lambda: losses.categorical_cross_entropy(jnp.eye(3), jnp.eye(3)),
+            "log_probabilities must have the shape (3,), got (3, 3)",
+        ),
+        (
             lambda: losses.predicted_entropy(None),
             "transform must be a function (example, match, key) -> match, got None.",
         ),

@@ -11,7 +11,7 @@ from scipy.spatial.distance import squareform
 
 from dpolicy._types import Transition
 from dpolicy.algorithm import Stored
-from dpolicy.losses import categorical_loss, categorical_target, support
+from dpolicy.losses import categorical_cross_entropy, categorical_loss, categorical_target, support
 from dpolicy.modes import (
     average_linkage,
     balanced,
@@ -62,6 +62,20 @@ def test_loss_of_atoms(x64):
     certain = jax.nn.log_softmax(jnp.asarray([800.0, 0.0, 0.0]))
     value, slope = jax.value_and_grad(categorical_loss)(certain, jnp.asarray([0.0, 0.0, 0.0]))
     assert np.isfinite(value) and np.isfinite(slope).all()
+
+
+def test_cross_entropy_of_atoms(x64):
+    logits, y = jnp.asarray([1.0, -0.5, 0.3]), jnp.asarray([0.5, 0.2, 0.3])
+    loss = lambda logits, c: categorical_cross_entropy(jax.nn.log_softmax(logits), y, entropy_weight=c)
+    p = np.exp(logits) / np.sum(np.exp(logits))
+    np.testing.assert_allclose(loss(logits, 0.0), -np.sum(y * np.log(p)), rtol=1e-12)
+    slope = (1 + 0.1 * np.log(p)) * p - y - 0.1 * p * np.sum(p * np.log(p))
+    np.testing.assert_allclose(jax.grad(loss)(logits, 0.1), slope, rtol=1e-10)
+    np.testing.assert_allclose(jax.grad(loss)(jnp.log(y), 0.0), 0, atol=1e-12)
+    certain = categorical_cross_entropy(
+        jax.nn.log_softmax(jnp.asarray([800.0, 0.0])), jnp.asarray([0.0, 1.0])
+    )
+    assert certain == 800  # where a probability underflows
 
 
 def warping_by_hand(x, y):
