@@ -40,6 +40,7 @@ TESTS = {
     "samplers/_best_of.py": "defaults samplers_selection samplers_gradients matching_wiring checks",
     "samplers/batch.py": "samplers_gradients samplers_selection",
     "samplers/_differentiated.py": "defaults samplers_backprop",
+    "samplers/_path.py": "defaults samplers_path",
     "samplers/_chain.py": "samplers_backprop samplers_gradients samplers_orders losses_denoising",
     "samplers/*": "defaults samplers_orders samplers_selection samplers_moments samplers_box samplers_gradients "
     "samplers_likelihood losses_denoising checks",

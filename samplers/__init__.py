@@ -34,6 +34,11 @@ from dpolicy.samplers._mean_flow import mean_flow as mean_flow
 from dpolicy.samplers._noise_free import noise_free as noise_free
 from dpolicy.samplers._ode import ODE as ODE
 from dpolicy.samplers._ode import ode as ode
+from dpolicy.samplers._path import Path as Path
+from dpolicy.samplers._path import accumulated as accumulated
+from dpolicy.samplers._path import controlled_path as controlled_path
+from dpolicy.samplers._path import cosine_step_shape as cosine_step_shape
+from dpolicy.samplers._path import path_log_ratio as path_log_ratio
 from dpolicy.samplers._sde import SDE as SDE
 from dpolicy.samplers._sde import sde as sde
 from dpolicy.samplers.ancestral import Ancestral as Ancestral

@@ -235,6 +235,14 @@ TABLE = {
     "ddpm": (of(samplers.ddpm, steps=3), ANCESTRAL),
     "ddim": (of(samplers.ddim, steps=3), {**ANCESTRAL, "eta": FRACTION}),
     "coupled": (of(samplers.coupled), {"steps": COUNT, "mixing": optional((0, *FRACTION))}),
+    "controlled_path": (
+        of(samplers.controlled_path, lambda x, t, obs: x, ONES, KEY, step_sizes=jnp.ones((2, 1))),
+        {"step_sizes": (0.5, "x", [[0.5], [0.0]], [[NAN], [1.0]]), "prior_std": POSITIVE},
+    ),
+    "cosine_step_shape": (
+        of(samplers.cosine_step_shape, steps=3),
+        {"steps": COUNT, "floor": FRACTION, "offset": POSITIVE},
+    ),
     "tied_mixing": (of(samplers.tied_mixing), {"steps": COUNT}),
     "langevin": (
         of(samplers.langevin, steps=3),
