@@ -30,6 +30,15 @@ class Ablation(NamedTuple):
     variants: dict[str, dict[str, Any]]
 
 
+# On Pendulum, by its preset: rewards of -1.63 or better, discounted by .95, and the entropy of SAC.
+_BOUNDS: dict[str, Any] = {"critic_low": -35.0, "critic_high": 5.0}
+_CRITICS: dict[str, dict[str, Any]] = {
+    "scalar": {},
+    "c51": {"critic": "c51", **_BOUNDS},
+    "hl_gauss": {"critic": "hl_gauss", **_BOUNDS},
+    "quantile": {"critic": "quantile"},
+}
+
 ABLATIONS = {
     "methods": Ablation(
         "The six on-policy methods",
@@ -86,6 +95,24 @@ ABLATIONS = {
             f"{name}, {schedule}": {"algorithm": name, "schedule": schedule}
             for name in ("sdac", "qsm")
             for schedule in ("cosine", "linear")
+        },
+    ),
+    "critics": Ablation(
+        "What critics give, and are fitted by",
+        "sac",
+        {
+            f"{name}, {kind}": {"algorithm": name, **of}
+            for name in ("sac", "qsm")
+            for kind, of in _CRITICS.items()
+        },
+    ),
+    "critic_networks": Ablation(
+        "Networks of the critics, two blocks or layers",
+        "sac",
+        {
+            f"{name}, {network}": {"algorithm": name, "critic_network": network}
+            for name in ("sac", "qsm")
+            for network in ("mlp", "simba", "bronet")
         },
     ),
     "dp_cppo_flow_steps": Ablation(

@@ -7,6 +7,7 @@ The examples begin with these names:
     >>> import jax
     >>> import jax.numpy as jnp
     >>> from dpolicy.losses import *
+    >>> from dpolicy.networks import AtomicQ, CategoricalQ, Points, QuantileValue
     >>> jnp.set_printoptions(precision=3, suppress=True)
     >>> key, obs, action, no = jax.random.key(0), jnp.array([0.5]), jnp.array([0.2, -0.4]), jnp.array(False)
     >>> stored = lambda **extras: dp.Transition(obs, action, jnp.array(1.0), obs, no, no, extras)
@@ -42,7 +43,9 @@ from dpolicy.losses._tilt import tilt as tilt
 from dpolicy.losses.categorical import categorical_cross_entropy as categorical_cross_entropy
 from dpolicy.losses.categorical import categorical_loss as categorical_loss
 from dpolicy.losses.categorical import categorical_target as categorical_target
+from dpolicy.losses.categorical import onto_atoms as onto_atoms
 from dpolicy.losses.categorical import support as support
+from dpolicy.losses.categorical import td_target_law as td_target_law
 from dpolicy.losses.change import noise_predictions as noise_predictions
 from dpolicy.losses.change import prediction_change as prediction_change
 from dpolicy.losses.compose import add as add
@@ -57,6 +60,11 @@ from dpolicy.losses.denoising import denoising_discounts as denoising_discounts
 from dpolicy.losses.directions import match_directions as match_directions
 from dpolicy.losses.directions import q_direction as q_direction
 from dpolicy.losses.distillation import distil as distil
+from dpolicy.losses.distributional import CriticError as CriticError
+from dpolicy.losses.distributional import categorical_error as categorical_error
+from dpolicy.losses.distributional import hl_gauss as hl_gauss
+from dpolicy.losses.distributional import quantile_error as quantile_error
+from dpolicy.losses.distributional import quantile_huber as quantile_huber
 from dpolicy.losses.gaussian_value import GAUSSIAN_FORMS as GAUSSIAN_FORMS
 from dpolicy.losses.gaussian_value import gaussian_bellman as gaussian_bellman
 from dpolicy.losses.gaussian_value import gaussian_value_loss as gaussian_value_loss

@@ -1,5 +1,6 @@
 """Values as distributions over fixed atoms: targets projected onto them, and the loss of a categorical critic."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -15,6 +16,8 @@ from dpolicy._checks import (
     vector,
 )
 from dpolicy._types import Number, Scalar
+from dpolicy.losses.value import td_target
+from dpolicy.networks import Points
 
 
 def check_support(low: Number, high: Number, atoms: int, names: str = "{}") -> None:
@@ -34,6 +37,42 @@ def support(low: Number, high: Number, atoms: int) -> Float[Array, " n"]:
     """
     check_support(low, high, atoms)
     return low + (high - low) * jnp.linspace(0.0, 1.0, atoms)
+
+
+def td_target_law(reward: Scalar, terminated: Bool[Array, ""], following: Points, discount: Number) -> Points:
+    """The law of reward + discount (1 - terminated) z, z ~ `following`: `td_target` of each of its points.
+
+    Examples:
+        >>> law = td_target_law(jnp.array(1.0), no, Points(jnp.array([0.0, 4.0]), jnp.array([0.5, 0.5])), 0.5)
+        >>> print(law.value, law.mean)
+        [1. 3.] 2.0
+    """
+    back = lambda value: td_target(reward, terminated, value, discount)
+    # After an end all points lie at the reward, whatever law its successor has, nan as well.
+    weight = jnp.where(terminated, 1 / following.weight.shape[-1], following.weight)
+    return Points(jax.vmap(back)(following.value), weight)
+
+
+def onto_atoms(law: Points, atoms: Float[Array, " n"]) -> Float[Array, " n"]:
+    """The projection of C51: each point's weight goes to the two nearest atoms, in proportion to how near they are.
+
+    y_i = sum_j w_j max(0, 1 - |clip(v_j) - z_i| / dz), the values clipped to the atoms' ends. The mean is kept where
+    nothing is clipped. Source: Bellemare et al. 2017 (arXiv 1707.06887, eq. 7).
+
+    Args:
+        law: What is projected, of any number of points.
+        atoms: z, evenly spaced, rising.
+
+    Examples:
+        >>> print(onto_atoms(Points(jnp.array([0.25, 5.0]), jnp.array([0.5, 0.5])), jnp.array([0.0, 1.0])))
+        [0.375 0.625]
+    """
+    vector("atoms", atoms)
+    same_shapes(value=law.value, weight=law.weight)
+    moved = jnp.clip(law.value, atoms[0], atoms[-1])
+    apart = jnp.abs(moved[None] - atoms[:, None]) * ((atoms.shape[0] - 1) / (atoms[-1] - atoms[0]))
+    # A probability is moved, not estimated: in full where products would be of fewer digits.
+    return jnp.matmul(jnp.maximum(1 - apart, 0), law.weight, precision="highest")
 
 
 def categorical_target(
@@ -61,12 +100,7 @@ def categorical_target(
     scalars(reward=reward, terminated=terminated)
     masks(terminated=terminated)
     atoms = support(low, high, probabilities.shape[0])
-    # All atoms move to one place where the episode ended, whatever law its successor has.
-    probabilities = jnp.where(terminated, 1 / atoms.shape[0], probabilities)
-    moved = jnp.clip(reward + discount * jnp.where(terminated, 0, atoms), low, high)
-    apart = jnp.abs(moved[None] - atoms[:, None]) * ((atoms.shape[0] - 1) / (high - low))
-    # A probability is moved, not estimated: in full where products would be of fewer digits.
-    return jnp.matmul(jnp.maximum(1 - apart, 0), probabilities, precision="highest")
+    return onto_atoms(td_target_law(reward, terminated, Points(atoms, probabilities), discount), atoms)
 
 
 def categorical_loss(log_probabilities: Float[Array, " n"], target: Float[Array, " n"]) -> Scalar:

@@ -24,6 +24,7 @@ from dpolicy._checks import (
 from dpolicy._select import weighed
 from dpolicy._spread import root, spread
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
+from dpolicy.networks import mean_of
 
 
 def td_target(
@@ -133,13 +134,20 @@ def f_dice_weight(u: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     return jnp.where(u >= 0, u / 2 + 1, jnp.exp(jnp.minimum(u, 0)))
 
 
-def bellman(target: Callable[[Any, Key], Scalar], *, reduction: str = "mean") -> Loss:
-    """Squared temporal-difference error of a critic or an ensemble of critics.
+def bellman(
+    target: Callable[[Any, Key], Any],
+    *,
+    reduction: str = "mean",
+    error: Callable[[Any, Any], tuple[Array, Metrics]] | None = None,
+) -> Loss:
+    """Temporal-difference error of a critic or an ensemble of critics, squared unless it is given.
 
     mean_i (Q_i(s, a) - y)^2 with y = target(example, key), built over target networks by the caller, e.g.
     `lambda example, key: td_target(example.reward, example.terminated, next_value(example, key), discount)`.
     The model is called as `critic(obs, action)` and may return one value or a vector of them. The sum over them
     instead (`reduction="sum"`) has their number times the gradient, which under Adam matters to a norm bound only.
+    Critics that return laws (`dpolicy.networks.ReturnLaw`) take another `error`, and a target that is a law or a
+    number: `categorical_error`, `quantile_error`.
 
     Examples:
         >>> loss = bellman(lambda example, key: td_target(example.reward, no, jnp.array(2.0), 0.5))
@@ -150,11 +158,15 @@ def bellman(target: Callable[[Any, Key], Scalar], *, reduction: str = "mean") ->
     one_of("reduction", reduction, ("mean", "sum"))
 
     def loss(critic: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
-        goal = jax.lax.stop_gradient(returned("target", target(example, key)))
+        goal = jax.lax.stop_gradient(target(example, key))
         value = critic(example.obs, example.action)
-        errors = (value - goal) ** 2
+        if error is None:
+            errors, metrics = (value - returned("target", goal)) ** 2, {}
+        else:
+            errors, metrics = error(value, goal)
         result = jnp.sum(errors) if reduction == "sum" else jnp.mean(errors)
-        return result, {"loss": result, "value": jnp.mean(value), "target": goal}
+        value, goal = jnp.mean(mean_of(value)), mean_of(goal)
+        return result, {"loss": result, "value": value, "target": goal, **metrics}
 
     return loss
 

@@ -8,6 +8,8 @@ from dpolicy.blocks._ascent import ascended as ascended
 from dpolicy.blocks._ascent import improved as improved
 from dpolicy.blocks._coupled import CoupledFlow as CoupledFlow
 from dpolicy.blocks._coupled import coupled_flow as coupled_flow
+from dpolicy.blocks._critic_kinds import CRITIC_KINDS as CRITIC_KINDS
+from dpolicy.blocks._critic_kinds import CriticKind as CriticKind
 from dpolicy.blocks._critics import CRITIC_VALUES as CRITIC_VALUES
 from dpolicy.blocks._critics import Critics as Critics
 from dpolicy.blocks._critics import CriticValues as CriticValues

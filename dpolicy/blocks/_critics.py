@@ -10,42 +10,75 @@ import optax
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._settings import Count, Fraction, NonNegative, Positive, Sizes, one_of
+from dpolicy._settings import Count, Finite, Fraction, NonNegative, Positive, Sizes, at_least, one_of
 from dpolicy._types import Action, Critic, Key, Loss, Model, Number, Observation, Scalar, Transition
 from dpolicy.algorithm import Horizon
+from dpolicy.blocks._critic_kinds import CriticKind, critic_kind
 from dpolicy.learning import Acting, Parts, Seen, Stage, average, trained
-from dpolicy.losses import bellman, reduce_ensemble, td_target
-from dpolicy.networks import Activation, GaussianValue, QNetwork, ensemble
+from dpolicy.losses import CriticError, bellman, reduce_ensemble, td_target, td_target_law
+from dpolicy.networks import (
+    Activation,
+    Backbone,
+    CategoricalValue,
+    Points,
+    QuantileValue,
+    ensemble,
+    mean_of,
+)
 from dpolicy.optimisers import ANNEALS, adam, annealed, by_updates
 from dpolicy.recipe import tunable
 
 # Draws an action and its log-density, `(actor, q, obs, key) -> (action, log_prob)`, with `q` the critic that policies
 # select by which select. Policies without a density return zero, which switches entropy terms off.
 Policy: TypeAlias = Callable[[Model, Critic, Observation, Key], tuple[Action, Float[Array, ""]]]
-# The value of where a transition leads: `(example, key) -> value at example.next_obs`.
-NextValue: TypeAlias = Callable[[Transition, Key], Scalar]
+# The value of where a transition leads, a number or a law: `(example, key) -> value at example.next_obs`.
+NextValue: TypeAlias = Callable[[Transition, Key], Scalar | Points]
 
 # Which ensemble guides the actor, and how it is reduced.
 CriticValues: TypeAlias = Literal["online_min", "online_mean", "target_min", "target_mean"]
 CRITIC_VALUES = get_args(CriticValues)
 
 
+class _Reduced:
+    """A critic of an ensemble; `outcome` is what targets are made of, which of laws is a law."""
+
+    def __init__(self, critic: Model, how: str | int, pessimism: Number):
+        self.critic, self.how, self.pessimism = critic, how, pessimism
+
+    def __call__(self, obs: Observation, action: Action) -> Scalar:
+        values = mean_of(self.critic(obs, action))
+        if isinstance(self.how, int):
+            return values[self.how]
+        return reduce_ensemble(values, self.how, pessimism=self.pessimism)
+
+    def outcome(self, obs: Observation, action: Action) -> Scalar | Points:
+        found = self.critic(obs, action)
+        if not isinstance(found, (CategoricalValue, QuantileValue)):
+            return self(obs, action)
+        laws, values = found.points, found.mean
+        if self.how == "min" or isinstance(self.how, int):
+            index = jnp.argmin(values) if self.how == "min" else self.how
+            return jax.tree.map(lambda leaf: leaf[index], laws)
+        # Of one set of atoms the mixture, of quantiles the law between.
+        middle = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), laws)
+        if self.how == "mean":
+            return middle
+        lowered = reduce_ensemble(values, self.how, pessimism=self.pessimism) - jnp.mean(values)
+        return middle._replace(value=middle.value + lowered)
+
+
 def critic_function(critic: Model, how: str | int = "min", *, pessimism: Number = 1.0) -> Critic:
     """q(obs, action) -> scalar from an ensemble: its minimum, mean or lower confidence bound, or one of its members.
 
+    Of laws of the return (`dpolicy.networks.ReturnLaw`) the means count; `next_value` bootstraps with a law: of the
+    member whose mean is lowest, of all together by their mean weights and values, or that moved down to the bound.
+
     Args:
-        critic: Called `critic(obs, action) -> values [n]`, or laws of the return, `GaussianValue`, whose means count.
+        critic: Called `critic(obs, action) -> values [n]`, or the laws of n members.
         how: min, mean, lcb (the mean minus `pessimism` deviations), or the index of a member.
         pessimism: Of lcb; see `dpolicy.losses.reduce_ensemble`.
     """
-
-    def values(obs: Observation, action: Action) -> Float[Array, " n"]:
-        found = critic(obs, action)
-        return found.mean if isinstance(found, GaussianValue) else found
-
-    if isinstance(how, int):
-        return lambda obs, action: values(obs, action)[how]
-    return lambda obs, action: reduce_ensemble(values(obs, action), how, pessimism=pessimism)
+    return _Reduced(critic, how, pessimism)
 
 
 def guide(parts: Parts, values: CriticValues) -> Critic:
@@ -109,6 +142,8 @@ def next_value(
 ) -> NextValue:
     """The value of the next observation under a policy: target(s', a') - temperature log pi(a'|s'), over its actions.
 
+    Of critics that give laws it is a law: of several actions their mixture, or that of the highest mean.
+
     Args:
         policy: Draws the actions.
         actor: Its parameters.
@@ -122,15 +157,27 @@ def next_value(
     _checks.integer("actions", actions)
     _checks.one_of("over", over, ("mean", "max", "soft"))
 
-    def one(example: Transition, key: Key) -> Scalar:
+    outcome = getattr(target, "outcome", target)
+
+    def one(example: Transition, key: Key) -> Any:
         action, log_prob = _checks.paired(
             "the policy", policy(actor, q, example.next_obs, key), "(action, log_prob)"
         )
-        value = target(example.next_obs, action)
-        return value if temperature is None else value - temperature * log_prob
+        value = outcome(example.next_obs, action)
+        if temperature is None:
+            return value
+        bonus = temperature * log_prob
+        return value._replace(value=value.value - bonus) if isinstance(value, Points) else value - bonus
 
-    def several(example: Transition, key: Key) -> Scalar:
+    def several(example: Transition, key: Key) -> Any:
         values = jax.vmap(one, in_axes=(None, 0))(example, jax.random.split(key, actions))
+        if isinstance(values, Points):
+            if over == "soft":
+                raise ValueError("over must be mean or max for critics that give laws, got 'soft'.")
+            if over == "max":
+                best = jnp.argmax(values.mean)
+                return jax.tree.map(lambda leaf: leaf[best], values)
+            return Points(values.value.reshape(-1), values.weight.reshape(-1) / actions)
         if over == "soft":
             return scale * (jax.nn.logsumexp(values / scale) - math.log(actions))
         return jnp.max(values) if over == "max" else jnp.mean(values)
@@ -138,30 +185,41 @@ def next_value(
     return one if actions == 1 else several
 
 
-def temporal_difference(value: NextValue, discount: Number, *, reduction: str = "mean") -> Loss:
+def temporal_difference(
+    value: NextValue, discount: Number, *, reduction: str = "mean", error: CriticError | None = None
+) -> Loss:
     """`bellman` with y = r + gamma (1 - terminated) value(s'): of a single step, or of as many as the example spans.
 
     An example of several steps brings the discount of its window (`Transition.discount`), gamma^h; `reduction` is over
-    the members of an ensemble.
+    the members of an ensemble, `error` of their predictions, squared unless given.
     """
 
-    def target(example: Transition, key: Key) -> Scalar:
+    def target(example: Transition, key: Key) -> Scalar | Points:
         gamma = discount if example.discount is None else example.discount
-        return td_target(example.reward, example.terminated, value(example, key), gamma)
+        following = value(example, key)
+        if isinstance(following, Points):
+            return td_target_law(example.reward, example.terminated, following, gamma)
+        return td_target(example.reward, example.terminated, following, gamma)
 
-    return bellman(target, reduction=reduction)
+    return bellman(target, reduction=reduction, error=error)
+
+
+# The settings of `q_critics` that say what a critic gives; blocks with laws of their own leave them out.
+LAW_SETTINGS = ("critic", "critic_low", "critic_high", "critic_atoms")
+KIND_SETTINGS = (*LAW_SETTINGS, "critic_network")
 
 
 class Critics(NamedTuple):
     """An ensemble of critics and how it learns.
 
     Attributes:
-        make: `(key, spec) -> ensemble`, called `critic(obs, action) -> values [n]`.
+        make: `(key, spec) -> ensemble`, called `critic(obs, action) -> values [n]`, or the laws of n members.
         optimiser: Of the ensemble.
         discount: gamma.
         target_rate: Share of the critics that enters the targets at each update.
         horizon: What transitions must span.
-        reduction: Of the ensemble's squared errors, mean or sum.
+        reduction: Of the ensemble's errors, mean or sum.
+        error: Of their predictions; None for the squared error of numbers.
     """
 
     make: Callable[[Key, Any], Model]
@@ -170,12 +228,14 @@ class Critics(NamedTuple):
     target_rate: Number
     horizon: Horizon | None
     reduction: str = "mean"
+    error: CriticError | None = None
 
     def fitted(self, value: Callable[[Seen], NextValue]) -> Stage:
-        """The stage that fits them to `r + gamma value(s')`; `value` is `seen -> ((example, key) -> scalar)`."""
+        """The stage that fits them to `r + gamma value(s')`; `value` is `seen -> ((example, key) -> number or law)`."""
+        loss = lambda of: temporal_difference(of, self.discount, reduction=self.reduction, error=self.error)
         return trained(
             self.make,
-            lambda seen: temporal_difference(value(seen), self.discount, reduction=self.reduction),
+            lambda seen: loss(value(seen)),
             self.optimiser,
             horizon=self.horizon,
         )
@@ -217,6 +277,7 @@ class Critics(NamedTuple):
     "critic_hidden",
     "critic_activation",
     "critic_reduction",
+    *KIND_SETTINGS,
     "max_grad_norm",
 )
 def q_critics(
@@ -227,6 +288,11 @@ def q_critics(
     critic_hidden: Sizes = (256, 256),
     critic_activation: Activation = "relu",
     critic_reduction: Literal["mean", "sum"] = "mean",
+    critic: CriticKind = "scalar",
+    critic_network: Backbone = "mlp",
+    critic_low: Finite | None = None,
+    critic_high: Finite | None = None,
+    critic_atoms: Annotated[int, at_least(2)] | None = None,
     critic_learning_rate: Positive = 3e-4,
     discount: Fraction = 0.99,
     n_step: Count = 1,
@@ -236,12 +302,19 @@ def q_critics(
     """Twin critics, or more: networks, their optimiser, their targets.
 
     Args:
-        network: Makes one critic, as `QNetwork` does; that unless given.
+        network: Makes one critic, as `QNetwork` does, in the place of what `critic` and `critic_network` name.
         b1: Decay of Adam's first moment.
         critics: Critics in the ensemble.
         critic_hidden: Widths of each critic's hidden layers.
         critic_activation: Activation of the critics.
-        critic_reduction: Of the squared errors of the critics, their mean or their sum.
+        critic_reduction: Of the errors of the critics, their mean or their sum.
+        critic: What critics give, and are fitted by: scalar (Q, squared error), c51 (probabilities of atoms; the
+            projected law of the target), hl_gauss (the same; the target's mean as a histogram) or quantile.
+        critic_network: mlp, simba or bronet; of the last two `critic_hidden` is the width, once for each block.
+        critic_low: The lowest atom of c51 and hl_gauss, -100 unless given. Values outside the atoms cannot be learned;
+            the metric "outside" is their share of the targets.
+        critic_high: The highest atom, 100 unless given.
+        critic_atoms: Number of atoms, 101 unless given, or of quantiles, 100.
         critic_learning_rate: Adam's rate for the critics.
         discount: Discount gamma.
         n_step: Steps of reward in the critics' targets before they bootstrap; fewer where an episode ends.
@@ -252,15 +325,17 @@ def q_critics(
         ValueError: For a value out of its range.
     """
 
+    kind = critic_kind(critic, critic_network, low=critic_low, high=critic_high, atoms=critic_atoms)
+    build = kind.network if network is None else network
+
     def make(key: Key, spec: Any) -> Model:
         layers: dict[str, Any] = {"hidden": critic_hidden, "activation": critic_activation}
-        build = QNetwork if network is None else network
         one = lambda key: build(spec.obs_size, spec.action_size, **layers, key=key)
         return ensemble(one, critics, key=key)
 
     optimiser = adam(critic_learning_rate, b1=b1, max_grad_norm=max_grad_norm)
     horizon = None if n_step == 1 else Horizon(n_step, discount)
-    return Critics(make, optimiser, discount, target_rate, horizon, critic_reduction)
+    return Critics(make, optimiser, discount, target_rate, horizon, critic_reduction, kind.error)
 
 
 @tunable("learning_rate", "decay_updates", "decay_start", "decay_share", "decay_shape", "max_grad_norm")

@@ -11,7 +11,14 @@ from jaxtyping import Array
 from dpolicy import _checks
 from dpolicy._settings import Fraction, at_least
 from dpolicy._types import Key, Loss, Metrics, Model, Number, Scalar, Transition
-from dpolicy.blocks._critics import Critics, Policy, critic_function, q_critics, temporal_difference
+from dpolicy.blocks._critics import (
+    KIND_SETTINGS,
+    Critics,
+    Policy,
+    critic_function,
+    q_critics,
+    temporal_difference,
+)
 from dpolicy.learning import Seen, Stage, trained
 from dpolicy.networks import Ensemble, QNetwork, renormalised
 from dpolicy.recipe import composed, tunable
@@ -134,7 +141,7 @@ class JointCritics(NamedTuple):
 @tunable("renorm_rate", "renorm_warmup")
 @composed(
     q_critics,
-    without=("target_rate",),
+    without=("target_rate", *KIND_SETTINGS),
     critic_hidden=(2048, 2048),
     critic_learning_rate=1e-3,
     critic_reduction="sum",

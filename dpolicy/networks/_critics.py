@@ -1,13 +1,13 @@
 """Critics: q(obs, action) and v(obs), scalars or laws of the return; several of them are an `ensemble`."""
 
-from typing import NamedTuple
-
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._types import Action, Key, Observation, Scalar
+from dpolicy._types import Action, Key, Number, Observation, Scalar
+from dpolicy.networks._laws import CategoricalValue, GaussianValue, QuantileValue
 from dpolicy.networks._mlp import MLP, check_parts
 
 
@@ -123,11 +123,66 @@ class CategoricalQ(eqx.Module):
         return jax.nn.log_softmax(self.mlp(obs, action))
 
 
-class GaussianValue(NamedTuple):
-    """The law N(mean, std^2) of a return; its mean is Q(s, a)."""
+class AtomicQ(eqx.Module):
+    """A critic of categorical laws that knows the atoms they are over, `low` to `high`: its value has a mean.
 
-    mean: Float[Array, "..."]
-    std: Float[Array, "..."]
+    The bounds are carried as arrays, so that a sweep may map over them; no gradient reaches them.
+
+    Args:
+        q: Gives the log-probabilities of (s, a).
+        low: The lowest atom.
+        high: The highest.
+    """
+
+    q: CategoricalQ
+    low: Float[Array, ""]
+    high: Float[Array, ""]
+
+    def __init__(self, q: CategoricalQ, low: Number, high: Number):
+        _checks.in_range("low", low)
+        _checks.in_range("high", high)
+        _checks.positive("high - low", high - low)
+        self.q, self.low, self.high = q, jnp.asarray(low, float), jnp.asarray(high, float)
+
+    def __call__(self, obs: Observation, action: Action) -> CategoricalValue:
+        law = self.q(obs, action)
+        low, high = jax.lax.stop_gradient((self.low, self.high))
+        return CategoricalValue(law, low + (high - low) * jnp.linspace(0.0, 1.0, law.shape[0]))
+
+
+class QuantileQ(eqx.Module):
+    """The law of the return of (s, a) by its quantiles (QR-DQN, arXiv 1710.10044), whose mean is Q(s, a)."""
+
+    mlp: MLP
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        *,
+        quantiles: int = 100,
+        hidden: tuple[int, ...] = (256, 256),
+        activation: str = "relu",
+        initialisation: str = "orthogonal",
+        final_scale: float | int = 1.0,
+        key: Key,
+    ):
+        _checks.integer("obs_size", obs_size, 0)
+        _checks.integer("action_size", action_size)
+        _checks.integer("quantiles", quantiles)
+        self.mlp = MLP(
+            (obs_size, action_size),
+            quantiles,
+            hidden=hidden,
+            activation=activation,
+            initialisation=initialisation,
+            final_scale=final_scale,
+            key=key,
+        )
+
+    def __call__(self, obs: Observation, action: Action) -> QuantileValue:
+        check_parts(self.mlp, obs=obs, action=action)
+        return QuantileValue(self.mlp(obs, action))
 
 
 class GaussianQ(eqx.Module):
