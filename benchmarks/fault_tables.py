@@ -29,6 +29,7 @@ TESTS = {
     "losses/times.py": "defaults losses_matching mean_flow proximal checks",
     "losses/gaussian_value.py": "defaults losses_gaussian_value algorithms_dacer",
     "losses/mixture.py": "defaults losses_mixture algorithms_dacer",
+    "losses/consistency.py": "defaults consistency algorithms_cpql",
     "losses/directions.py": "defaults algorithms_dacer",
     "losses/*": f"defaults {MATCHING} losses_tilt matching_shares matching_laws matching_recipes {WIRING} "
     "algorithms_protocol",
@@ -36,6 +37,7 @@ TESTS = {
     "samplers/mmse.py": "defaults samplers_mmse",
     "samplers/_mean_flow.py": "defaults mean_flow matching_recipes",
     "samplers/likelihood.py": "defaults samplers_likelihood samplers_selection checks",
+    "samplers/_consistency.py": "defaults consistency",
     "samplers/_noise_free.py": "algorithms_dipo",
     "samplers/_best_of.py": "defaults samplers_selection samplers_gradients matching_wiring checks",
     "samplers/batch.py": "samplers_gradients samplers_selection",
@@ -57,6 +59,9 @@ TESTS = {
     "dpolicy/blocks/_gaussian_critics.py": "defaults losses_gaussian_value algorithms_dacer algorithms_protocol",
     "dpolicy/blocks/_entropic_noise.py": "defaults algorithms_dacer algorithms_acting algorithms_protocol",
     "dpolicy/blocks/_pathwise.py": "defaults algorithms_dacer algorithms_acting algorithms_protocol",
+    "dpolicy/algorithms/cpql.py": f"defaults algorithms_cpql {OFF_POLICY}",
+    "dpolicy/blocks/_consistency.py": "defaults consistency algorithms_cpql algorithms_protocol",
+    "dpolicy/fields/_consistency.py": "defaults consistency algorithms_cpql",
     "dpolicy/algorithms/dipo.py": f"defaults algorithms_dipo {OFF_POLICY} audit",
     "dpolicy/algorithms/ddiffpg.py": "defaults algorithms_acting algorithms_keys algorithms_ddiffpg modes_discovery "
     "algorithms_protocol",

@@ -25,7 +25,10 @@ FAMILIES = {
 MODULES = {"recipes": ("Algorithms and recipes", ["algorithm", "recipe", "_settings"])}
 # Reference pages that list what these packages export: the modules named here first, then the others.
 PACKAGES = {
-    "fields": ("Fields", "schedule schedules discrete field mean_field predictions guidance embeddings"),
+    "fields": (
+        "Fields",
+        "schedule schedules discrete field mean_field consistency predictions guidance embeddings",
+    ),
     "networks": ("Networks, policies, critics", "mlp ensemble critics policies gaussian activations layers"),
     "optimisers": ("Learners and rates", "learner rates ema"),
     "learning": ("Stages and combinators", "stages makers combinators"),

@@ -42,11 +42,13 @@ from dpolicy.blocks import noisy as noisy
 from dpolicy.blocks import proximal as proximal
 from dpolicy.fields import AbstractField as AbstractField
 from dpolicy.fields import AbstractSchedule as AbstractSchedule
+from dpolicy.fields import ConsistencyField as ConsistencyField
 from dpolicy.fields import CosineVP as CosineVP
 from dpolicy.fields import DDPMTable as DDPMTable
 from dpolicy.fields import DiscreteVP as DiscreteVP
 from dpolicy.fields import Field as Field
 from dpolicy.fields import FunctionField as FunctionField
+from dpolicy.fields import Karras as Karras
 from dpolicy.fields import LinearVP as LinearVP
 from dpolicy.fields import MeanField as MeanField
 from dpolicy.fields import RectifiedFlow as RectifiedFlow

@@ -54,6 +54,9 @@ from dpolicy.losses.compose import batched as batched
 from dpolicy.losses.compose import given as given
 from dpolicy.losses.compose import on as on
 from dpolicy.losses.compose import weighted as weighted
+from dpolicy.losses.consistency import consistency_levels as consistency_levels
+from dpolicy.losses.consistency import consistency_matching as consistency_matching
+from dpolicy.losses.consistency import denoiser_weight as denoiser_weight
 from dpolicy.losses.denoising import chain_log_likelihood as chain_log_likelihood
 from dpolicy.losses.denoising import clip_schedule as clip_schedule
 from dpolicy.losses.denoising import denoising_discounts as denoising_discounts
@@ -87,6 +90,7 @@ from dpolicy.losses.mixture import mixture_entropy as mixture_entropy
 from dpolicy.losses.noise import perturb as perturb
 from dpolicy.losses.noise import reverse_sample as reverse_sample
 from dpolicy.losses.pathwise import bptt as bptt
+from dpolicy.losses.pathwise import bptt_of_either as bptt_of_either
 from dpolicy.losses.pathwise import one_step as one_step
 from dpolicy.losses.pathwise import soft_value as soft_value
 from dpolicy.losses.ratios import LogRatio as LogRatio

@@ -5,9 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from dpolicy._batch import batch_mean
-from dpolicy._checks import critic, function, non_negative, paired, positive, returned
+from dpolicy._batch import batch_mean, batch_sum
+from dpolicy._checks import critic, function, non_negative, one_key, paired, positive, returned
 from dpolicy._select import weighed
 from dpolicy._types import Action, Critic, Key, Loss, Metrics, Number, Observation, Scalar
 from dpolicy.fields import AbstractSchedule, convert
@@ -60,6 +61,46 @@ def bptt(
 
     def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         return _ascend_value(q, normaliser, example.obs, sampler(model, example.obs, key))
+
+    return loss
+
+
+def bptt_of_either(
+    sampler: Callable[[Any, Observation, Key], Action],
+    critic: Callable[[Observation, Action], Float[Array, " n"]],
+) -> Loss:
+    """`bptt` of one member of an ensemble, normalised by the mean size of the next: L = -Q_j(s, a) / mean |Q_k(s, a)|.
+
+    j is drawn once for the whole batch, k is the one after it: of two critics, which of them is climbed and which of
+    them measures. Source: Diffusion-QL (arXiv 2208.06193), code.
+
+    Args:
+        sampler: (model, obs, key) -> action, differentiable in the model.
+        critic: The ensemble, (obs, action) -> values.
+
+    Examples:
+        >>> pair = lambda obs, action: jnp.stack([q(obs, action), 2 * q(obs, action)])
+        >>> loss = bptt_of_either(lambda gain, obs, key: gain * obs, pair)
+        >>> print(sorted({float(loss(jnp.array(4.0), example, jax.random.key(i))[0]) for i in range(8)}))
+        [0.5, 2.0]
+    """
+    function("sampler", sampler, "(model, obs, key) -> action")
+    function("critic", critic, "(obs, action) -> values")
+
+    def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        sample_key, choice_key = jax.random.split(one_key(key))
+        # A sum of uniform numbers, without its integral part, is uniform, and the same for every example.
+        choice = batch_sum(jax.random.uniform(choice_key)) % 1
+
+        def member(shift: int) -> Critic:
+            def value(obs: Observation, action: Action) -> Scalar:
+                values = critic(obs, action)
+                size = values.shape[0]
+                return values[(jnp.floor(choice * size).astype(int) + shift) % size]
+
+            return value
+
+        return bptt(sampler, member(0), normaliser=member(1))(model, example, sample_key)
 
     return loss
 

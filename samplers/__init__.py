@@ -18,6 +18,8 @@ from dpolicy.samplers._best_of import BestOf as BestOf
 from dpolicy.samplers._best_of import Sampler as Sampler
 from dpolicy.samplers._best_of import best_of as best_of
 from dpolicy.samplers._best_of import select as select
+from dpolicy.samplers._consistency import Consistency as Consistency
+from dpolicy.samplers._consistency import consistency as consistency
 from dpolicy.samplers._coupled import Coupled as Coupled
 from dpolicy.samplers._coupled import action_of as action_of
 from dpolicy.samplers._coupled import coupled as coupled

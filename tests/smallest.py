@@ -80,6 +80,14 @@ TINY = {
     },
     "dacer": {**_DIFFUSION, **_ENTROPY},
     "dacerv2": {**_DIFFUSION, **_ENTROPY},
+    "cpql": {
+        "hidden": (8,),
+        "critic_hidden": (8,),
+        "candidates": 2,
+        "evaluation_candidates": 2,
+        "target_interval": 1,
+        "target_after": 0,
+    },
     "ppo": {"hidden": (8,), **_ON_POLICY},
     "fpo": {"hidden": (8,), "draws": 2, "sampler_steps": 2, **_ON_POLICY},
     "fpopp": {"hidden": (8,), "draws": 3, "sampler_steps": 2, "ema_after": 0, **_ON_POLICY},
@@ -116,6 +124,7 @@ SECOND = {
     "value_low": -1.0,
     "ascent_norm": 1e-7,
     "exploration_updates": 0.0,
+    "selection_temperature": 1e-4,
 }
 
 

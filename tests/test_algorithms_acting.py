@@ -39,6 +39,7 @@ ACTS = {
     ),
     "dacer": ("actor noise key exploration_noise", "actor key"),
     "dacerv2": ("actor noise key exploration_noise", "actor key"),
+    "cpql": ("actor target key selection_temperature", "actor target key selection_temperature"),
     "ppo": ("policy key", "policy"),
     "fpo": ("policy key", "policy key"),
     "fpopp": ("policy key action_noise", "average"),
@@ -103,7 +104,9 @@ def test_what_acting_depends_on(name):
         state = eqx.tree_at(where, state, scaled(where(state), 1 - 0.1 * i))
     rows = {"nothing": (state, {}, 0)}
     for part, where in parts.items():
-        rows[part] = eqx.tree_at(where, state, scaled(where(state), -0.7)), {}, 0
+        # Draws from a softmax of values show large differences only.
+        factor = -7.0 if part == "target" else -0.7
+        rows[part] = eqx.tree_at(where, state, scaled(where(state), factor)), {}, 0
     rows["key"] = state, {}, 1
     for number, value in numbers.items():
         rows[number] = state, {number: SECOND.get(number, value / 2)}, 0

@@ -130,6 +130,12 @@ TABLE = {
     ),
     "gaussian_value_loss": (of(losses.gaussian_value_loss, *[ONES] * 5), {"floor": POSITIVE}),
     "gaussian_bellman": (of(losses.gaussian_bellman, named, ONES), {"floor": POSITIVE}),
+    "denoiser_weight": (of(losses.denoiser_weight), {"data_std": POSITIVE}),
+    "consistency_levels": (
+        of(losses.consistency_levels, progress=0.5),
+        {"progress": FRACTION, "low": (1, *POSITIVE), "high": (1, *POSITIVE)},
+    ),
+    "consistency_matching": (of(losses.consistency_matching, FIELD), {"levels": (1, *POSITIVE)}),
     "q_direction": (of(losses.q_direction, linear, ONES, ONES), {"weight": NUMBER, "floor": POSITIVE}),
     "match_directions": (
         of(losses.match_directions, samplers.ddpm(steps=3), linear),
@@ -257,6 +263,13 @@ TABLE = {
             "time": FRACTION,
         },
     ),
+    "consistency": (
+        of(samplers.consistency),
+        {
+            "later": ([NAN], [0.0], [1.0], 0.5, "x"),
+            **{n: ODE[n] for n in ("initial_scale", "clip")},
+        },
+    ),
     "mean_flow": (of(samplers.mean_flow), {name: ODE[name] for name in ("steps", "initial_scale", "clip")}),
     "best_of": (
         of(samplers.best_of, sampler=named, q=linear, n=2),
@@ -280,6 +293,14 @@ TABLE = {
         of(fields.VarianceExploding),
         {**TIMES, "sigma_min": POSITIVE, "sigma_max": POSITIVE},
     ),
+    "Karras": (
+        of(fields.Karras),
+        {"sigma_min": POSITIVE, "sigma_max": POSITIVE, "exponent": (0.5, *POSITIVE)},
+    ),
+    "consistency_scalings": (
+        of(fields.consistency_scalings, 1.0),
+        {"sigma_min": POSITIVE, "data_std": POSITIVE},
+    ),
     "cosine_betas": (
         of(fields.cosine_betas, steps=3),
         {"steps": COUNT, "offset": NON_NEGATIVE, "maximum": INSIDE},
@@ -299,6 +320,11 @@ TABLE = {
         },
     ),
     "Field": (field, {**SIZES, "output_scale": NUMBER}),
+    "ConsistencyField": (
+        made(fields.ConsistencyField, obs_size=1, action_size=1),
+        {n: v for n, v in SIZES.items() if n != "final_scale"}
+        | {"data_std": POSITIVE, "clip": optional(POSITIVE)},
+    ),
     "FunctionField": (
         of(fields.FunctionField, named, schedule=SCHEDULE, prediction="noise"),
         {"action_size": COUNT},

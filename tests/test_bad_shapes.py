@@ -9,6 +9,7 @@ import pytest
 from dpolicy import fields, losses, samplers
 from dpolicy._types import Transition
 from dpolicy.fields import (
+    ConsistencyField,
     CosineVP,
     CosSin,
     LearnableFourier,
@@ -198,6 +199,10 @@ FIELDS = [
     (
         lambda: fields.Field(3, 2, obs_hidden=(4,), **FIELD)(ACTION, TIME, jnp.ones((5, 3))),
         "obs must have the shape (3,), got (5, 3):" + BATCH,
+    ),
+    (
+        lambda: ConsistencyField(3, 2, key=KEY, hidden=(4,))(OBS, TIME, OBS),
+        "x must have the shape (2,), got (3,).",
     ),
     (lambda: MeanField(3, 2, **FIELD)(OBS, TIME, OBS), "x must have the shape (2,), got (3,)."),
     (

@@ -18,7 +18,15 @@ import pytest
 
 from dpolicy import actor_critic, field_policy, proximal
 from dpolicy.algorithms import ALGORITHMS
-from dpolicy.blocks import SAMPLERS, SCHEDULES, deterministic_policy, mirror_descent, noisy_best, pathwise
+from dpolicy.blocks import (
+    SAMPLERS,
+    SCHEDULES,
+    consistency_policy,
+    deterministic_policy,
+    mirror_descent,
+    noisy_best,
+    pathwise,
+)
 from dpolicy.envs.protocol import Spec
 from dpolicy.fields import (
     EMBEDDINGS,
@@ -47,6 +55,7 @@ BLOCKS = {
         deterministic_policy,
         noisy_best,
         pathwise,
+        consistency_policy,
         mirror_descent,
         mode_discovery,
         novelty_reward,
@@ -238,6 +247,7 @@ def test_schedules_and_samplers_by_name():
         "fourier": 64,
         "random_fourier": 64,
         "sinusoidal": 16,
+        "sinusoidal_mlp": 16,
         "cos_sin": 8,
         "raw": 1,
     }

@@ -9,6 +9,7 @@ from dpolicy.blocks import SCHEDULES as NAMED
 from dpolicy.fields import (
     CosineVP,
     DiscreteVP,
+    Karras,
     LinearVP,
     RectifiedFlow,
     Trigonometric,
@@ -24,10 +25,11 @@ SCHEDULES = [
     LinearVP(),
     LinearVP(0.1, 10.0),
     VarianceExploding(),
+    Karras(),
     Trigonometric(),
     DiscreteVP(cosine_betas(5)),
 ]
-VP = [s for s in SCHEDULES if not isinstance(s, RectifiedFlow | VarianceExploding)]
+VP = [s for s in SCHEDULES if not isinstance(s, RectifiedFlow | VarianceExploding | Karras)]
 
 
 def name(schedule):
@@ -68,7 +70,7 @@ def test_variance_preserving(schedule, x64):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
 def test_ends(schedule, x64):
     assert schedule.alpha(0.0) == 1
-    assert schedule.sigma(0.0) == 0
+    assert schedule.sigma(0.0) == (schedule.sigma_min if isinstance(schedule, Karras) else 0)
     # x_1 is drawn from N(0, prior_std^2): its law up to alpha_1 times the action.
     np.testing.assert_allclose(schedule.sigma(1.0), schedule.prior_std, atol=schedule.alpha(1.0) ** 2)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from dpolicy.algorithm import Algorithm, Family
 from dpolicy.algorithms.bc import bc as bc
+from dpolicy.algorithms.cpql import cpql as cpql
 from dpolicy.algorithms.crossq import crossq as crossq
 from dpolicy.algorithms.dacer import dacer as dacer
 from dpolicy.algorithms.dacerv2 import dacerv2 as dacerv2
@@ -75,6 +76,7 @@ ALGORITHMS: dict[str, Entry] = {
     "ddiffpg": Entry(  ddiffpg, "off_policy", "action gradient",    "replay",   "ascend by mode (kept in the replay), even batch, perturb",    "DDPM",  "twin C51 per mode, intrinsic reward", "noisy, z_0 or z = 0 / z = 0 or a mode", "arXiv 2406.00681"),
     "dacer": Entry(    dacer,   "off_policy", "reparameterisation", "uniform",  "none (through the sampler)",                               "DDPM",  "twin Gaussian Q",  "noisy, noise by entropy / one sample", "arXiv 2405.15177"),
     "dacerv2": Entry(  dacerv2, "off_policy", "reparameterisation", "uniform",  "none (through the sampler), directions of Q along it",     "DDPM",  "twin Gaussian Q",  "noisy, noise by entropy / one sample", "arXiv 2505.23426"),
+    "cpql": Entry(     cpql,    "off_policy", "reparameterisation", "replay",   "perturb, and none (through one step)",                     "one step", "twin Q",        "one of 50 by softmax",    "arXiv 2310.06343"),
     "ppo": Entry(      ppo,     "on_policy",  "policy gradient",    "previous", "clipped Gaussian ratio",                                   "exact", "V, GAE",           "sample / mode",           "arXiv 1707.06347"),
     "fpo": Entry(      fpo,     "on_policy",  "policy gradient",    "previous", "clipped flow-matching ratio: perturb",                     "Euler", "V, GAE",           "one sample",              "arXiv 2507.21053"),
     "fpopp": Entry(    fpopp,   "on_policy",  "policy gradient",    "previous", "clipped flow-matching ratio per draw: perturb",            "Euler", "V, GAE",           "zero start, EMA",         "arXiv 2602.02481"),

@@ -6,6 +6,9 @@ from dpolicy.blocks._advantages import Advantages as Advantages
 from dpolicy.blocks._advantages import advantage_estimation as advantage_estimation
 from dpolicy.blocks._ascent import ascended as ascended
 from dpolicy.blocks._ascent import improved as improved
+from dpolicy.blocks._consistency import consistency_policy as consistency_policy
+from dpolicy.blocks._consistency import grid_levels as grid_levels
+from dpolicy.blocks._consistency import linear_levels as linear_levels
 from dpolicy.blocks._coupled import CoupledFlow as CoupledFlow
 from dpolicy.blocks._coupled import coupled_flow as coupled_flow
 from dpolicy.blocks._critic_kinds import CRITIC_KINDS as CRITIC_KINDS

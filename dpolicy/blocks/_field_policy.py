@@ -92,11 +92,12 @@ class FieldPolicy(NamedTuple):
 
     @checked
     def best(
-        self, candidates: Count, *, noise: Number | None = None
+        self, candidates: Count, *, noise: Number | None = None, temperature: Number | None = None
     ) -> Callable[..., tuple[Action, Float[Array, ""]]]:
         """The best of several samples under the critic; one sample for `candidates=1`.
 
-        With `noise` every sample gets N(0, noise^2) and is clipped to [-1, 1] before they are compared.
+        With `noise` every sample gets N(0, noise^2) and is clipped to [-1, 1] before they are compared; with a
+        `temperature` one of them is drawn with probability softmax(q / temperature).
         """
         if candidates == 1 and noise is None:
             return self.act
@@ -111,7 +112,7 @@ class FieldPolicy(NamedTuple):
         def act(
             field: AbstractField, q: Critic, obs: Observation, key: Key
         ) -> tuple[Action, Float[Array, ""]]:
-            return best_of(candidates, draw, q)(field, obs, key), jnp.zeros(())
+            return best_of(candidates, draw, q, temperature=temperature)(field, obs, key), jnp.zeros(())
 
         return act
 

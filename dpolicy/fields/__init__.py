@@ -3,6 +3,8 @@
 The times that a field takes run from the action, t = 0, to noise, t = 1.
 """
 
+from dpolicy.fields._consistency import ConsistencyField as ConsistencyField
+from dpolicy.fields._consistency import consistency_scalings as consistency_scalings
 from dpolicy.fields._discrete import DDPMTable as DDPMTable
 from dpolicy.fields._discrete import DiscreteVP as DiscreteVP
 from dpolicy.fields._discrete import cosine_betas as cosine_betas
@@ -40,6 +42,7 @@ from dpolicy.fields._predictions import predict_score as predict_score
 from dpolicy.fields._predictions import predict_velocity as predict_velocity
 from dpolicy.fields._schedule import AbstractSchedule as AbstractSchedule
 from dpolicy.fields._schedules import CosineVP as CosineVP
+from dpolicy.fields._schedules import Karras as Karras
 from dpolicy.fields._schedules import LinearVP as LinearVP
 from dpolicy.fields._schedules import RectifiedFlow as RectifiedFlow
 from dpolicy.fields._schedules import Trigonometric as Trigonometric

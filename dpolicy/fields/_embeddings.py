@@ -181,11 +181,17 @@ def _fourier_mlp(key: Key) -> Projected:
     return Projected(inner, 64, hidden=(64,), final_activation=True, key=mlp_key)
 
 
+def _sinusoidal_mlp(key: Key) -> Projected:
+    """That of Diffusion-QL, CPQL and DACER: 16 sines and cosines, a Mish layer of 32, and 16 features of it."""
+    return Projected(Sinusoidal(16), 16, hidden=(32,), key=key)
+
+
 EMBEDDINGS: dict[str, Callable[[Key], AbstractEmbedding]] = {
     "fourier_mlp": _fourier_mlp,
     "fourier": lambda key: LearnableFourier(64, key=key),
     "random_fourier": lambda key: RandomFourier(64, key=key),
     "sinusoidal": lambda key: Sinusoidal(16),
+    "sinusoidal_mlp": _sinusoidal_mlp,
     "cos_sin": lambda key: CosSin(8),
     "raw": lambda key: Raw(),
 }

@@ -204,3 +204,54 @@ class VarianceExploding(AbstractSchedule):
     def dsigma(self, t: Time) -> Float[Array, "*shape"]:
         growth = jnp.exp(2 * self._log_ratio * as_float(t))
         return self.sigma_min**2 * self._log_ratio * growth / self.sigma(t)
+
+
+class Karras(AbstractSchedule):
+    """alpha = 1, sigma = (sigma_min^(1/e) + t (sigma_max^(1/e) - sigma_min^(1/e)))^e (Karras et al. 2022, 2206.00364).
+
+    The time is the rank on their grid, e its `exponent`: `grid(n - 1)` has their n levels, the lowest first. At t = 0
+    the noise is sigma_min, exactly: where a consistency function is the identity (`ConsistencyField`).
+    """
+
+    sigma_min: float = eqx.field(static=True)
+    sigma_max: float = eqx.field(static=True)
+    exponent: float = eqx.field(static=True)
+    t_min: float = eqx.field(static=True)
+    t_max: float = eqx.field(static=True)
+
+    def __init__(
+        self, sigma_min: float | int = 0.002, sigma_max: float | int = 80.0, *, exponent: float | int = 7.0
+    ):
+        self.sigma_min, self.sigma_max = constant("sigma_min", sigma_min), constant("sigma_max", sigma_max)
+        self.exponent = constant("exponent", exponent)
+        _checks.positive("sigma_min", sigma_min)
+        _checks.in_range("sigma_max", sigma_max, self.sigma_min, open_low=True)
+        _checks.in_range("exponent", exponent, 1.0)
+        self.t_min, self.t_max = 0.0, 1.0
+
+    @property
+    def _growth(self) -> float:
+        return (self.sigma_max / self.sigma_min) ** (1 / self.exponent) - 1
+
+    @property
+    def prior_std(self) -> float:
+        """sigma at t = 1, sigma_max."""
+        return self.sigma_max
+
+    def alpha(self, t: Time) -> Float[Array, "*shape"]:
+        return jnp.ones_like(as_float(t))
+
+    def sigma(self, t: Time) -> Float[Array, "*shape"]:
+        # As a factor of sigma_min, which it then is at t = 0 to the last digit.
+        return self.sigma_min * (1 + self._growth * as_float(t)) ** self.exponent
+
+    def dalpha(self, t: Time) -> Float[Array, "*shape"]:
+        return jnp.zeros_like(as_float(t))
+
+    def dsigma(self, t: Time) -> Float[Array, "*shape"]:
+        slope = self.exponent * self._growth * (1 + self._growth * as_float(t)) ** (self.exponent - 1)
+        return self.sigma_min * slope
+
+    def time(self, sigma: float | Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The time at which the noise is `sigma`: the inverse of `sigma`."""
+        return (jnp.power(as_float(sigma) / self.sigma_min, 1 / self.exponent) - 1) / self._growth

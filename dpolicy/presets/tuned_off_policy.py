@@ -67,6 +67,8 @@ _METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "gempo": (_FIELD | _FEW | {"reference_interval": 200, "target_kl": 0.5}, {}, _ONE),
     "dipo": (_FIELD | {"ascent_steps": 20}, {}, {}),
     "dacer": (_FIELD | {"entropy_interval": 250, "learning_rate": 3e-4}, {}, {}),
+    # Slow copies that move at every fifth update, after a thousand, would follow too slowly for these budgets.
+    "cpql": ({"target_interval": 1, "target_after": 0}, {}, _ONE),
     "dacerv2": ({"entropy_interval": 250}, {"direction_weight": 0.01}, {}),
 }
 
@@ -91,11 +93,13 @@ _GOALS = "benchmarks/results/learning_multigoal/learning.md"
 _LATER = "benchmarks/results/learning_pendulum/learning.md"
 _OF_CLASSICS = "benchmarks/results/learning_classics/learning.md"
 _OF_PATHWISE = "benchmarks/results/learning_pathwise/learning.md"
+_OF_CONSISTENCY = "benchmarks/results/learning_consistency/learning.md"
 _PAGES: dict[str, tuple[str, str]] = {  # of Multi-Goal and of Pendulum, where they are not these
     **dict.fromkeys(("sac", "qsm"), (_GOALS, LEARNING)),
     "sdac": (MULTIGOAL, LEARNING),
     **dict.fromkeys(_CLASSICS, (_OF_CLASSICS, _OF_CLASSICS)),
     **dict.fromkeys(("dacer", "dacerv2"), (_OF_PATHWISE, _OF_PATHWISE)),
+    "cpql": (_OF_CONSISTENCY, _OF_CONSISTENCY),
 }
 
 TUNED: Table = {
