@@ -20,7 +20,7 @@ def denoiser_weight(data_std: Number = 0.5) -> Callable[[AbstractSchedule, Float
     2206.00364, table 1).
 
     Examples:
-        >>> print(denoiser_weight()(dp.Karras(), dp.Karras().time(1.0)))
+        >>> print(f"{denoiser_weight()(dp.Karras(), dp.Karras().time(1.0)):.1f}")
         5.0
     """
     positive("data_std", data_std)
