@@ -173,10 +173,6 @@ def test_an_action_is_drawn_by_the_softmax_of_its_value(values, share):
 
 
 def test_the_form_for_data_sets():
-    method = cpql(**SETTINGS, offline=True, normalise_q=True, critic_layer_norm=True)
-    plain = jax.eval_shape(lambda: cpql(**SETTINGS).init(KEY, Spec()))
-    assert method.family == "offline"
-    normalised = jax.eval_shape(lambda: method.init(KEY, Spec()))
-    assert len(jax.tree.leaves(normalised.critic)) > len(jax.tree.leaves(plain.critic))
+    assert cpql(**SETTINGS, offline=True, normalise_q=True).family == "offline"
     with pytest.raises(ValueError, match="sampler_steps must be below levels, 5, got 5"):
         cpql(**SETTINGS, sampler_steps=5)

@@ -1,7 +1,6 @@
 """CPQL: a consistency policy of one step, between the critic's gradient and the replay's actions."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import optax
@@ -30,7 +29,7 @@ from dpolicy.losses import (
     matching,
     perturb,
 )
-from dpolicy.networks import QNetwork
+from dpolicy.networks import mean_of
 from dpolicy.recipe import composed
 
 
@@ -59,7 +58,6 @@ def cpql(
     selection_temperature: Positive = 1.0,
     target_interval: Count = 5,
     target_after: Annotated[int, at_least(0)] = 1_000,
-    critic_layer_norm: bool = False,
     offline: bool = False,
 ) -> Algorithm:
     r"""CPQL: one step of a consistency function climbs Q, and is held to the actions of the replay (arXiv 2310.06343).
@@ -79,10 +77,10 @@ def cpql(
     evaluation_candidates=1` is without.
 
     As in the code squares are averaged over the coordinates of the action. The form for data sets is `offline=True,
-    normalise_q=True, critic_layer_norm=True`, with `reconstruction_weight=1` and, by task, `q_weight` .15 to 4.5 and
-    `max_grad_norm` 1 to 10: Q_j / mean |Q_k|, j by a coin. For antmaze the code samples in several steps, of which two
-    have an effect, at h = 80 and 2.24: `sampler_steps=2`. The code's values by expectiles (CPIQL) are not here. It acts
-    at random for 10,000 steps (`warmup` of the program).
+    normalise_q=True`, Q_j / mean |Q_k| with j by a coin, `reconstruction_weight=1` and, by task, `q_weight` .15 to 4.5
+    and `max_grad_norm` 1 to 10; the code's critics then have layer norm, as those of `critic_network="bronet"` have.
+    For antmaze it samples in several steps, of which two have an effect, at h = 80 and 2.24: `sampler_steps=2`. Its
+    values by expectiles (CPIQL) are not here. It acts at random for 10,000 steps (`warmup` of the program).
 
     Args:
         reconstruction: What the function is fitted to: mean, the replay's actions; or consistency.
@@ -96,12 +94,11 @@ def cpql(
         selection_temperature: Of the softmax over them.
         target_interval: The slow copies move at every so many updates.
         target_after: Updates at the start through which they wait.
-        critic_layer_norm: Whether the critics' layers are normalised.
         offline: Whether it learns from a data set, in `dpolicy.train.offline`.
         sampler_steps: Calls of the function for an action.
     """
     policy = make_policy(data_std=data_std, later=lambda _, steps: grid_levels(steps, levels))
-    critics = make_critics(network=partial(QNetwork, layer_norm=True) if critic_layer_norm else None)
+    critics = make_critics()
     weight = denoiser_weight(data_std)
     slow = lambda stage: every(stage, target_interval, after=target_after)
 
@@ -110,12 +107,10 @@ def cpql(
             fit = matching(perturb(policy.schedule, times=grid_times(levels - 1)), time_weight=weight)
         else:
             fit = consistency_matching(s.before.average, levels=levels, time_weight=weight)
-        critic = s.now.critic
-        climb = (
-            bptt_of_either(policy.sample, critic)
-            if normalise_q
-            else bptt(policy.sample, critic_function(critic))
-        )
+        if normalise_q:
+            climb = bptt_of_either(policy.sample, lambda obs, action: mean_of(s.now.critic(obs, action)))
+        else:
+            climb = bptt(policy.sample, critic_function(s.now.critic))
         return add(fit=(reconstruction_weight, fit), q=(q_weight, climb))
 
     def select(candidates: int) -> Any:
