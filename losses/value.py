@@ -15,7 +15,6 @@ from dpolicy._checks import (
     function,
     in_range,
     masks,
-    non_negative,
     one_of,
     positive,
     returned,
@@ -54,7 +53,8 @@ def reduce_ensemble(
 
     - `min`, `mean`;
     - `lcb`: mean - pessimism * std with the population standard deviation. For two members `pessimism=1` is
-      the minimum and `pessimism=0` the mean. Where all members agree, the deviation has no gradient.
+      the minimum and `pessimism=0` the mean; below 0 it is an upper bound. Where all members agree, the deviation has
+      no gradient.
 
     Examples:
         >>> print(reduce_ensemble(jnp.array([1.0, 3.0])), reduce_ensemble(jnp.array([1.0, 3.0]), "mean"))
@@ -68,7 +68,7 @@ def reduce_ensemble(
         return jnp.min(values, axis=0)
     if how == "mean":
         return jnp.mean(values, axis=0)
-    non_negative("pessimism", pessimism)
+    in_range("pessimism", pessimism)
     deviation = root(jnp.var(values - values[:1], axis=0))  # of equal members exactly 0
     return jnp.mean(values, axis=0) - weighed(pessimism, deviation)
 

@@ -225,7 +225,7 @@ TABLE = {
     "power_times": (of(losses.power_times), {"exponent": POSITIVE, "low": FRACTION, "high": FRACTION}),
     "logit_normal_times": (of(losses.logit_normal_times), {"mean": NUMBER, "std": POSITIVE}),
     "td_target": (of(losses.td_target, ONES, MASK, ONES), {"discount": FRACTION}),
-    "reduce_ensemble": (of(losses.reduce_ensemble, jnp.eye(3), "lcb"), {"pessimism": NON_NEGATIVE}),
+    "reduce_ensemble": (of(losses.reduce_ensemble, jnp.eye(3), "lcb"), {"pessimism": NO_NUMBER}),
     "expectile": (of(losses.expectile, DRAWS), {"tau": INSIDE}),
     "expectile_weight": (of(losses.expectile_weight, DRAWS), {"tau": INSIDE}),
     "expectile_regression": (of(losses.expectile_regression, linear), {"tau": INSIDE}),

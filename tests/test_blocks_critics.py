@@ -272,7 +272,7 @@ def laws(obs, action):
     [
         ("min", [-4.0, 1.0, 6.0]),
         ("mean", [-2.0, 2.0, 6.0]),
-        ("lcb", [-3.0, 1.0, 5.0]),  # mean 2, deviation 1
+        ("lcb", [-4.0, 1.0, 6.0]),  # of each pair of quantiles the mean minus the deviation: the lower
         (0, [0.0, 3.0, 6.0]),
     ],
 )

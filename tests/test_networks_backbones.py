@@ -19,6 +19,7 @@ from dpolicy.networks import (
     ensemble,
     on_backbone,
 )
+from dpolicy.optimisers import adam, descend, learner
 
 KEY = jax.random.key(0)
 PARTS = (jnp.asarray([0.3, -1.2]), jnp.asarray([0.7]))
@@ -118,7 +119,12 @@ def test_critics_of_laws():
     # The bounds are arrays that no gradient reaches.
     critic = AtomicQ(CategoricalQ(2, 1, atoms=5, hidden=(8,), key=KEY), -2.0, 6.0)
     slopes = eqx.filter_grad(lambda c: c(*PARTS).mean)(critic)
-    assert (slopes.low, slopes.high) == (0.0, 0.0)
+    assert (slopes.low.array, slopes.high.array) == (0.0, 0.0)
+    # Nor does the decay of the weights.
+    started = learner(critic, adam(0.1, weight_decay=0.5))
+    moved = descend(started, lambda c: (c(*PARTS).mean, {}), adam(0.1, weight_decay=0.5))[0].model
+    assert (moved.low.array, moved.high.array) == (-2.0, 6.0)
+    assert not np.array_equal(moved.q.mlp.layers[0].weights[0], critic.q.mlp.layers[0].weights[0])
 
 
 @pytest.mark.parametrize(

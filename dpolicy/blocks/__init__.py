@@ -2,6 +2,7 @@
 
 from dpolicy.blocks._actor_critic import ActorLoss as ActorLoss
 from dpolicy.blocks._actor_critic import actor_critic as actor_critic
+from dpolicy.blocks._actor_optimiser import actor_optimiser as actor_optimiser
 from dpolicy.blocks._advantages import Advantages as Advantages
 from dpolicy.blocks._advantages import advantage_estimation as advantage_estimation
 from dpolicy.blocks._ascent import ascended as ascended
@@ -19,7 +20,6 @@ from dpolicy.blocks._critics import CriticValues as CriticValues
 from dpolicy.blocks._critics import NextValue as NextValue
 from dpolicy.blocks._critics import Policy as Policy
 from dpolicy.blocks._critics import acting as acting
-from dpolicy.blocks._critics import actor_optimiser as actor_optimiser
 from dpolicy.blocks._critics import acts as acts
 from dpolicy.blocks._critics import critic_function as critic_function
 from dpolicy.blocks._critics import guide as guide

@@ -11,12 +11,12 @@ from dpolicy import _checks
 from dpolicy._settings import Count, Positive
 from dpolicy._types import Critic, Key, Loss, Model, Number
 from dpolicy.algorithm import Algorithm, Family
+from dpolicy.blocks._actor_optimiser import actor_optimiser
 from dpolicy.blocks._critics import (
     Critics,
     CriticValues,
     Policy,
     acting,
-    actor_optimiser,
     critic_function,
     guide,
     next_value,

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._settings import Count, Finite, Fraction, NonNegative, Positive, Sizes, at_least, one_of
+from dpolicy._settings import Count, Finite, Fraction, NonNegative, Positive, Sizes, at_least
 from dpolicy._types import Action, Critic, Key, Loss, Model, Number, Observation, Scalar, Transition
 from dpolicy.algorithm import Horizon
 from dpolicy.blocks._critic_kinds import CriticKind, critic_kind
@@ -25,7 +25,7 @@ from dpolicy.networks import (
     ensemble,
     mean_of,
 )
-from dpolicy.optimisers import ANNEALS, adam, annealed, by_updates
+from dpolicy.optimisers import adam
 from dpolicy.recipe import tunable
 
 # Draws an action and its log-density, `(actor, q, obs, key) -> (action, log_prob)`, with `q` the critic that policies
@@ -46,15 +46,20 @@ class _Reduced:
         self.critic, self.how, self.pessimism = critic, how, pessimism
 
     def __call__(self, obs: Observation, action: Action) -> Scalar:
-        values = mean_of(self.critic(obs, action))
+        found = self.critic(obs, action)
+        if self.how == "lcb" and isinstance(found, QuantileValue):
+            return mean_of(self._law(found))
+        values = mean_of(found)
         if isinstance(self.how, int):
             return values[self.how]
         return reduce_ensemble(values, self.how, pessimism=self.pessimism)
 
     def outcome(self, obs: Observation, action: Action) -> Scalar | Points:
         found = self.critic(obs, action)
-        if not isinstance(found, (CategoricalValue, QuantileValue)):
-            return self(obs, action)
+        laws = isinstance(found, (CategoricalValue, QuantileValue))
+        return self._law(found) if laws else self(obs, action)
+
+    def _law(self, found: CategoricalValue | QuantileValue) -> Points:
         laws, values = found.points, found.mean
         if self.how == "min" or isinstance(self.how, int):
             index = jnp.argmin(values) if self.how == "min" else self.how
@@ -63,15 +68,18 @@ class _Reduced:
         middle = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), laws)
         if self.how == "mean":
             return middle
-        lowered = reduce_ensemble(values, self.how, pessimism=self.pessimism) - jnp.mean(values)
-        return middle._replace(value=middle.value + lowered)
+        bound = lambda of: reduce_ensemble(of, self.how, pessimism=self.pessimism)
+        if isinstance(found, QuantileValue):
+            return middle._replace(value=bound(laws.value))
+        return middle._replace(value=middle.value + (bound(values) - jnp.mean(values)))
 
 
 def critic_function(critic: Model, how: str | int = "min", *, pessimism: Number = 1.0) -> Critic:
     """q(obs, action) -> scalar from an ensemble: its minimum, mean or lower confidence bound, or one of its members.
 
     Of laws of the return (`dpolicy.networks.ReturnLaw`) the means count; `next_value` bootstraps with a law: of the
-    member whose mean is lowest, of all together by their mean weights and values, or that moved down to the bound.
+    member whose mean is lowest, of all together by their mean weights and values, or that moved down to the bound,
+    quantile by quantile where the critics give these.
 
     Args:
         critic: Called `critic(obs, action) -> values [n]`, or the laws of n members.
@@ -279,6 +287,7 @@ class Critics(NamedTuple):
     "critic_reduction",
     *KIND_SETTINGS,
     "max_grad_norm",
+    "weight_decay",
 )
 def q_critics(
     *,
@@ -298,6 +307,7 @@ def q_critics(
     n_step: Count = 1,
     target_rate: Fraction = 0.005,
     max_grad_norm: Positive | None = None,
+    weight_decay: NonNegative | None = None,
 ) -> Critics:
     """Twin critics, or more: networks, their optimiser, their targets.
 
@@ -320,11 +330,13 @@ def q_critics(
         n_step: Steps of reward in the critics' targets before they bootstrap; fewer where an episode ends.
         target_rate: Share of the online critics that enters the targets at each update.
         max_grad_norm: Bound on the norm of the actor's gradient, and of the critics', before Adam; None for none.
+        weight_decay: Decoupled decay of the parameters of actor and critics (AdamW); None for none.
 
     Raises:
         ValueError: For a value out of its range.
     """
 
+    bounds: dict[str, Any] = {"max_grad_norm": max_grad_norm, "weight_decay": weight_decay}
     kind = critic_kind(critic, critic_network, low=critic_low, high=critic_high, atoms=critic_atoms)
     build = kind.network if network is None else network
 
@@ -333,45 +345,6 @@ def q_critics(
         one = lambda key: build(spec.obs_size, spec.action_size, **layers, key=key)
         return ensemble(one, critics, key=key)
 
-    optimiser = adam(critic_learning_rate, b1=b1, max_grad_norm=max_grad_norm)
+    optimiser = adam(critic_learning_rate, b1=b1, **bounds)
     horizon = None if n_step == 1 else Horizon(n_step, discount)
     return Critics(make, optimiser, discount, target_rate, horizon, critic_reduction, kind.error)
-
-
-@tunable("learning_rate", "decay_updates", "decay_start", "decay_share", "decay_shape", "max_grad_norm")
-def actor_optimiser(
-    *,
-    b1: Number = 0.9,
-    learning_rate: Positive = 3e-4,
-    decay_updates: Positive | None = None,
-    decay_start: NonNegative | None = None,
-    decay_share: Fraction | None = None,
-    decay_shape: Annotated[str, one_of(ANNEALS)] | None = None,
-    max_grad_norm: Positive | None = None,
-) -> optax.GradientTransformation:
-    """Adam for the actor, whose rate may fall with the updates of the algorithm.
-
-    Args:
-        b1: Decay of Adam's first moment.
-        learning_rate: Adam's rate for the actor.
-        decay_updates: Updates over which the actor's rate falls; None keeps it (see `annealed`).
-        decay_start: Updates before it begins to fall; 0 unless given.
-        decay_share: What is left of the rate at the end, as a share; 0 unless given.
-        decay_shape: linear or cosine; linear unless given.
-        max_grad_norm: Bound on the norm of the actor's gradient, and of the critics', before Adam; None for none.
-
-    Raises:
-        ValueError: For a value out of its range.
-    """
-    if decay_updates is None:
-        for setting, value in (("start", decay_start), ("share", decay_share), ("shape", decay_shape)):
-            if value is not None:
-                raise ValueError(f"decay_{setting} needs decay_updates, got {value!r} without.")
-        return adam(learning_rate, b1=b1, max_grad_norm=max_grad_norm)
-    begin = 0.0 if decay_start is None else decay_start
-    share = 0.0 if decay_share is None else decay_share
-    shape = "linear" if decay_shape is None else decay_shape
-    rate = by_updates(
-        lambda updates: learning_rate * annealed(updates, 1.0, share, decay_updates, begin=begin, shape=shape)
-    )
-    return optax.chain(adam(None, b1=b1, max_grad_norm=max_grad_norm), rate)

@@ -9,7 +9,8 @@ from dpolicy import _checks
 from dpolicy._settings import Count, Positive
 from dpolicy._types import Critic, Loss
 from dpolicy.algorithm import Algorithm
-from dpolicy.blocks._critics import actor_optimiser, acts, critic_function
+from dpolicy.blocks._actor_optimiser import actor_optimiser
+from dpolicy.blocks._critics import acts, critic_function
 from dpolicy.blocks._entropic_noise import entropic_noise
 from dpolicy.blocks._field_policy import FieldPolicy, field_policy
 from dpolicy.blocks._gaussian_critics import GaussianCritics, NextLaw, gaussian_critics, next_law

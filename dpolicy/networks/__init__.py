@@ -35,6 +35,7 @@ from dpolicy.networks._laws import QuantileValue as QuantileValue
 from dpolicy.networks._laws import ReturnLaw as ReturnLaw
 from dpolicy.networks._laws import mean_of as mean_of
 from dpolicy.networks._layers import INITIALISATIONS as INITIALISATIONS
+from dpolicy.networks._layers import Fixed as Fixed
 from dpolicy.networks._layers import Initialisation as Initialisation
 from dpolicy.networks._layers import LayerNorm as LayerNorm
 from dpolicy.networks._layers import Linear as Linear

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Number, Observation, Scalar
 from dpolicy.networks._laws import CategoricalValue, GaussianValue, QuantileValue
+from dpolicy.networks._layers import Fixed
 from dpolicy.networks._mlp import MLP, check_parts
 
 
@@ -126,7 +127,7 @@ class CategoricalQ(eqx.Module):
 class AtomicQ(eqx.Module):
     """A critic of categorical laws that knows the atoms they are over, `low` to `high`: its value has a mean.
 
-    The bounds are carried as arrays, so that a sweep may map over them; no gradient reaches them.
+    The bounds are carried as arrays, so that a sweep may map over them, and are no parameters.
 
     Args:
         q: Gives the log-probabilities of (s, a).
@@ -135,18 +136,19 @@ class AtomicQ(eqx.Module):
     """
 
     q: CategoricalQ
-    low: Float[Array, ""]
-    high: Float[Array, ""]
+    low: Fixed
+    high: Fixed
 
     def __init__(self, q: CategoricalQ, low: Number, high: Number):
         _checks.in_range("low", low)
         _checks.in_range("high", high)
         _checks.positive("high - low", high - low)
-        self.q, self.low, self.high = q, jnp.asarray(low, float), jnp.asarray(high, float)
+        self.q = q
+        self.low, self.high = Fixed(jnp.asarray(low, float)), Fixed(jnp.asarray(high, float))
 
     def __call__(self, obs: Observation, action: Action) -> CategoricalValue:
         law = self.q(obs, action)
-        low, high = jax.lax.stop_gradient((self.low, self.high))
+        low, high = self.low(), self.high()
         return CategoricalValue(law, low + (high - low) * jnp.linspace(0.0, 1.0, law.shape[0]))
 
 

@@ -54,6 +54,16 @@ INITIALISATIONS = tuple(_INITIALISERS)
 Initialisation: TypeAlias = Annotated[str, one_of(INITIALISATIONS)]
 
 
+class Fixed(eqx.Module):
+    """A number or array in a network that is no parameter of it: neither gradient nor weight decay reaches it."""
+
+    array: Float[Array, "..."]
+
+    def __call__(self) -> Float[Array, "..."]:
+        """What it holds, without gradient."""
+        return jax.lax.stop_gradient(self.array)
+
+
 class Linear(eqx.Module):
     """y = sum_i W_i x_i + b. The weight is stored split by input part.
 

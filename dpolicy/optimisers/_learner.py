@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from dpolicy import _checks
 from dpolicy._settings import NonNegative, Positive, checked, within
 from dpolicy._types import Metrics, Number
+from dpolicy.networks import Fixed
 
 M = TypeVar("M")
 
@@ -76,6 +77,12 @@ def keep_if(condition: Bool[Array, ""], old: Any, new: Any) -> Any:
     return jax.tree.map(lambda before, after: jnp.where(condition, after, before), old, new)
 
 
+def _decays(parameters: PyTree) -> PyTree:
+    """Which parts of a model decay: all that are parameters."""
+    fixed = lambda node: isinstance(node, Fixed)
+    return jax.tree.map(lambda node: not fixed(node), parameters, is_leaf=fixed)
+
+
 @checked
 def adam(
     learning_rate: Positive | None,
@@ -95,7 +102,7 @@ def adam(
     links = [] if max_grad_norm is None else [optax.clip_by_global_norm(max_grad_norm)]
     links.append(optax.scale_by_adam(b1=b1, eps=1e-8))
     if weight_decay is not None:
-        links.append(optax.add_decayed_weights(weight_decay))
+        links.append(optax.add_decayed_weights(weight_decay, mask=_decays))
     if learning_rate is not None:
         links.append(optax.scale_by_learning_rate(learning_rate))
     return optax.chain(*links)
