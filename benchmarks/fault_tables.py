@@ -52,6 +52,7 @@ TESTS = {
     "dpolicy/algorithms/crossq.py": f"defaults algorithms_crossq {OFF_POLICY}",
     "dpolicy/blocks/_joint.py": "defaults algorithms_crossq algorithms_protocol",
     "dpolicy/networks/_batch_renorm.py": "defaults networks_batch_renorm algorithms_crossq",
+    "dpolicy/algorithms/bro.py": f"defaults algorithms_bro {OFF_POLICY}",
     "dpolicy/algorithms/dsac_t.py": f"defaults algorithms_dsac_t losses_gaussian_value {OFF_POLICY}",
     "dpolicy/algorithms/td3.py": f"defaults algorithms_td3 {OFF_POLICY}",
     "dpolicy/blocks/_deterministic.py": "defaults algorithms_td3 algorithms_acting algorithms_protocol",

@@ -169,7 +169,7 @@ def _annotation(annotation: Any) -> str:
     text = inspect.formatannotation(annotation)
     for name, alias in (("Number", Number), ("Key", Key)):
         text = text.replace(inspect.formatannotation(alias), name)
-    return re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text)
+    return re.sub(r"\b(?:[A-Za-z_]\w*\.)+(\w+)", r"\1", text)
 
 
 def signature(function: Callable[..., Any]) -> str:

@@ -33,6 +33,13 @@ TINY = {
     "td3": {"hidden": (8,), "critic_hidden": (8,)},
     "crossq": {"hidden": (8,), "critic_hidden": (8,)},
     "dsac_t": {"hidden": (8,), "critic_hidden": (8,)},
+    "bro": {
+        "hidden": (8,),
+        "critic_hidden": (8,),
+        "explorer_hidden": (8,),
+        "critic_atoms": 5,
+        "reset_updates": (2,),
+    },
     "sdac": {
         "hidden": (8,),
         "critic_hidden": (8,),
@@ -125,6 +132,7 @@ SECOND = {
     "ascent_norm": 1e-7,
     "exploration_updates": 0.0,
     "selection_temperature": 1e-4,
+    "pessimism": 0.5,
 }
 
 

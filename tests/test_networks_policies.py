@@ -100,7 +100,7 @@ def test_tanh_gaussian_of_brax(x64, getkey):
     obs = jax.random.normal(getkey(), (3,))
     _, log_std = policy.parameters(obs)
     np.testing.assert_allclose(np.exp(log_std), np.log1p(np.exp(policy.mlp(obs)[2:])) + 1e-3, rtol=1e-9)
-    for width in ("softplus", "exp"):
+    for width in ("softplus", "exp", "tanh"):
         blank = TanhGaussian(3, 2, final_scale=0, width=width, initial_std=0.3, hidden=(4,), key=getkey())
         mean, log_std = blank.parameters(obs)
         np.testing.assert_allclose(np.exp(log_std), [0.3, 0.3], rtol=1e-9)
@@ -157,7 +157,10 @@ def test_residual_gaussian_starts_at_its_base(getkey):
         (lambda key: Gaussian(3, 2, initial_std=0.0, key=key), "initial_std must be"),
         (lambda key: Gaussian(3, 0, key=key), "action_size must be an integer of at least 1, got 0"),
         (lambda key: TanhGaussian(3, 2, log_std_min=3.0, key=key), "log_std_max must be"),
-        (lambda key: TanhGaussian(3, 2, width="relu", key=key), "width must be one of exp, softplus; got"),
+        (
+            lambda key: TanhGaussian(3, 2, width="relu", key=key),
+            "width must be one of exp, softplus, tanh; got",
+        ),
         (lambda key: TanhGaussian(3, 2, width="softplus", initial_std=1e-3, key=key), "initial_std must be"),
         (lambda key: ResidualGaussian(3, 2, hidden=(0,), key=key), "hidden must be"),
     ],

@@ -227,6 +227,7 @@ OWN = {  # on both tasks; on Multi-Goal; on Pendulum
     "fpmd": (TEN | {"candidates": 8}, {}, {}),
     "gempo": (TEN | {"candidates": 16, "reference_interval": 200, "target_kl": 0.5}, ONE, {}),
     "dipo": (TEN | {"ascent_steps": 20}, {}, {}),
+    "bro": ({"critic_atoms": 25}, {"reset_updates": (1_000,)}, {"reset_updates": (5_000,)}),
     "dacer": (TEN | {"entropy_interval": 250, "learning_rate": 3e-4}, {}, {}),
     "cpql": ({"target_interval": 1, "target_after": 0}, ONE, {}),
     "dacerv2": ({"entropy_interval": 250}, {}, {"direction_weight": 0.01}),
@@ -255,6 +256,7 @@ def test_settings_found_here_off_policy(algorithm):
     later = dict.fromkeys(("ddpg", "td3", "crossq", "dsac_t"), "learning_classics/")
     later |= dict.fromkeys(("dacer", "dacerv2"), "learning_pathwise/")
     later["cpql"] = "learning_consistency/"
+    later["bro"] = "learning_large/"
     page = {"sdac": "multigoal_sweep", **later}.get(algorithm, "learning_multigoal/")
     check(algorithm, "multigoal/multigoal", "tuned", GOALS | both | goals, f"benchmarks/results/{page}")
     page = {**dict.fromkeys(("sac", "sdac", "qsm"), "learning/"), **later}.get(

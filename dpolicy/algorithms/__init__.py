@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from dpolicy.algorithm import Algorithm, Family
 from dpolicy.algorithms.bc import bc as bc
+from dpolicy.algorithms.bro import bro as bro
 from dpolicy.algorithms.cpql import cpql as cpql
 from dpolicy.algorithms.crossq import crossq as crossq
 from dpolicy.algorithms.dacer import dacer as dacer
@@ -63,6 +64,7 @@ ALGORITHMS: dict[str, Entry] = {
     "td3": Entry(      td3,     "off_policy", "reparameterisation", "none",     "none (deterministic)",                                     "exact", "twin Q, smoothed", "noisy / mode",            "arXiv 1802.09477"),
     "crossq": Entry(   crossq,  "off_policy", "reparameterisation", "uniform",  "none (squashed Gaussian)",                                 "exact", "twin Q, soft, batch renormalisation, no target", "sample / mode", "arXiv 1902.05605"),
     "dsac_t": Entry(   dsac_t,  "off_policy", "reparameterisation", "uniform",  "none (squashed Gaussian)",                                 "exact", "twin Gaussian Q, soft", "sample / mode",       "arXiv 2310.05858"),
+    "bro": Entry(      bro,     "off_policy", "reparameterisation", "uniform",  "none (squashed Gaussian)",                                 "exact", "mean of two quantile Q, soft, BroNet, resets", "optimistic explorer / mode", "arXiv 2405.16158"),
     "sdac": Entry(     sdac,    "off_policy", "weighted matching",  "uniform",  "perturb, reverse_sample, boltzmann",                       "DDPM",  "twin Q",           "one sample / best of 10", "arXiv 2502.00361"),
     "qsm": Entry(      qsm,     "off_policy", "Q-value guidance",   "uniform",  "perturb, q_score",                                         "DDPM",  "twin Q",           "noisy / best of 10",      "arXiv 2312.11752"),
     "idem": Entry(     idem,     "off_policy", "Q-value guidance",   "uniform",  "perturb, reverse_sample, smoothed_score",                          "DDPM",    "twin Q",             "noisy / best of 10",            "arXiv 2402.06121"),

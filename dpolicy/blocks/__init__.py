@@ -60,6 +60,10 @@ from dpolicy.blocks._noisy_best import INITIAL_NOISE as INITIAL_NOISE
 from dpolicy.blocks._noisy_best import Behaviour as Behaviour
 from dpolicy.blocks._noisy_best import noisy_best as noisy_best
 from dpolicy.blocks._noisy_best import tuned_noise as tuned_noise
+from dpolicy.blocks._optimism import Explorer as Explorer
+from dpolicy.blocks._optimism import Multiplier as Multiplier
+from dpolicy.blocks._optimism import optimistic as optimistic
+from dpolicy.blocks._optimism import optimistic_explorer as optimistic_explorer
 from dpolicy.blocks._pathwise import backpropagated as backpropagated
 from dpolicy.blocks._pathwise import pathwise as pathwise
 from dpolicy.blocks._pretrained import Pretrained as Pretrained
@@ -71,5 +75,6 @@ from dpolicy.blocks._proximal import minibatch_passes as minibatch_passes
 from dpolicy.blocks._proximal import proximal as proximal
 from dpolicy.blocks._proximal import proximal_optimiser as proximal_optimiser
 from dpolicy.blocks._proximal import value_function as value_function
+from dpolicy.blocks._resets import resetting as resetting
 from dpolicy.blocks._residual import RESIDUAL_MODES as RESIDUAL_MODES
 from dpolicy.blocks._residual import ResidualFlow as ResidualFlow

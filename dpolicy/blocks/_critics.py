@@ -68,7 +68,7 @@ class _Reduced:
         middle = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), laws)
         if self.how == "mean":
             return middle
-        bound = lambda of: reduce_ensemble(of, self.how, pessimism=self.pessimism)
+        bound = lambda of: reduce_ensemble(of, "lcb", pessimism=self.pessimism)
         if isinstance(found, QuantileValue):
             return middle._replace(value=bound(laws.value))
         return middle._replace(value=middle.value + (bound(values) - jnp.mean(values)))

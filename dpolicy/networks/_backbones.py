@@ -160,7 +160,7 @@ def on_backbone(make: Callable[..., Any], backbone: str) -> Callable[..., Any]:
 
     Args:
         make: Whatever makes a module with an `mlp`, called with `hidden`, `activation` and `key` by keyword; how an MLP
-            starts (`initialisation`, `layer_norm`) is not for these, which bring their own.
+            starts (`initialisation`, `layer_norm`, `initial_std`) is not for these, which bring their own.
         backbone: A name of BACKBONES.
     """
     _checks.function("make", make, "(...) -> module")
@@ -169,12 +169,12 @@ def on_backbone(make: Callable[..., Any], backbone: str) -> Callable[..., Any]:
         return make
 
     def with_backbone(*sizes: Any, hidden: tuple[int, ...], key: Key, **given: Any) -> Any:
-        for name in ("initialisation", "layer_norm"):
+        for name in ("initialisation", "layer_norm", "initial_std"):
             if name in given:
                 raise ValueError(f"{name} is of an mlp, got it for {backbone}.")
         own = {name: given[name] for name in ("activation", "final_scale") if name in given}
-        # Its own layers are thrown away: as small as can be, for their sizes alone.
-        module = make(*sizes, hidden=(), key=key, **given)
+        # Its own layers are thrown away, and so is their key: as small as can be, for their sizes alone.
+        module = make(*sizes, hidden=(), key=jax.random.key(0), **given)
         out_size = module.mlp.layers[-1].bias.size
         network = BACKBONES[backbone](module.mlp.in_sizes, out_size, hidden=hidden, key=key, **own)
         return eqx.tree_at(lambda m: m.mlp, module, network)

@@ -1,6 +1,7 @@
 """Policies without a chain: deterministic (DDPG, TD3) and Gaussian, squashed, of one width, or residual."""
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from dpolicy.networks._layers import Initialisation
 from dpolicy.networks._mlp import MLP, check_parts
 from dpolicy.recipe import tunable
 
-WIDTHS = ("exp", "softplus")
+WIDTHS = ("exp", "softplus", "tanh")
 LEAST_STD = 1e-3  # of width "softplus"
 
 
@@ -64,8 +65,9 @@ class TanhGaussian(eqx.Module):
     """a = tanh(u), u ~ N(mean(s), std(s)^2): the squashed Gaussian of SAC (arXiv 1812.05905, appendix C).
 
     One MLP gives the mean and q, which makes the width: std = exp(clip(q, log_std_min, log_std_max)) for `width` "exp"
-    (SAC), std = softplus(q) + 0.001 for "softplus" (Brax's PPO). With `initial_std` the bias of q is shifted by what
-    makes that the width where the network gives 0.
+    (SAC); std = softplus(q) + 0.001 for "softplus" (Brax's PPO); for "tanh" (BRO, SimBa) log std between its bounds as
+    (1 + tanh(q)) / 2 is between 0 and 1. With `initial_std` the bias of q is shifted by what makes that the width where
+    the network gives 0.
     """
 
     mlp: MLP
@@ -104,11 +106,17 @@ class TanhGaussian(eqx.Module):
             key=key,
         )
         if initial_std is not None:
-            least = LEAST_STD if width == "softplus" else 0.0
-            _checks.in_range("initial_std", initial_std, least, open_low=True)
+            least = {"softplus": LEAST_STD, "exp": 0.0, "tanh": math.exp(log_std_min)}[width]
+            most = math.exp(log_std_max) if width == "tanh" else math.inf
+            _checks.in_range(
+                "initial_std", initial_std, least, most, open_low=True, open_high=width == "tanh"
+            )
             std = jnp.asarray(initial_std, float)
             # The inverse of the width: what the bias must be for the network's 0 to mean `initial_std`.
-            q = jnp.log(std) if width == "exp" else jnp.log(jnp.expm1(std - LEAST_STD))
+            if width == "tanh":
+                q = jnp.arctanh(2 * (jnp.log(std) - log_std_min) / (log_std_max - log_std_min) - 1)
+            else:
+                q = jnp.log(std) if width == "exp" else jnp.log(jnp.expm1(std - LEAST_STD))
             shift = jnp.zeros(2 * action_size).at[action_size:].set(q)
             mlp = eqx.tree_at(lambda m: m.layers[-1].bias, mlp, replace_fn=lambda bias: bias + shift)
         self.mlp = mlp
@@ -122,6 +130,8 @@ class TanhGaussian(eqx.Module):
         mean, q = jnp.split(self.mlp(obs), 2)
         if self.width == "softplus":
             return mean, jnp.log(jax.nn.softplus(q) + LEAST_STD)
+        if self.width == "tanh":
+            return mean, self.log_std_min + (self.log_std_max - self.log_std_min) * 0.5 * (1 + jnp.tanh(q))
         return mean, jnp.clip(q, self.log_std_min, self.log_std_max)
 
     def unsquashed(self, obs: Observation, key: Key) -> Action:

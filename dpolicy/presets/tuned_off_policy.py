@@ -46,6 +46,8 @@ _METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     **{name: ({}, {}, {}) for name in _CLASSICS},
     # Its own temperature, which starts at e and moves at every second update, would fall too slowly for these budgets.
     "dsac_t": ({"temperature": 1.0, "temperature_learning_rate": 1e-3}, {}, {}),
+    # Fewer quantiles than its 100, whose loss is of their square; one reset, within each of these short runs.
+    "bro": ({"critic_atoms": 25}, {"reset_updates": (5_000,)}, {"reset_updates": (1_000,)}),
     "qsm": (_FIELD, {}, _ONE),
     "idem": (_FIELD | {"samples": 32}, {}, _ONE),
     "dps": (
@@ -92,12 +94,14 @@ _BRAX_SAC: dict[str, Any] = {
 _GOALS = "benchmarks/results/learning_multigoal/learning.md"
 _LATER = "benchmarks/results/learning_pendulum/learning.md"
 _OF_CLASSICS = "benchmarks/results/learning_classics/learning.md"
+_OF_LARGE = "benchmarks/results/learning_large/learning.md"
 _OF_PATHWISE = "benchmarks/results/learning_pathwise/learning.md"
 _OF_CONSISTENCY = "benchmarks/results/learning_consistency/learning.md"
 _PAGES: dict[str, tuple[str, str]] = {  # of Multi-Goal and of Pendulum, where they are not these
     **dict.fromkeys(("sac", "qsm"), (_GOALS, LEARNING)),
     "sdac": (MULTIGOAL, LEARNING),
     **dict.fromkeys(_CLASSICS, (_OF_CLASSICS, _OF_CLASSICS)),
+    "bro": (_OF_LARGE, _OF_LARGE),
     **dict.fromkeys(("dacer", "dacerv2"), (_OF_PATHWISE, _OF_PATHWISE)),
     "cpql": (_OF_CONSISTENCY, _OF_CONSISTENCY),
 }
