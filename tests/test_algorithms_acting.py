@@ -41,6 +41,7 @@ ACTS = {
     "dacer": ("actor noise key exploration_noise", "actor key"),
     "dacerv2": ("actor noise key exploration_noise", "actor key"),
     "cpql": ("actor target key selection_temperature", "actor target key selection_temperature"),
+    "dime": ("actor key prior_std", "actor key prior_std"),
     "ppo": ("policy key", "policy"),
     "fpo": ("policy key", "policy key"),
     "fpopp": ("policy key action_noise", "average"),

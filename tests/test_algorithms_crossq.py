@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from joint_by_hand import forward, joint
 from transitions import experience
 
 from dpolicy.algorithms import crossq
@@ -27,26 +28,6 @@ class Spec:
 def transitions():
     ends = jnp.arange(SIZE) % 3
     return dataclasses.replace(experience(KEY, SIZE), terminated=ends == 1, truncated=ends == 2)
-
-
-def forward(mlp, *parts):
-    """The network on a batch [n, size], each feature normalised by mean and variance of the whole batch."""
-
-    def normal(norm, x):
-        rows = lambda row: jnp.broadcast_to(row, x.shape)
-        x = (x - rows(jnp.mean(x, 0))) / rows(jnp.sqrt(jnp.var(x, 0) + 1e-3))
-        return rows(norm.scale) * x + rows(norm.shift)
-
-    x = jnp.concatenate([normal(norm, part) for norm, part in zip(mlp.inputs, parts, strict=True)], 1)
-    first = mlp.layers[0]
-    x = x @ jnp.concatenate(first.weights, 1).T + first.bias[None]
-    for norm, layer in zip(mlp.norms, mlp.layers[1:], strict=True):
-        x = normal(norm, jax.nn.relu(x)) @ layer.weights[0].T + layer.bias[None]
-    return x
-
-
-def members(critic):
-    return [critic[0], critic[1]]
 
 
 def begun(made):
@@ -81,13 +62,7 @@ def test_the_critics_loss_and_its_gradient(x64):
 
         action, log_prob = jax.vmap(lambda obs, key: drawn(state.actor, obs, key))(batch.next_obs, keys)
 
-        def both(critic):
-            obs, acts = (
-                jnp.concatenate(pair) for pair in ((batch.obs, batch.next_obs), (batch.action, action))
-            )
-            values = jnp.stack([forward(member.mlp, obs, acts)[:, 0] for member in members(critic)])
-            return values[:, :SIZE], values[:, SIZE:]
-
+        both = lambda critic: [half[..., 0] for half in joint(critic, batch, action)]
         following = jnp.min(both(state.critic)[1], 0) - state.temperature * log_prob
         y = batch.reward + jnp.where(batch.terminated, 0, 0.9 * following)
         theirs = lambda critic: jnp.mean(jnp.sum((both(critic)[0] - y[None]) ** 2, 0))

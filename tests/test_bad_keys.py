@@ -62,6 +62,7 @@ TAKE_KEYS = [
     lambda key: ensemble(lambda key: jnp.zeros(()), 2, key=key),
     lambda key: fields.RandomFourier(4, key=key),
     lambda key: fields.LearnableFourier(4, key=key),
+    lambda key: fields.LangevinControl(1, 1, steps=2, hidden=(2,), key=key),
     lambda key: fields.make_embedding("raw", key=key),
     lambda key: networks.Gaussian(1, 1, hidden=(2,), key=KEY).sample(OBS, key),
     lambda key: networks.TanhGaussian(1, 1, hidden=(2,), key=KEY).sample(OBS, key),

@@ -357,6 +357,15 @@ TABLE = {
         of(fields.Sinusoidal),
         {"size": (2, 5, *COUNT_FROM_2), "scale": POSITIVE, "shift": NUMBER},
     ),
+    "Phased": (of(fields.Phased, steps=3), {"size": (3, *COUNT_FROM_2), "steps": COUNT}),
+    "LangevinControl": (
+        of(fields.LangevinControl, 2, hidden=(2,), key=KEY, action_size=1, steps=2),
+        {
+            **dict.fromkeys(("action_size", "steps", "time_size"), COUNT),
+            "step_size": POSITIVE,
+            "friction": POSITIVE,
+        },
+    ),
     "RandomFourier": (of(fields.RandomFourier, key=KEY), {"size": (3, *COUNT_FROM_2), "std": POSITIVE}),
     "LearnableFourier": (
         of(fields.LearnableFourier, key=KEY),

@@ -1,5 +1,6 @@
 import math
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from dpolicy.fields import (
     CosSin,
     LearnableFourier,
     LogSNR,
+    Phased,
     Projected,
     RandomFourier,
     Raw,
@@ -34,6 +36,17 @@ def test_sinusoidal(x64):
     # t = k/K with K = 20, k = 6 feeds the index 5.
     index = Sinusoidal(16, scale=20, shift=-1)(jnp.array(0.3))
     np.testing.assert_allclose(index[:8], [math.sin(5 * w) for w in frequencies], rtol=1e-9)
+
+
+def test_phased(x64):
+    """The number of steps taken, 16 (1 - t), by frequencies from .1 to 100; the phases, which start at 0, learn."""
+    embedding = Phased(8, steps=16)
+    assert not jnp.any(embedding.phases)
+    angles = 16 * (1 - T) * np.linspace(0.1, 100, 4) + [0.1, 0.2, 0.3, 0.4]
+    moved = eqx.tree_at(lambda e: e.phases, embedding, jnp.asarray([0.1, 0.2, 0.3, 0.4]))
+    np.testing.assert_allclose(moved(jnp.array(T)), [*np.sin(angles), *np.cos(angles)], rtol=1e-11)
+    slope = jax.grad(lambda e: jnp.sum(e(jnp.array(T))))(moved).phases
+    np.testing.assert_allclose(slope, np.cos(angles) - np.sin(angles), rtol=1e-9)
 
 
 def test_raw_and_log_snr(x64):

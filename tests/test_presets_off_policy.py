@@ -231,6 +231,11 @@ OWN = {  # on both tasks; on Multi-Goal; on Pendulum
     "dacer": (TEN | {"entropy_interval": 250, "learning_rate": 3e-4}, {}, {}),
     "cpql": ({"target_interval": 1, "target_after": 0}, ONE, {}),
     "dacerv2": ({"entropy_interval": 250}, {}, {"direction_weight": 0.01}),
+    "dime": (
+        {"time_size": 64},
+        {"value_low": -300.0, "value_high": 50.0},
+        {"value_low": -50.0, "value_high": 20.0},
+    ),
 }
 BRAX_SAC = {
     "steps": 124_000,
@@ -254,9 +259,9 @@ BRAX_SAC = {
 def test_settings_found_here_off_policy(algorithm):
     both, goals, pendulum = OWN[algorithm]
     later = dict.fromkeys(("ddpg", "td3", "crossq", "dsac_t"), "learning_classics/")
-    later |= dict.fromkeys(("dacer", "dacerv2"), "learning_pathwise/")
     later["cpql"] = "learning_consistency/"
     later["bro"] = "learning_large/"
+    later |= dict.fromkeys(("dacer", "dacerv2", "dime"), "learning_pathwise/")
     page = {"sdac": "multigoal_sweep", **later}.get(algorithm, "learning_multigoal/")
     check(algorithm, "multigoal/multigoal", "tuned", GOALS | both | goals, f"benchmarks/results/{page}")
     page = {**dict.fromkeys(("sac", "sdac", "qsm"), "learning/"), **later}.get(

@@ -15,6 +15,7 @@ from dpolicy.algorithms.dacer import dacer as dacer
 from dpolicy.algorithms.dacerv2 import dacerv2 as dacerv2
 from dpolicy.algorithms.ddiffpg import ddiffpg as ddiffpg
 from dpolicy.algorithms.ddpg import ddpg as ddpg
+from dpolicy.algorithms.dime import dime as dime
 from dpolicy.algorithms.dipo import dipo as dipo
 from dpolicy.algorithms.dp_cppo import dp_cppo as dp_cppo
 from dpolicy.algorithms.dpmd import dpmd as dpmd
@@ -79,6 +80,7 @@ ALGORITHMS: dict[str, Entry] = {
     "dacer": Entry(    dacer,   "off_policy", "reparameterisation", "uniform",  "none (through the sampler)",                               "DDPM",  "twin Gaussian Q",  "noisy, noise by entropy / one sample", "arXiv 2405.15177"),
     "dacerv2": Entry(  dacerv2, "off_policy", "reparameterisation", "uniform",  "none (through the sampler), directions of Q along it",     "DDPM",  "twin Gaussian Q",  "noisy, noise by entropy / one sample", "arXiv 2505.23426"),
     "cpql": Entry(     cpql,    "off_policy", "reparameterisation", "replay",   "perturb, and none (through one step)",                     "one step", "twin Q",        "one of 50 by softmax",    "arXiv 2310.06343"),
+    "dime": Entry(     dime,    "off_policy", "reparameterisation", "uniform",  "none (through the sampler), cost of the path",             "Langevin, controlled", "twin C51, soft, batch renormalisation, no target", "one sample", "arXiv 2502.02316"),
     "ppo": Entry(      ppo,     "on_policy",  "policy gradient",    "previous", "clipped Gaussian ratio",                                   "exact", "V, GAE",           "sample / mode",           "arXiv 1707.06347"),
     "fpo": Entry(      fpo,     "on_policy",  "policy gradient",    "previous", "clipped flow-matching ratio: perturb",                     "Euler", "V, GAE",           "one sample",              "arXiv 2507.21053"),
     "fpopp": Entry(    fpopp,   "on_policy",  "policy gradient",    "previous", "clipped flow-matching ratio per draw: perturb",            "Euler", "V, GAE",           "zero start, EMA",         "arXiv 2602.02481"),

@@ -7,6 +7,7 @@ from dpolicy.blocks._advantages import Advantages as Advantages
 from dpolicy.blocks._advantages import advantage_estimation as advantage_estimation
 from dpolicy.blocks._ascent import ascended as ascended
 from dpolicy.blocks._ascent import improved as improved
+from dpolicy.blocks._atoms import Atoms as Atoms
 from dpolicy.blocks._consistency import consistency_policy as consistency_policy
 from dpolicy.blocks._consistency import grid_levels as grid_levels
 from dpolicy.blocks._consistency import linear_levels as linear_levels
@@ -48,6 +49,7 @@ from dpolicy.blocks._gaussian_critics import next_law as next_law
 from dpolicy.blocks._joint import JointCritics as JointCritics
 from dpolicy.blocks._joint import carried as carried
 from dpolicy.blocks._joint import carrying as carrying
+from dpolicy.blocks._joint import joint_categorical_critics as joint_categorical_critics
 from dpolicy.blocks._joint import joint_critics as joint_critics
 from dpolicy.blocks._joint import over_the_batch as over_the_batch
 from dpolicy.blocks._matched import MatchedFlow as MatchedFlow
@@ -64,6 +66,8 @@ from dpolicy.blocks._optimism import Explorer as Explorer
 from dpolicy.blocks._optimism import Multiplier as Multiplier
 from dpolicy.blocks._optimism import optimistic as optimistic
 from dpolicy.blocks._optimism import optimistic_explorer as optimistic_explorer
+from dpolicy.blocks._path_policy import PathPolicy as PathPolicy
+from dpolicy.blocks._path_policy import path_policy as path_policy
 from dpolicy.blocks._pathwise import backpropagated as backpropagated
 from dpolicy.blocks._pathwise import pathwise as pathwise
 from dpolicy.blocks._pretrained import Pretrained as Pretrained

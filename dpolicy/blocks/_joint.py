@@ -1,16 +1,18 @@
 """Networks with batch renormalisation as stages: statistics that a loss reports, and CrossQ's joint pass."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._settings import Fraction, at_least
-from dpolicy._types import Key, Loss, Metrics, Model, Number, Scalar, Transition
+from dpolicy._settings import Finite, Fraction, NonNegative, at_least
+from dpolicy._types import Action, Critic, Key, Loss, Metrics, Model, Number, Observation, Scalar, Transition
+from dpolicy.blocks._atoms import Atoms
 from dpolicy.blocks._critics import (
     KIND_SETTINGS,
     Critics,
@@ -20,7 +22,8 @@ from dpolicy.blocks._critics import (
     temporal_difference,
 )
 from dpolicy.learning import Seen, Stage, trained
-from dpolicy.networks import Ensemble, QNetwork, renormalised
+from dpolicy.losses.categorical import check_support
+from dpolicy.networks import CategoricalQ, Ensemble, QNetwork, renormalised
 from dpolicy.recipe import composed, tunable
 
 _CARRIED = "carried_"
@@ -81,13 +84,29 @@ class JointCritics(NamedTuple):
     Attributes:
         critics: Networks, optimiser and discount; called by their running statistics.
         rate: Share of a batch that enters these.
+        atoms: Those that the critics have laws over; None for critics that are values.
     """
 
     critics: Critics
     rate: Number
+    atoms: Atoms | None = None
+
+    def value(self, critic: Model, how: str = "min") -> Critic:
+        """q(obs, action) of the ensemble, by its running statistics: the minimum or mean of its values."""
+        if self.atoms is None:
+            return critic_function(critic, how)
+        atoms = self.atoms
+
+        def values(obs: Observation, action: Action) -> Float[Array, " n"]:
+            found = critic(obs, action)
+            return found if found.ndim == 1 else atoms.mean(found)  # an audit's critic has values
+
+        return critic_function(values, how)
 
     def loss(self, policy: Policy, actor: Model, critic: Model, temperature: Number | None) -> Loss:
         """The error of each transition, both of whose values come of one pass over [(s, a), (s', a')].
+
+        Of values, the squared distances from the lower one at s'; of laws, cross-entropies with the mean of all at s'.
 
         Args:
             policy: Draws a' ~ pi(s'), with its log-density.
@@ -95,21 +114,33 @@ class JointCritics(NamedTuple):
             critic: What it selects by, if it does.
             temperature: Weight of the entropy; None for none.
         """
-        q, discount, reduction = critic_function(critic), self.critics.discount, self.critics.reduction
+        q, discount, reduction = self.value(critic), self.critics.discount, self.critics.reduction
+
+        def error(
+            pairs: Float[Array, "n 2 out"], cost: Scalar, example: Transition, key: Key
+        ) -> tuple[Scalar, Metrics]:
+            if self.atoms is not None:
+                log_probabilities = jax.nn.log_softmax(pairs)
+                gamma = discount if example.discount is None else example.discount
+                target = self.atoms.target(log_probabilities[:, 1], example, cost, gamma)
+                return self.atoms.loss(log_probabilities[:, 0], target, reduction)
+            values = pairs[:, :, 0]
+            # `bellman` cuts the gradient of the target.
+            following = jnp.min(values[:, 1]) - cost
+            difference = temporal_difference(lambda *_: following, discount, reduction=reduction)
+            return difference(lambda *_: values[:, 0], example, key)
 
         def one(model: Model, example: Transition, key: Key) -> tuple[Scalar, Metrics]:
             action, log_prob = policy(actor, q, example.next_obs, key)
             both = jnp.stack([example.obs, example.next_obs]), jnp.stack([example.action, action])
 
-            def values(member: Model) -> tuple[Array, tuple[Array, ...]]:
+            def outputs(member: Model) -> tuple[Array, tuple[Array, ...]]:
                 out, _, statistics = member.mlp.over(*both)
-                return out[:, 0], statistics
+                return out, statistics
 
-            pairs, statistics = eqx.filter_vmap(values)(model.members)
-            following = jnp.min(pairs[:, 1]) - (0.0 if temperature is None else temperature * log_prob)
-            # `bellman` cuts the gradient of the target.
-            error = temporal_difference(lambda *_: following, discount, reduction=reduction)
-            value, metrics = error(lambda *_: pairs[:, 0], example, key)
+            pairs, statistics = eqx.filter_vmap(outputs)(model.members)
+            cost = jnp.zeros(()) if temperature is None else temperature * log_prob
+            value, metrics = error(pairs, cost, example, key)
             return value, {**metrics, **carried(statistics)}
 
         return one
@@ -149,6 +180,7 @@ class JointCritics(NamedTuple):
 def joint_critics(
     make_critics: Callable[..., Critics],
     *,
+    network: Callable[..., Model] | None = None,
     b1: Number = 0.9,
     renorm_rate: Fraction = 0.01,
     renorm_warmup: Annotated[int, at_least(0)] = 100_000,
@@ -156,9 +188,43 @@ def joint_critics(
     """Wide critics with batch renormalisation, fitted without target networks (CrossQ, arXiv 1902.05605).
 
     Args:
+        network: Makes one critic, before its renormalisation; `QNetwork` unless given.
         b1: Decay of Adam's first moment.
         renorm_rate: Share of a batch that enters the running statistics at each step.
         renorm_warmup: Steps of a network for which batches are normalised plainly, before they are renormalised.
     """
-    network = renormalised(QNetwork, warmup=renorm_warmup)
-    return JointCritics(make_critics(network=network, b1=b1), renorm_rate)
+    renorm = renormalised(QNetwork if network is None else network, warmup=renorm_warmup)
+    return JointCritics(make_critics(network=renorm, b1=b1), renorm_rate)
+
+
+@tunable("atoms", "value_low", "value_high", "entropy_weight")
+@composed(joint_critics, critic_learning_rate=3e-4)
+def joint_categorical_critics(
+    make_critics: Callable[..., JointCritics],
+    *,
+    b1: Number = 0.9,
+    atoms: Annotated[int, at_least(2)] = 101,
+    value_low: Finite = -200.0,
+    value_high: Finite = 200.0,
+    entropy_weight: NonNegative = 0.005,
+) -> JointCritics:
+    r"""Critics as those of `joint_critics`, whose laws of the return are over fixed atoms z (DIME, arXiv 2502.02316).
+
+    $$ y = \frac1J \sum_j \Pi \big[ r + \gamma (1 - \mathrm{terminated}) (z - \lambda C') \big] p_j(s', a'), \qquad
+       L = -\sum_j \sum_l y_l \log p_{jl}(s, a) + c \sum_j \sum_l p_{jl} \log p_{jl}, $$
+
+    Pi the projection onto the atoms (`categorical_target`), y without gradient; Q_j = sum_l z_l p_jl.
+
+    Args:
+        b1: Decay of Adam's first moment.
+        atoms: Atoms of the critics' laws.
+        value_low: The lowest atom. Values outside the atoms, entropy included, cannot be learned.
+        value_high: The highest atom.
+        entropy_weight: Weight of the bonus for the entropy of the critics' laws.
+
+    Raises:
+        ValueError: For a highest atom that is not above the lowest.
+    """
+    check_support(value_low, value_high, atoms, "value_{}")
+    made = make_critics(network=partial(CategoricalQ, atoms=atoms), b1=b1)
+    return made._replace(atoms=Atoms(value_low, value_high, atoms, entropy_weight))

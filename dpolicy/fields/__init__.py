@@ -5,6 +5,7 @@ The times that a field takes run from the action, t = 0, to noise, t = 1.
 
 from dpolicy.fields._consistency import ConsistencyField as ConsistencyField
 from dpolicy.fields._consistency import consistency_scalings as consistency_scalings
+from dpolicy.fields._control import LangevinControl as LangevinControl
 from dpolicy.fields._discrete import DDPMTable as DDPMTable
 from dpolicy.fields._discrete import DiscreteVP as DiscreteVP
 from dpolicy.fields._discrete import cosine_betas as cosine_betas
@@ -15,6 +16,7 @@ from dpolicy.fields._embeddings import AbstractEmbedding as AbstractEmbedding
 from dpolicy.fields._embeddings import CosSin as CosSin
 from dpolicy.fields._embeddings import LearnableFourier as LearnableFourier
 from dpolicy.fields._embeddings import LogSNR as LogSNR
+from dpolicy.fields._embeddings import Phased as Phased
 from dpolicy.fields._embeddings import Projected as Projected
 from dpolicy.fields._embeddings import RandomFourier as RandomFourier
 from dpolicy.fields._embeddings import Raw as Raw

@@ -81,6 +81,28 @@ class Sinusoidal(AbstractEmbedding):
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
 
 
+class Phased(AbstractEmbedding):
+    """[sin(u w_j + p_j)] ++ [cos(u w_j + p_j)], u = steps (1 - t), w_j from .1 to 100 evenly, p learned from 0 on.
+
+    u is the number of steps that a chain has taken (DIME, arXiv 2502.02316, code).
+    """
+
+    phases: Float[Array, " half"]
+    size: int = eqx.field(static=True)
+    steps: int = eqx.field(static=True)
+
+    def __init__(self, size: int = 512, *, steps: int):
+        _even("size", size)
+        _checks.integer("steps", steps)
+        self.size, self.steps = size, steps
+        self.phases = jnp.zeros(size // 2)
+
+    def __call__(self, t: Scalar) -> Float[Array, " n"]:
+        _checks.shaped("t", t, ())
+        angles = self.steps * (1 - t) * jnp.linspace(0.1, 100.0, self.size // 2, dtype=t.dtype) + self.phases
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
+
+
 def _fourier(t: Scalar, frequencies: Float[Array, " half"]) -> Float[Array, " n"]:
     _checks.shaped("t", t, ())
     angles = 2 * math.pi * t * frequencies

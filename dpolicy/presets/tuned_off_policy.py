@@ -72,6 +72,12 @@ _METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     # Slow copies that move at every fifth update, after a thousand, would follow too slowly for these budgets.
     "cpql": ({"target_interval": 1, "target_after": 0}, {}, _ONE),
     "dacerv2": ({"entropy_interval": 250}, {"direction_weight": 0.01}, {}),
+    # Atoms that hold the returns of each task, with an entropy at a temperature of 1.
+    "dime": (
+        {"time_size": 64},
+        {"value_low": -50.0, "value_high": 20.0},
+        {"value_low": -300.0, "value_high": 50.0},
+    ),
 }
 
 _BRAX_SAC: dict[str, Any] = {
@@ -102,7 +108,7 @@ _PAGES: dict[str, tuple[str, str]] = {  # of Multi-Goal and of Pendulum, where t
     "sdac": (MULTIGOAL, LEARNING),
     **dict.fromkeys(_CLASSICS, (_OF_CLASSICS, _OF_CLASSICS)),
     "bro": (_OF_LARGE, _OF_LARGE),
-    **dict.fromkeys(("dacer", "dacerv2"), (_OF_PATHWISE, _OF_PATHWISE)),
+    **dict.fromkeys(("dacer", "dacerv2", "dime"), (_OF_PATHWISE, _OF_PATHWISE)),
     "cpql": (_OF_CONSISTENCY, _OF_CONSISTENCY),
 }
 
