@@ -201,6 +201,7 @@ def test_other_functions_are_called_as_their_source_says():
         "proximal",
         "coupled_flow",
         "gaussian_critics",
+        "joint_categorical_critics",
         "joint_critics",
         "mirror_descent",
         "pathwise",

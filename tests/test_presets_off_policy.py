@@ -232,7 +232,7 @@ OWN = {  # on both tasks; on Multi-Goal; on Pendulum
     "cpql": ({"target_interval": 1, "target_after": 0}, ONE, {}),
     "dacerv2": ({"entropy_interval": 250}, {}, {"direction_weight": 0.01}),
     "dime": (
-        {"time_size": 64},
+        TEN | {"time_size": 64, "temperature": 0.1, "temperature_learning_rate": 3e-3},
         {"value_low": -300.0, "value_high": 50.0},
         {"value_low": -50.0, "value_high": 20.0},
     ),

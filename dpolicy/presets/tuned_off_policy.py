@@ -72,9 +72,9 @@ _METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     # Slow copies that move at every fifth update, after a thousand, would follow too slowly for these budgets.
     "cpql": ({"target_interval": 1, "target_after": 0}, {}, _ONE),
     "dacerv2": ({"entropy_interval": 250}, {"direction_weight": 0.01}, {}),
-    # Atoms that hold the returns of each task, with an entropy at a temperature of 1.
+    # Atoms that hold the returns of each task; a temperature that starts at 1 falls too slowly for these budgets.
     "dime": (
-        {"time_size": 64},
+        _FIELD | {"time_size": 64, "temperature": 0.1, "temperature_learning_rate": 3e-3},
         {"value_low": -50.0, "value_high": 20.0},
         {"value_low": -300.0, "value_high": 50.0},
     ),
