@@ -65,7 +65,9 @@ TESTS = {
     "dpolicy/blocks/_entropic_noise.py": "defaults algorithms_dacer algorithms_acting algorithms_protocol",
     "dpolicy/blocks/_pathwise.py": "defaults algorithms_dacer algorithms_acting algorithms_protocol",
     "dpolicy/algorithms/cpql.py": f"defaults algorithms_cpql {OFF_POLICY}",
-    "dpolicy/blocks/_consistency.py": "defaults consistency algorithms_cpql algorithms_protocol",
+    "dpolicy/algorithms/consistency_ac.py": f"defaults algorithms_consistency_ac {OFF_POLICY}",
+    "dpolicy/blocks/_consistency.py": "defaults consistency algorithms_cpql algorithms_consistency_ac "
+    "algorithms_protocol",
     "dpolicy/fields/_consistency.py": "defaults consistency algorithms_cpql",
     "dpolicy/algorithms/dipo.py": f"defaults algorithms_dipo {OFF_POLICY} audit",
     "dpolicy/algorithms/ddiffpg.py": "defaults algorithms_acting algorithms_keys algorithms_ddiffpg modes_discovery "

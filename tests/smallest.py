@@ -96,6 +96,16 @@ TINY = {
         "target_after": 0,
     },
     "dime": {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2, "time_size": 8, "atoms": 5},
+    "consistency_ac": {
+        "hidden": (8,),
+        "critic_hidden": (8,),
+        "sampler_steps": 2,
+        "candidates": 2,
+        "evaluation_candidates": 2,
+        "random_updates": 2,
+        "average_interval": 1,
+        "average_after": 0,
+    },
     "ppo": {"hidden": (8,), **_ON_POLICY},
     "fpo": {"hidden": (8,), "draws": 2, "sampler_steps": 2, **_ON_POLICY},
     "fpopp": {"hidden": (8,), "draws": 3, "sampler_steps": 2, "ema_after": 0, **_ON_POLICY},
@@ -135,6 +145,8 @@ SECOND = {
     "exploration_updates": 0.0,
     "selection_temperature": 1e-4,
     "pessimism": 0.5,
+    "consistency_weight": 0.5,
+    "random_share": 0.9,
 }
 
 

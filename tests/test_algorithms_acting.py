@@ -9,7 +9,7 @@ import pytest
 from smallest import SECOND, SPEC, TINY, experience, numeric
 
 from dpolicy.algorithms import ALGORITHMS
-from dpolicy.learning import Tuned
+from dpolicy.learning import Parts, Tuned
 from dpolicy.optimisers import Learner, ema
 from dpolicy.samplers import coupled, ddim, ddpm, ode
 
@@ -42,6 +42,10 @@ ACTS = {
     "dacerv2": ("actor noise key exploration_noise", "actor key"),
     "cpql": ("actor target key selection_temperature", "actor target key selection_temperature"),
     "dime": ("actor key prior_std", "actor key prior_std"),
+    "consistency_ac": (
+        "actor target key selection_temperature random_share",
+        "actor target key selection_temperature",
+    ),
     "ppo": ("policy key", "policy"),
     "fpo": ("policy key", "policy key"),
     "fpopp": ("policy key action_noise", "average"),
@@ -102,6 +106,8 @@ def test_what_acting_depends_on(name):
     parts = parts_of(state)
     if name == "ddiffpg":  # as if its modes were there
         state = eqx.tree_at(lambda s: s.discovered.live, state, replace_fn=jnp.ones_like)
+    if "random_updates" in SETTINGS[name]:  # through which it may act at random, at first always
+        state = Parts(state, updates=state.updates + 1)
     for i, where in enumerate(parts.values()):  # no two copies alike
         state = eqx.tree_at(where, state, scaled(where(state), 1 - 0.1 * i))
     rows = {"nothing": (state, {}, 0)}

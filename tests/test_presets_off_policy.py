@@ -229,6 +229,11 @@ OWN = {  # on both tasks; on Multi-Goal; on Pendulum
     "dipo": (TEN | {"ascent_steps": 20}, {}, {}),
     "bro": ({"critic_atoms": 25}, {"reset_updates": (1_000,)}, {"reset_updates": (5_000,)}),
     "dacer": (TEN | {"entropy_interval": 250, "learning_rate": 3e-4}, {}, {}),
+    "consistency_ac": (
+        {"average_interval": 1, "average_after": 0},
+        ONE | {"random_updates": 250},
+        {"random_updates": 1_400},
+    ),
     "cpql": ({"target_interval": 1, "target_after": 0}, ONE, {}),
     "dacerv2": ({"entropy_interval": 250}, {}, {"direction_weight": 0.01}),
     "dime": (
@@ -259,7 +264,7 @@ BRAX_SAC = {
 def test_settings_found_here_off_policy(algorithm):
     both, goals, pendulum = OWN[algorithm]
     later = dict.fromkeys(("ddpg", "td3", "crossq", "dsac_t"), "learning_classics/")
-    later["cpql"] = "learning_consistency/"
+    later |= dict.fromkeys(("cpql", "consistency_ac"), "learning_consistency/")
     later["bro"] = "learning_large/"
     later |= dict.fromkeys(("dacer", "dacerv2", "dime"), "learning_pathwise/")
     page = {"sdac": "multigoal_sweep", **later}.get(algorithm, "learning_multigoal/")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from dpolicy.algorithm import Algorithm, Family
 from dpolicy.algorithms.bc import bc as bc
 from dpolicy.algorithms.bro import bro as bro
+from dpolicy.algorithms.consistency_ac import consistency_ac as consistency_ac
 from dpolicy.algorithms.cpql import cpql as cpql
 from dpolicy.algorithms.crossq import crossq as crossq
 from dpolicy.algorithms.dacer import dacer as dacer
@@ -81,6 +82,7 @@ ALGORITHMS: dict[str, Entry] = {
     "dacerv2": Entry(  dacerv2, "off_policy", "reparameterisation", "uniform",  "none (through the sampler), directions of Q along it",     "DDPM",  "twin Gaussian Q",  "noisy, noise by entropy / one sample", "arXiv 2505.23426"),
     "cpql": Entry(     cpql,    "off_policy", "reparameterisation", "replay",   "perturb, and none (through one step)",                     "one step", "twin Q",        "one of 50 by softmax",    "arXiv 2310.06343"),
     "dime": Entry(     dime,    "off_policy", "reparameterisation", "uniform",  "none (through the sampler), cost of the path",             "Langevin, controlled", "twin C51, soft, batch renormalisation, no target", "one sample", "arXiv 2502.02316"),
+    "consistency_ac": Entry(consistency_ac, "off_policy", "reparameterisation", "none", "none (through the sampler)",                      "5 steps", "twin Q",         "random, or one of 50 by softmax / one of 50", "arXiv 2309.16984"),
     "ppo": Entry(      ppo,     "on_policy",  "policy gradient",    "previous", "clipped Gaussian ratio",                                   "exact", "V, GAE",           "sample / mode",           "arXiv 1707.06347"),
     "fpo": Entry(      fpo,     "on_policy",  "policy gradient",    "previous", "clipped flow-matching ratio: perturb",                     "Euler", "V, GAE",           "one sample",              "arXiv 2507.21053"),
     "fpopp": Entry(    fpopp,   "on_policy",  "policy gradient",    "previous", "clipped flow-matching ratio per draw: perturb",            "Euler", "V, GAE",           "zero start, EMA",         "arXiv 2602.02481"),

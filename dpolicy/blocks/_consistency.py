@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
 from dpolicy._settings import Count, Sizes, one_of, within
 from dpolicy._types import Key
 from dpolicy.blocks._field_policy import FieldPolicy
@@ -24,11 +27,11 @@ def grid_levels(steps: int, levels: int) -> tuple[float, ...]:
     return tuple(1 - (levels * i // steps) / (levels - 1) for i in range(1, steps))
 
 
-def linear_levels(steps: int, schedule: Karras, lowest: float = 2.0) -> tuple[float, ...]:
+def linear_levels(steps: int, schedule: Karras, lowest: float = 2.0) -> Float[Array, " {steps}-1"]:
     """Times of the calls after the first at noise that falls linearly to `lowest` (Consistency-AC's code)."""
     high, gaps = schedule.sigma_max, max(steps - 1, 1)
     sigmas = [high + (lowest - high) * i / gaps for i in range(1, steps)]
-    return tuple(float(schedule.time(sigma)) for sigma in sigmas)
+    return schedule.time(jnp.asarray(sigmas, float))
 
 
 @tunable(
@@ -47,7 +50,7 @@ def consistency_policy(
     *,
     preconditioned: bool = True,
     clip_inside: bool = True,
-    later: Callable[[Karras, int], tuple[float, ...]],
+    later: Callable[[Karras, int], Any],
     data_std: Annotated[float, within(0, open_low=True)] = 0.5,
     sigma_min: Annotated[float, within(0, open_low=True)] = 0.002,
     sigma_max: Annotated[float, within(0, open_low=True)] = 80.0,

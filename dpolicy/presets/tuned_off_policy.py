@@ -71,6 +71,11 @@ _METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "dacer": (_FIELD | {"entropy_interval": 250, "learning_rate": 3e-4}, {}, {}),
     # Slow copies that move at every fifth update, after a thousand, would follow too slowly for these budgets.
     "cpql": ({"target_interval": 1, "target_after": 0}, {}, _ONE),
+    "consistency_ac": (
+        {"average_interval": 1, "average_after": 0},
+        {"random_updates": 1_400},
+        _ONE | {"random_updates": 250},
+    ),
     "dacerv2": ({"entropy_interval": 250}, {"direction_weight": 0.01}, {}),
     # Atoms that hold the returns of each task; a temperature that starts at 1 falls too slowly for these budgets.
     "dime": (
@@ -109,7 +114,7 @@ _PAGES: dict[str, tuple[str, str]] = {  # of Multi-Goal and of Pendulum, where t
     **dict.fromkeys(_CLASSICS, (_OF_CLASSICS, _OF_CLASSICS)),
     "bro": (_OF_LARGE, _OF_LARGE),
     **dict.fromkeys(("dacer", "dacerv2", "dime"), (_OF_PATHWISE, _OF_PATHWISE)),
-    "cpql": (_OF_CONSISTENCY, _OF_CONSISTENCY),
+    **dict.fromkeys(("cpql", "consistency_ac"), (_OF_CONSISTENCY, _OF_CONSISTENCY)),
 }
 
 TUNED: Table = {
