@@ -57,6 +57,7 @@ TESTS = {
     "dpolicy/fields/_control.py": "defaults algorithms_dime fields_embeddings bad_numbers",
     "dpolicy/networks/_batch_renorm.py": "defaults networks_batch_renorm algorithms_crossq",
     "dpolicy/algorithms/bro.py": f"defaults algorithms_bro {OFF_POLICY}",
+    "dpolicy/algorithms/fast_td3.py": f"defaults algorithms_fast_td3 {OFF_POLICY}",
     "dpolicy/algorithms/dsac_t.py": f"defaults algorithms_dsac_t losses_gaussian_value {OFF_POLICY}",
     "dpolicy/algorithms/td3.py": f"defaults algorithms_td3 {OFF_POLICY}",
     "dpolicy/blocks/_deterministic.py": "defaults algorithms_td3 algorithms_acting algorithms_protocol",

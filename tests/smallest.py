@@ -33,6 +33,7 @@ TINY = {
     "td3": {"hidden": (8,), "critic_hidden": (8,)},
     "crossq": {"hidden": (8,), "critic_hidden": (8,)},
     "dsac_t": {"hidden": (8,), "critic_hidden": (8,)},
+    "fast_td3": {"hidden": (8,), "critic_hidden": (8,), "critic_atoms": 5},
     "bro": {
         "hidden": (8,),
         "critic_hidden": (8,),
@@ -147,6 +148,7 @@ SECOND = {
     "pessimism": 0.5,
     "consistency_weight": 0.5,
     "random_share": 0.9,
+    "target_noise_clip": 1e-4,
 }
 
 

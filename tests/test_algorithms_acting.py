@@ -23,6 +23,7 @@ ACTS = {
     "td3": ("actor key exploration_noise", "actor"),
     "crossq": ("actor key", "actor"),
     "dsac_t": ("actor key", "actor"),
+    "fast_td3": ("actor key exploration_low exploration_high", "actor"),
     "bro": ("actor explorer key explorer_width", "actor"),
     "sdac": ("actor key initial_scale", "actor critic key initial_scale"),
     "qsm": ("actor key exploration_noise", "actor critic key"),

@@ -1,4 +1,4 @@
-"""What the pages of "Use it" say is run as a reader would run it, one after the other, in one directory."""
+"""What the pages of "Use it", and two of the guide, say is run as a reader would run it, in one directory."""
 
 import re
 import shlex
@@ -12,7 +12,15 @@ import dpolicy.train
 from dpolicy.cli import main
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGES = ("own-environment", "own-algorithm", "use-a-policy", "run-directory", "command-line")
+PAGES = (
+    "own-environment",
+    "own-algorithm",
+    "use-a-policy",
+    "run-directory",
+    "command-line",
+    "stages",
+    "critics",
+)
 # What makes a run of theirs small; the words of the page are otherwise its own.
 SMALL = {
     "num_envs": 2,

@@ -227,6 +227,11 @@ OWN = {  # on both tasks; on Multi-Goal; on Pendulum
     "fpmd": (TEN | {"candidates": 8}, {}, {}),
     "gempo": (TEN | {"candidates": 16, "reference_interval": 200, "target_kl": 0.5}, ONE, {}),
     "dipo": (TEN | {"ascent_steps": 20}, {}, {}),
+    "fast_td3": (
+        {},
+        {"critic_low": -100.0, "critic_high": 20.0, "discount": 0.99},
+        {"critic_low": -35.0, "critic_high": 0.0},
+    ),
     "bro": ({"critic_atoms": 25}, {"reset_updates": (1_000,)}, {"reset_updates": (5_000,)}),
     "dacer": (TEN | {"entropy_interval": 250, "learning_rate": 3e-4}, {}, {}),
     "consistency_ac": (
@@ -265,8 +270,8 @@ def test_settings_found_here_off_policy(algorithm):
     both, goals, pendulum = OWN[algorithm]
     later = dict.fromkeys(("ddpg", "td3", "crossq", "dsac_t"), "learning_classics/")
     later |= dict.fromkeys(("cpql", "consistency_ac"), "learning_consistency/")
-    later["bro"] = "learning_large/"
     later |= dict.fromkeys(("dacer", "dacerv2", "dime"), "learning_pathwise/")
+    later |= dict.fromkeys(("bro", "fast_td3"), "learning_large/")
     page = {"sdac": "multigoal_sweep", **later}.get(algorithm, "learning_multigoal/")
     check(algorithm, "multigoal/multigoal", "tuned", GOALS | both | goals, f"benchmarks/results/{page}")
     page = {**dict.fromkeys(("sac", "sdac", "qsm"), "learning/"), **later}.get(

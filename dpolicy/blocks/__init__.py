@@ -23,6 +23,7 @@ from dpolicy.blocks._critics import Policy as Policy
 from dpolicy.blocks._critics import acting as acting
 from dpolicy.blocks._critics import acts as acts
 from dpolicy.blocks._critics import critic_function as critic_function
+from dpolicy.blocks._critics import explores_apart as explores_apart
 from dpolicy.blocks._critics import guide as guide
 from dpolicy.blocks._critics import next_value as next_value
 from dpolicy.blocks._critics import noisy as noisy

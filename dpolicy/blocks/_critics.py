@@ -127,6 +127,39 @@ def noisy(policy: Policy, std: Number, *, bound: Number | None = None) -> Policy
     return act
 
 
+def explores_apart(
+    policy: Policy,
+    low: Number,
+    high: Number,
+    *,
+    actor: str = "actor",
+    select: CriticValues = "online_min",
+) -> Acting:
+    """An acting slot with noise of its own for every environment, its deviation from `low` (the first) to `high`.
+
+    The action is clipped to [-1, 1]. Of many environments at once some exploit, some explore (FastTD3, arXiv
+    2505.22642), whatever the policy is.
+
+    Args:
+        policy: Draws the action.
+        low: Standard deviation of the first environment's noise.
+        high: Of the last's.
+        actor: The part whose parameters the policy has.
+        select: The critic that it selects by, if it does.
+    """
+    _checks.non_negative("exploration_low", low)
+    _checks.non_negative("exploration_high", high)
+
+    def explore(parts: Parts) -> Callable[..., Action]:
+        def act(obs: Observation, key: Key, place: Number) -> Action:
+            apart = within_box(noisy(policy, jnp.asarray(low + place * (high - low), float)))
+            return acting(apart, getattr(parts, actor), guide(parts, select))(obs, key)
+
+        return act
+
+    return explore
+
+
 def within_box(policy: Policy) -> Policy:
     """`policy` with its action clipped to [-1, 1]: what is stored is then what the environment does."""
 

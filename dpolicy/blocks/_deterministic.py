@@ -1,11 +1,11 @@
 """Deterministic policies, the noise that they explore by, and that of a smoothed target."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 
-from dpolicy._settings import Sizes
+from dpolicy._settings import Sizes, within
 from dpolicy._types import Action, Critic, Key, Model, Number, Observation, Scalar
 from dpolicy.blocks._critics import Policy, noisy, within_box
 from dpolicy.networks import Activation, TanhDeterministic
@@ -34,18 +34,27 @@ class DeterministicPolicy(NamedTuple):
         return within_box(noisy(self.act, std, bound=bound))
 
 
-@tunable("hidden", "activation")
+@tunable("hidden", "activation", "final_scale")
 def deterministic_policy(
-    *, hidden: Sizes = (256, 256), activation: Activation = "relu"
+    *,
+    hidden: Sizes = (256, 256),
+    activation: Activation = "relu",
+    final_scale: Annotated[float, within(0)] = 1.0,
 ) -> DeterministicPolicy:
     """a = tanh(f(s)): the actor of DDPG (arXiv 1509.02971) and TD3 (arXiv 1802.09477).
 
     Args:
         hidden: Widths of the actor's network.
         activation: Activation of the actor.
+        final_scale: Multiplies the initial parameters of the actor's last layer.
     """
     return DeterministicPolicy(
         lambda key, spec: TanhDeterministic(
-            spec.obs_size, spec.action_size, hidden=hidden, activation=activation, key=key
+            spec.obs_size,
+            spec.action_size,
+            hidden=hidden,
+            activation=activation,
+            final_scale=final_scale,
+            key=key,
         )
     )

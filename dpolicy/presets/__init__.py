@@ -11,12 +11,13 @@ from dpolicy.presets._preset import Preset as Preset
 from dpolicy.presets._preset import Table, joined
 from dpolicy.presets.off_policy import PUBLISHED as _OFF_POLICY
 from dpolicy.presets.on_policy import PUBLISHED as _ON_POLICY
+from dpolicy.presets.parallel import PUBLISHED as _PARALLEL
 from dpolicy.presets.review import PUBLISHED as _REVIEW
 from dpolicy.presets.tuned import TUNED as _TUNED
 from dpolicy.presets.tuned_off_policy import TUNED as _TUNED_OFF_POLICY
 
 # The first pattern that matches `family/task` is used.
-PRESETS: Table = joined(_TUNED, _TUNED_OFF_POLICY, _ON_POLICY, _OFF_POLICY, _REVIEW)
+PRESETS: Table = joined(_TUNED, _TUNED_OFF_POLICY, _ON_POLICY, _OFF_POLICY, _REVIEW, _PARALLEL)
 
 DEFAULT_STEPS = {"on_policy": 1_000_000, "off_policy": 100_000, "offline": 10_000}
 

@@ -48,6 +48,11 @@ _METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "dsac_t": ({"temperature": 1.0, "temperature_learning_rate": 1e-3}, {}, {}),
     # Fewer quantiles than its 100, whose loss is of their square; one reset, within each of these short runs.
     "bro": ({"critic_atoms": 25}, {"reset_updates": (5_000,)}, {"reset_updates": (1_000,)}),
+    "fast_td3": (
+        {},
+        {"critic_low": -35.0, "critic_high": 0.0},
+        {"critic_low": -100.0, "critic_high": 20.0, "discount": 0.99},
+    ),
     "qsm": (_FIELD, {}, _ONE),
     "idem": (_FIELD | {"samples": 32}, {}, _ONE),
     "dps": (
@@ -112,7 +117,7 @@ _PAGES: dict[str, tuple[str, str]] = {  # of Multi-Goal and of Pendulum, where t
     **dict.fromkeys(("sac", "qsm"), (_GOALS, LEARNING)),
     "sdac": (MULTIGOAL, LEARNING),
     **dict.fromkeys(_CLASSICS, (_OF_CLASSICS, _OF_CLASSICS)),
-    "bro": (_OF_LARGE, _OF_LARGE),
+    **dict.fromkeys(("bro", "fast_td3"), (_OF_LARGE, _OF_LARGE)),
     **dict.fromkeys(("dacer", "dacerv2", "dime"), (_OF_PATHWISE, _OF_PATHWISE)),
     **dict.fromkeys(("cpql", "consistency_ac"), (_OF_CONSISTENCY, _OF_CONSISTENCY)),
 }
