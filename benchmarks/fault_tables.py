@@ -52,6 +52,8 @@ TESTS = {
     "dpolicy/algorithms/crossq.py": f"defaults algorithms_crossq {OFF_POLICY}",
     "dpolicy/blocks/_joint.py": "defaults algorithms_crossq algorithms_dime algorithms_protocol",
     "dpolicy/blocks/_atoms.py": "defaults algorithms_dime modes_discovery",
+    "dpolicy/algorithms/dsac_d.py": f"defaults algorithms_dsac_d {OFF_POLICY}",
+    "dpolicy/blocks/_diffusion_critics.py": "defaults algorithms_dsac_d algorithms_protocol",
     "dpolicy/algorithms/dime.py": f"defaults algorithms_dime {OFF_POLICY}",
     "dpolicy/blocks/_path_policy.py": "defaults algorithms_dime samplers_path",
     "dpolicy/fields/_control.py": "defaults algorithms_dime fields_embeddings bad_numbers",

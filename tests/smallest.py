@@ -22,7 +22,7 @@ class Spec(NamedTuple):
 
 SPEC = Spec()
 # Shapes only: what keeps a compilation short. Every number is left at its default.
-_ON_POLICY = {"value_hidden": (8,), "epochs": 2, "minibatches": 2}
+_ON_POLICY = {"critic_hidden": (8,), "epochs": 2, "minibatches": 2}
 _DIFFUSION = {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2}
 _ENTROPY = {"entropy_samples": 4, "entropy_interval": 1, "actor_interval": 1}
 TINY = {
@@ -95,6 +95,10 @@ TINY = {
         "evaluation_candidates": 2,
         "target_interval": 1,
         "target_after": 0,
+    },
+    "dsac_d": {
+        **{"hidden": (8,), "sampler_steps": 2, "critic_hidden": (8,), "value_steps": 2, "value_samples": 2},
+        **_ENTROPY,
     },
     "dime": {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2, "time_size": 8, "atoms": 5},
     "consistency_ac": {

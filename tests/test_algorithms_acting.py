@@ -42,6 +42,7 @@ ACTS = {
     "dacer": ("actor noise key exploration_noise", "actor key"),
     "dacerv2": ("actor noise key exploration_noise", "actor key"),
     "cpql": ("actor target key selection_temperature", "actor target key selection_temperature"),
+    "dsac_d": ("actor noise key exploration_noise", "actor key"),
     "dime": ("actor key prior_std", "actor key prior_std"),
     "consistency_ac": (
         "actor target key selection_temperature random_share",

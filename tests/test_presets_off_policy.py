@@ -241,6 +241,14 @@ OWN = {  # on both tasks; on Multi-Goal; on Pendulum
     ),
     "cpql": ({"target_interval": 1, "target_after": 0}, ONE, {}),
     "dacerv2": ({"entropy_interval": 250}, {}, {"direction_weight": 0.01}),
+    "dsac_d": (
+        {
+            **{"sampler_steps": 5, "value_steps": 5, "value_samples": 4, "value_bound": None},
+            **{"entropy_interval": 250, "learning_rate": 3e-4},
+        },
+        {},
+        {},
+    ),
     "dime": (
         TEN | {"time_size": 64, "temperature": 0.1, "temperature_learning_rate": 3e-3},
         {"value_low": -300.0, "value_high": 50.0},
@@ -270,7 +278,7 @@ def test_settings_found_here_off_policy(algorithm):
     both, goals, pendulum = OWN[algorithm]
     later = dict.fromkeys(("ddpg", "td3", "crossq", "dsac_t"), "learning_classics/")
     later |= dict.fromkeys(("cpql", "consistency_ac"), "learning_consistency/")
-    later |= dict.fromkeys(("dacer", "dacerv2", "dime"), "learning_pathwise/")
+    later |= dict.fromkeys(("dacer", "dacerv2", "dime", "dsac_d"), "learning_pathwise/")
     later |= dict.fromkeys(("bro", "fast_td3"), "learning_large/")
     page = {"sdac": "multigoal_sweep", **later}.get(algorithm, "learning_multigoal/")
     check(algorithm, "multigoal/multigoal", "tuned", GOALS | both | goals, f"benchmarks/results/{page}")

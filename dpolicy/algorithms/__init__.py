@@ -22,6 +22,7 @@ from dpolicy.algorithms.dp_cppo import dp_cppo as dp_cppo
 from dpolicy.algorithms.dpmd import dpmd as dpmd
 from dpolicy.algorithms.dppo import dppo as dppo
 from dpolicy.algorithms.dps import dps as dps
+from dpolicy.algorithms.dsac_d import dsac_d as dsac_d
 from dpolicy.algorithms.dsac_t import dsac_t as dsac_t
 from dpolicy.algorithms.fast_td3 import fast_td3 as fast_td3
 from dpolicy.algorithms.fpmd import fpmd as fpmd
@@ -83,6 +84,7 @@ ALGORITHMS: dict[str, Entry] = {
     "dacer": Entry(    dacer,   "off_policy", "reparameterisation", "uniform",  "none (through the sampler)",                               "DDPM",  "twin Gaussian Q",  "noisy, noise by entropy / one sample", "arXiv 2405.15177"),
     "dacerv2": Entry(  dacerv2, "off_policy", "reparameterisation", "uniform",  "none (through the sampler), directions of Q along it",     "DDPM",  "twin Gaussian Q",  "noisy, noise by entropy / one sample", "arXiv 2505.23426"),
     "cpql": Entry(     cpql,    "off_policy", "reparameterisation", "replay",   "perturb, and none (through one step)",                     "one step", "twin Q",        "one of 50 by softmax",    "arXiv 2310.06343"),
+    "dsac_d": Entry(   dsac_d,  "off_policy", "reparameterisation", "uniform",  "none (through two chains)",                                "DDPM",  "twin diffusions of the return", "noisy, noise by entropy / one sample", "arXiv 2507.01381"),
     "dime": Entry(     dime,    "off_policy", "reparameterisation", "uniform",  "none (through the sampler), cost of the path",             "Langevin, controlled", "twin C51, soft, batch renormalisation, no target", "one sample", "arXiv 2502.02316"),
     "consistency_ac": Entry(consistency_ac, "off_policy", "reparameterisation", "none", "none (through the sampler)",                      "5 steps", "twin Q",         "random, or one of 50 by softmax / one of 50", "arXiv 2309.16984"),
     "ppo": Entry(      ppo,     "on_policy",  "policy gradient",    "previous", "clipped Gaussian ratio",                                   "exact", "V, GAE",           "sample / mode",           "arXiv 1707.06347"),

@@ -34,6 +34,8 @@ from dpolicy.blocks._denoising import Denoising as Denoising
 from dpolicy.blocks._denoising import denoising as denoising
 from dpolicy.blocks._deterministic import DeterministicPolicy as DeterministicPolicy
 from dpolicy.blocks._deterministic import deterministic_policy as deterministic_policy
+from dpolicy.blocks._diffusion_critics import DiffusionCritics as DiffusionCritics
+from dpolicy.blocks._diffusion_critics import diffusion_critics as diffusion_critics
 from dpolicy.blocks._entropic_noise import ENTROPIES as ENTROPIES
 from dpolicy.blocks._entropic_noise import entropic_noise as entropic_noise
 from dpolicy.blocks._entropic_noise import tuned_by_samples as tuned_by_samples
