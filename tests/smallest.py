@@ -98,6 +98,7 @@ TINY = {
     },
     "dsac_d": {
         **{"hidden": (8,), "sampler_steps": 2, "critic_hidden": (8,), "value_steps": 2, "value_samples": 2},
+        **{"embedding": "raw", "value_embedding": "raw", "entropy_estimate": "gaussian"},
         **_ENTROPY,
     },
     "dime": {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2, "time_size": 8, "atoms": 5},

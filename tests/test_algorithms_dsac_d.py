@@ -194,7 +194,7 @@ def test_returns_keep_their_peaks_and_their_mean():
             batch = jax.vmap(transition)(jax.random.split(batch_key, 96), jnp.arange(96) % 3)
             return made.update(state, batch, key)[0], None
 
-        state, _ = jax.lax.scan(step, made.init(KEY, One), jax.random.split(KEY, 800))
+        state, _ = jax.lax.scan(step, made.init(KEY, One), jax.random.split(KEY, 500))
         many = critics._replace(samples=1000)
         draw = lambda s: many.draw(state.critic, state.returns, s[None], jnp.zeros(1), KEY)
         return jax.vmap(draw)(jnp.arange(3.0))

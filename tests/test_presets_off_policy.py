@@ -243,8 +243,8 @@ OWN = {  # on both tasks; on Multi-Goal; on Pendulum
     "dacerv2": ({"entropy_interval": 250}, {}, {"direction_weight": 0.01}),
     "dsac_d": (
         {
-            **{"sampler_steps": 5, "value_steps": 5, "value_samples": 4, "value_bound": None},
-            **{"entropy_interval": 250, "learning_rate": 3e-4},
+            **{"sampler_steps": 10, "value_steps": 5, "value_samples": 4, "value_bound": None},
+            **{"entropy_interval": 250, "learning_rate": 1e-4},
         },
         {},
         {},

@@ -85,8 +85,8 @@ _METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     # Of the networks' calls that its own settings ask for, one in a hundred.
     "dsac_d": (
         {
-            **{"sampler_steps": 5, "value_steps": 5, "value_samples": 4, "value_bound": None},
-            **{"entropy_interval": 250, "learning_rate": 3e-4},
+            **{"sampler_steps": 10, "value_steps": 5, "value_samples": 4, "value_bound": None},
+            **{"entropy_interval": 250, "learning_rate": 1e-4},
         },
         {},
         {},
