@@ -18,7 +18,14 @@ from dpolicy.train import off_policy, on_policy, policy_of
 
 TASKS = ["constant", "observation", "discount", "action", "observation_action", "time_limit"]
 PROBES = [Probe(task) for task in TASKS]
+# What the harder three ask for, the others ask for alone: these take half of the time.
+HARD = ["discount", "observation_action", "time_limit"]
+EVERY = ("sac", "ppo")
 DISCOUNT = 0.9
+
+
+def tasks_of(name: str) -> list[str]:
+    return TASKS if name in EVERY else HARD
 
 
 class AnyProbe(Environment):
@@ -98,7 +105,7 @@ def value_function(name: str, state: Any) -> Callable[[Any, Any], Any]:
 # It runs for longer than it compiles.
 @partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 1})
 def learned(name: str) -> Any:
-    """Values at s = -1, 0, 1 (at the best action) and evaluation actions there: two arrays [task, 3]."""
+    """Values at s = -1, 0, 1 (at the best action) and evaluation actions there: two arrays [task, 3], and returns."""
 
     def one(number: Any) -> Any:
         env = AnyProbe(number)
@@ -114,27 +121,28 @@ def learned(name: str) -> Any:
 
         return *jax.vmap(at)(jnp.array([-1.0, 0.0, 1.0])), metrics["evaluate/return"]
 
-    return jax.vmap(one)(jnp.arange(len(TASKS)))
+    return jax.vmap(one)(jnp.asarray([TASKS.index(task) for task in tasks_of(name)]))
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_values_and_actions_are_learned(name):
     values, actions, _ = map(np.asarray, learned(name))
-    value = lambda task, s: values[TASKS.index(task), s + 1]
-    action = lambda task, s: actions[TASKS.index(task), s + 1]
+    tasks, off = tasks_of(name), ALGORITHMS[name].family == "off_policy"
+    value = lambda task, s: values[tasks.index(task), s + 1]
+    action = lambda task, s: actions[tasks.index(task), s + 1]
     near = lambda measured, truth: np.testing.assert_allclose(measured, truth, atol=0.1)
-    near(value("constant", 0), 1.0)
-    near(value("discount", 0), DISCOUNT)
-    near(value("discount", 1), 1.0)
+    near([value("discount", 0), value("discount", 1)], [DISCOUNT, 1.0])
     for s in (-1, 1):
-        near(value("observation", s), s)
         # The wrong answers of this probe, s / (1 + discount / 2), are 0.16 away.
         near(value("time_limit", s), s / (1 + DISCOUNT))
         np.testing.assert_allclose(action("observation_action", s), 0.5 * s, atol=0.15)
-    np.testing.assert_allclose(action("action", 0), 0.5, atol=0.15)
-    if ALGORITHMS[name].family == "off_policy":
-        near(value("action", 0), 1.0)
-        near([value("observation_action", s) for s in (-1, 1)], 1.0)
+        if off:
+            near(value("observation_action", s), 1.0)
+    if tasks == TASKS:
+        near([value("constant", 0), value("observation", -1), value("observation", 1)], [1.0, -1.0, 1.0])
+        np.testing.assert_allclose(action("action", 0), 0.5, atol=0.15)
+        if off:
+            near(value("action", 0), 1.0)
 
 
 # The rest of the matching family: how it is fed is tested above, so it learns from uniform actions here, on the probe
