@@ -62,14 +62,26 @@ def flowrl(algorithm, task):
     gym = task in GYM
     batch, random, actor, critics, activation = FLOWRL["gym" if gym else "dmc"]
     # "QVPO and SAC use a 2-layer (256, 256) actor"; on DMC all actors have 512.
-    actor = (256, 256) if gym and algorithm in ("sac", "qvpo") else actor
+    actor = (256, 256) if gym and algorithm in ("sac", "qvpo", "td3") else actor
     shared = SHARED | {"batch_size": batch, "warmup": random, "hidden": actor, "critic_hidden": critics}
     if algorithm == "sac":
         return shared | {"activation": activation, "tune_temperature": True}
+    if algorithm == "td3":  # its code: freq, noise_clip, exploration_noise; both networks have ReLU
+        own = (2, 0.5, 0.1) if gym else (1, 0.3, 0.2)
+        own = dict(zip(("actor_interval", "target_noise_clip", "exploration_noise"), own, strict=True))
+        return shared | own | {"activation": "relu", "critic_activation": "relu", "actor_value": "mean"}
     shared |= FIELD | {"critic_activation": activation}
     return (
         shared
         | {
+            "dacer": {
+                "critic_form": "huber",
+                "noise_in_loss": False,
+                "learning_rate": 1e-4,
+                "critic_learning_rate": 1e-4,
+                "exploration_noise": 0.15 if task in ("halfcheetah", "humanoid") else 0.1,
+                "reward_scale": 0.2 if gym else 1.0,
+            },
             "qsm": {"temperature": 0.1, "evaluation_candidates": 10},
             "sdac": {"samples": 500, "temperature": 0.05 if gym else 0.01},
             # The actor of SDAC under the target critics, in the paper's words; its own backup is not theirs.
@@ -98,7 +110,9 @@ def flowrl(algorithm, task):
     )
 
 
-@pytest.mark.parametrize("algorithm", ["sac", "qsm", "sdac", "maxentdp", "idem", "gempo", "qvpo"])
+@pytest.mark.parametrize(
+    "algorithm", ["sac", "td3", "dacer", "qsm", "sdac", "maxentdp", "idem", "gempo", "qvpo"]
+)
 def test_flowrl(algorithm):
     for family, tasks in (("brax", GYM), ("playground", DMC)):
         for task in tasks:

@@ -57,6 +57,25 @@ def _flowrl_own(algorithm: str, task: str) -> dict[str, Any]:
     drawn = {"halfcheetah": 4, "hopper": 1}.get(task, 2)
     own: dict[str, dict[str, Any]] = {
         "sac": {**narrow, "tune_temperature": True},
+        # Of these two its code alone has settings; TD3's actor on Gym is SAC's.
+        "td3": {
+            **narrow,
+            "activation": "relu",
+            "critic_activation": "relu",
+            "actor_value": "mean",
+            "actor_interval": 2 if gym else 1,
+            "target_noise_clip": 0.5 if gym else 0.3,
+            "exploration_noise": 0.1 if gym else 0.2,
+        },
+        "dacer": field
+        | {
+            "critic_form": "huber",
+            "noise_in_loss": False,
+            "learning_rate": 1e-4,
+            "critic_learning_rate": 1e-4,
+            "exploration_noise": 0.15 if task in ("halfcheetah", "humanoid") else 0.1,
+            "reward_scale": 0.2 if gym else 1.0,
+        },
         # The ten samples that the text gives to its update are those of evaluation in its code.
         "qsm": field | {"temperature": 0.1, "evaluation_candidates": 10},
         "sdac": field | {"samples": 500, "temperature": 0.05 if gym else 0.01},
@@ -98,7 +117,7 @@ def _flowrl() -> Table:
     source = "FlowRL, arXiv 2603.27450, section A.3 and table 3"
     tasks = [("brax", task) for task in _GYM] + [("playground", task) for task in _DMC]
     table: Table = {}
-    for algorithm in ("sac", "qsm", "sdac", "maxentdp", "idem", "gempo", "qvpo"):
+    for algorithm in ("sac", "td3", "dacer", "qsm", "sdac", "maxentdp", "idem", "gempo", "qvpo"):
         for family, task in tasks:
             values = _flowrl_task(task) | _flowrl_own(algorithm, task)
             if algorithm == "sac":
