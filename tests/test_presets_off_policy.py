@@ -292,7 +292,8 @@ def test_settings_found_here_off_policy(algorithm):
     both, goals, pendulum = OWN[algorithm]
     later = dict.fromkeys(("ddpg", "td3", "crossq", "dsac_t"), "learning_classics/")
     later |= dict.fromkeys(("cpql", "consistency_ac"), "learning_consistency/")
-    later |= dict.fromkeys(("dacer", "dacerv2", "dime", "dsac_d"), "learning_pathwise/")
+    later |= dict.fromkeys(("dacer", "dacerv2"), "learning_pathwise/")
+    later |= dict.fromkeys(("dime", "dsac_d"), "learning_returns/")
     later |= dict.fromkeys(("bro", "fast_td3"), "learning_large/")
     page = {"sdac": "multigoal_sweep", **later}.get(algorithm, "learning_multigoal/")
     check(algorithm, "multigoal/multigoal", "tuned", GOALS | both | goals, f"benchmarks/results/{page}")

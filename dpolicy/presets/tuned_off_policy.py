@@ -120,6 +120,7 @@ _GOALS = "benchmarks/results/learning_multigoal/learning.md"
 _LATER = "benchmarks/results/learning_pendulum/learning.md"
 _OF_CLASSICS = "benchmarks/results/learning_classics/learning.md"
 _OF_LARGE = "benchmarks/results/learning_large/learning.md"
+_OF_RETURNS = "benchmarks/results/learning_returns/learning.md"
 _OF_PATHWISE = "benchmarks/results/learning_pathwise/learning.md"
 _OF_CONSISTENCY = "benchmarks/results/learning_consistency/learning.md"
 _PAGES: dict[str, tuple[str, str]] = {  # of Multi-Goal and of Pendulum, where they are not these
@@ -127,7 +128,8 @@ _PAGES: dict[str, tuple[str, str]] = {  # of Multi-Goal and of Pendulum, where t
     "sdac": (MULTIGOAL, LEARNING),
     **dict.fromkeys(_CLASSICS, (_OF_CLASSICS, _OF_CLASSICS)),
     **dict.fromkeys(("bro", "fast_td3"), (_OF_LARGE, _OF_LARGE)),
-    **dict.fromkeys(("dacer", "dacerv2", "dime", "dsac_d"), (_OF_PATHWISE, _OF_PATHWISE)),
+    **dict.fromkeys(("dacer", "dacerv2"), (_OF_PATHWISE, _OF_PATHWISE)),
+    **dict.fromkeys(("dime", "dsac_d"), (_OF_RETURNS, _OF_RETURNS)),
     **dict.fromkeys(("cpql", "consistency_ac"), (_OF_CONSISTENCY, _OF_CONSISTENCY)),
 }
 
