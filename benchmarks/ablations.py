@@ -97,6 +97,12 @@ ABLATIONS = {
             for schedule in ("cosine", "linear")
         },
     ),
+    "differentiated_steps": Ablation(
+        "Sampler steps that the gradient passes (FlowRL, figure 7; review, table 6)",
+        "dacer",
+        {f"{k} steps": {"sampler_steps": k} for k in (2, 5, 10, 20, 50)}
+        | {f"20 steps, the last {k}": {"sampler_steps": 20, "gradient_steps": k} for k in (1, 5)},
+    ),
     "critics": Ablation(
         "What critics give, and are fitted by",
         "sac",
