@@ -11,6 +11,7 @@ from transitions import experience
 
 from dpolicy._types import Transition
 from dpolicy.algorithms import dsac_d
+from dpolicy.audit import objective
 from dpolicy.blocks import diffusion_critics
 from dpolicy.fields import AbstractField, AbstractSchedule, LinearVP
 from dpolicy.learning import Seen, Statistics, algorithm
@@ -67,6 +68,21 @@ def test_returns_start_as_a_standard_normal():
     drawn = jax.jit(run)()
     np.testing.assert_allclose(np.mean(drawn, 1), 0, atol=0.06)
     np.testing.assert_allclose(np.var(drawn, 1), 0.983, rtol=0.06)
+
+
+def test_an_audits_critic_is_climbed_as_it_is():
+    made = dsac_d(**SETTINGS)
+    q = lambda obs, action: jnp.sum(obs) - jnp.sum(action**2)
+    example = jax.tree.map(lambda leaf: leaf[0], experience(KEY, 2))
+
+    @jax.jit
+    def both():
+        state = made.init(KEY, Spec)
+        model, loss = objective(made, state, q)
+        action = made.act(state, example.obs, jax.random.split(KEY)[0], "explore")[0]
+        return loss(model, example, KEY)[0], -q(example.obs, action)
+
+    np.testing.assert_allclose(*both(), rtol=1e-6)
 
 
 SETTINGS = {

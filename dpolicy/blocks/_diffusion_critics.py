@@ -56,9 +56,12 @@ class DiffusionCritics(NamedTuple):
     horizon: Horizon | None
 
     def draw(
-        self, critic: Ensemble[Any], scale: Statistics, obs: Observation, action: Action, key: Key
+        self, critic: Any, scale: Statistics, obs: Observation, action: Action, key: Key
     ) -> Float[Array, "critics samples"]:
         """Returns of (s, a), differentiable in the action through every step of their chains."""
+        if not isinstance(critic, Ensemble):  # an audit's critic has values
+            values = critic(obs, action)
+            return jnp.broadcast_to(values[:, None], (values.size, self.samples))
         seen = jnp.concatenate([obs, action])
 
         def one(field: AbstractField, key: Key) -> Float[Array, " samples"]:
@@ -68,7 +71,7 @@ class DiffusionCritics(NamedTuple):
         z = eqx.filter_vmap(one)(critic.members, jax.random.split(key, critic.size))
         return scale.mean + scale.std * z
 
-    def ascent(self, act: Policy, critic: Ensemble[Any], scale: Statistics) -> Loss:
+    def ascent(self, act: Policy, critic: Any, scale: Statistics) -> Loss:
         """-min_j mean_m Z_jm(s, a), a drawn by a policy of the model: differentiated through both chains.
 
         Args:
