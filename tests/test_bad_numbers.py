@@ -115,6 +115,17 @@ TABLE = {
         of(losses.categorical_cross_entropy, -ONES, ONES / 3, entropy_weight=0.1),
         {"entropy_weight": NON_NEGATIVE},
     ),
+    "td_target_law": (
+        of(losses.td_target_law, ONES[0], MASK[0], networks.Points(ONES, ONES / 3), discount=0.9),
+        {"discount": FRACTION},
+    ),
+    "hl_gauss": (of(losses.hl_gauss, ONES[0], jnp.arange(3.0)), {"width": POSITIVE}),
+    "quantile_huber": (of(losses.quantile_huber, ONES, ONES), {"kappa": POSITIVE}),
+    "quantile_error": (of(losses.quantile_error), {"kappa": POSITIVE}),
+    "categorical_error": (
+        of(losses.categorical_error),
+        {"width": optional(POSITIVE), "entropy_weight": NON_NEGATIVE},
+    ),
     "averaged": (of(losses.averaged, named), {"draws": COUNT}),
     "clip_schedule": (
         of(losses.clip_schedule, steps=3, low=0.1, high=0.2),
@@ -422,7 +433,7 @@ def test_no_number_is_left_out_of_the_table(module):
         if name.startswith("_") or not inspect.isfunction(value):
             continue
         for argument, parameter in inspect.signature(value).parameters.items():
-            is_number = any(kind in str(parameter.annotation) for kind in ("int", "float |", "'float'"))
+            is_number = bool(re.search(r"\bint\b|float \||'float'", str(parameter.annotation)))
             is_number |= parameter.annotation is float
             if (
                 is_number
