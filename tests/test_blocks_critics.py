@@ -321,6 +321,17 @@ def test_critics_of_each_kind_learn_a_value(kind):
     np.testing.assert_allclose(found, [0.5 + 0.9 * 0.3, 0.3], atol=0.02)
 
 
+def test_critics_on_the_unit_sphere():
+    """From the start on, and after an update too."""
+    method = sac(hidden=(8,), critic_hidden=(8, 8), critic_network="simba", critic_unit_weights=True)
+    start = method.init(KEY, SPEC)
+    after, _ = jax.jit(lambda key: updated(method, start, experience(method, start, key), key))(KEY)
+    for state in (start, after):
+        first = np.concatenate(state.critic.members.mlp.layers[0].weights, axis=-1)
+        np.testing.assert_allclose(np.linalg.norm(first, axis=-1), 1.0, rtol=1e-5)
+    assert not np.array_equal(*(state.critic.members.mlp.layers[0].weights[0] for state in (start, after)))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_family_takes_critics_of_each_kind(kind):
     """Traced, not run: a method of every kind of guidance, whose update keeps shapes and reports of the critics."""

@@ -18,6 +18,7 @@ from dpolicy.networks import (
     SimBa,
     ensemble,
     on_backbone,
+    unit_rows,
 )
 from dpolicy.optimisers import adam, descend, learner
 
@@ -125,6 +126,30 @@ def test_critics_of_laws():
     moved = descend(started, lambda c: (c(*PARTS).mean, {}), adam(0.1, weight_decay=0.5))[0].model
     assert (moved.low.array, moved.high.array) == (-2.0, 6.0)
     assert not np.array_equal(moved.q.mlp.layers[0].weights[0], critic.q.mlp.layers[0].weights[0])
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "simba", "bronet"])
+def test_rows_on_the_unit_sphere(backbone):
+    """Of every hidden layer, at the start and after steps; the directions, the output layer and the biases stay."""
+    make = on_backbone(QNetwork, backbone)
+    critic = ensemble(lambda key: make(2, 1, hidden=(8, 8), key=key), 2, key=KEY)
+    norms = lambda layer: np.linalg.norm(np.concatenate(layer.weights, axis=-1), axis=-1)
+
+    def layers(model):
+        mlp = model.members.mlp
+        return [*mlp.layers[:-1], *(layer for pair in getattr(mlp, "inner", ()) for layer in pair)]
+
+    moved = unit_rows(critic)
+    for old, new in zip(layers(critic), layers(moved), strict=True):
+        np.testing.assert_allclose(norms(new), 1.0, rtol=1e-5)
+        for before, after in zip(old.weights, new.weights, strict=True):
+            np.testing.assert_allclose(before / norms(old)[..., None], after, rtol=1e-4)
+        np.testing.assert_array_equal(old.bias, new.bias)
+    for old, new in zip(
+        critic.members.mlp.layers[-1].weights, moved.members.mlp.layers[-1].weights, strict=True
+    ):
+        np.testing.assert_array_equal(old, new)
+    assert np.isfinite(unit_rows(jax.tree.map(jnp.zeros_like, critic))(*PARTS)).all()
 
 
 @pytest.mark.parametrize(

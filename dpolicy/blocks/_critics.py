@@ -24,6 +24,7 @@ from dpolicy.networks import (
     QuantileValue,
     ensemble,
     mean_of,
+    unit_rows,
 )
 from dpolicy.optimisers import adam
 from dpolicy.recipe import tunable
@@ -247,7 +248,7 @@ def temporal_difference(
 
 # The settings of `q_critics` that say what a critic gives; blocks with laws of their own leave them out.
 LAW_SETTINGS = ("critic", "critic_low", "critic_high", "critic_atoms")
-KIND_SETTINGS = (*LAW_SETTINGS, "critic_network")
+KIND_SETTINGS = (*LAW_SETTINGS, "critic_network", "critic_unit_weights")
 
 
 class Critics(NamedTuple):
@@ -261,6 +262,7 @@ class Critics(NamedTuple):
         horizon: What transitions must span.
         reduction: Of the ensemble's errors, mean or sum.
         error: Of their predictions; None for the squared error of numbers.
+        project: Applied to them after every step, or None.
     """
 
     make: Callable[[Key, Any], Model]
@@ -270,6 +272,7 @@ class Critics(NamedTuple):
     horizon: Horizon | None
     reduction: str = "mean"
     error: CriticError | None = None
+    project: Callable[[Model], Model] | None = None
 
     def fitted(self, value: Callable[[Seen], NextValue]) -> Stage:
         """The stage that fits them to `r + gamma value(s')`; `value` is `seen -> ((example, key) -> number or law)`."""
@@ -279,6 +282,7 @@ class Critics(NamedTuple):
             lambda seen: loss(value(seen)),
             self.optimiser,
             horizon=self.horizon,
+            project=self.project,
         )
 
     def backed_up(
@@ -332,6 +336,7 @@ def q_critics(
     critic_reduction: Literal["mean", "sum"] = "mean",
     critic: CriticKind = "scalar",
     critic_network: Backbone = "mlp",
+    critic_unit_weights: bool = False,
     critic_low: Finite | None = None,
     critic_high: Finite | None = None,
     critic_atoms: Annotated[int, at_least(2)] | None = None,
@@ -354,6 +359,7 @@ def q_critics(
         critic: What critics give, and are fitted by: scalar (Q, squared error), c51 (probabilities of atoms; the
             projected law of the target), hl_gauss (the same; the target's mean as a histogram) or quantile.
         critic_network: mlp, simba or bronet; of the last two `critic_hidden` is the width, once for each block.
+        critic_unit_weights: Whether the rows of the critics' hidden layers are kept at norm 1 (`unit_rows`).
         critic_low: The lowest atom of c51 and hl_gauss, -100 unless given. Values outside the atoms cannot be learned;
             the metric "outside" is their share of the targets.
         critic_high: The highest atom, 100 unless given.
@@ -379,5 +385,6 @@ def q_critics(
         return ensemble(one, critics, key=key)
 
     optimiser = adam(critic_learning_rate, b1=b1, **bounds)
+    project = unit_rows if critic_unit_weights else None
     horizon = None if n_step == 1 else Horizon(n_step, discount)
-    return Critics(make, optimiser, discount, target_rate, horizon, critic_reduction, kind.error)
+    return Critics(make, optimiser, discount, target_rate, horizon, critic_reduction, kind.error, project)

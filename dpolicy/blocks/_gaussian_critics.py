@@ -116,7 +116,7 @@ class GaussianCritics(NamedTuple):
 
 @tunable("deviation_rate", "critic_form", "critic_network")
 @composed(
-    q_critics, without=("critic_reduction", *LAW_SETTINGS)
+    q_critics, without=("critic_reduction", *LAW_SETTINGS, "critic_unit_weights")
 )  # they are added up, and have a law of their own
 def gaussian_critics(
     make_critics: Callable[..., Critics],

@@ -46,6 +46,7 @@ def trained(
     *,
     whole: bool = False,
     horizon: Any = None,
+    project: Callable[[Model], Model] | None = None,
 ) -> Stage:
     """A network that descends a loss on the batch, one gradient step an update.
 
@@ -58,13 +59,15 @@ def trained(
         whole: Whether the loss takes the whole batch at once, `(model, batch, key) -> (scalar, metrics)`: joint passes,
             batches that are split among several models.
         horizon: What its transitions must span (`dpolicy.algorithm.Horizon`); None for single steps.
+        project: Applied to the model at the start and after every step, such as `dpolicy.networks.unit_rows`.
     """
     _checks.function("make", make, "(key, spec) -> model")
     _checks.slot("loss", loss, 1, "seen -> loss")
     optimiser = adam(3e-4) if optimiser is None else optimiser
 
     def start(key: Key, spec: Any, parts: Parts) -> Learner:
-        return learner(make(key, spec), optimiser)
+        model = make(key, spec)
+        return learner(model if project is None else project(model), optimiser)
 
     def step(part: Learner, seen: Seen, key: Key) -> Stepped:
         batch = flat(seen.batch)
@@ -72,6 +75,8 @@ def trained(
         part, metrics = descend(
             part, lambda model: mean(model, batch, key), optimiser, updates=seen.before.updates
         )
+        if project is not None:
+            part = Learner(project(part.model), part.opt_state)
         return part, {}, metrics
 
     return Stage(start, step, loss=None if whole else loss, horizon=horizon)

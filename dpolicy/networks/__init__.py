@@ -47,3 +47,4 @@ from dpolicy.networks._policies import ResidualGaussian as ResidualGaussian
 from dpolicy.networks._policies import TanhDeterministic as TanhDeterministic
 from dpolicy.networks._policies import TanhGaussian as TanhGaussian
 from dpolicy.networks._policies import gaussian_policy as gaussian_policy
+from dpolicy.networks._unit_rows import unit_rows as unit_rows
