@@ -1,12 +1,14 @@
 """Every algorithm on bandits with a known answer, critic and all: samples against exp(Q / T) / Z, or the arg max.
 
 Entropic methods (SDAC, QSM, SAC) and behaviour cloning of exact samples are measured by the 2-Wasserstein distance of
-their samples to exact ones; the floor is that of a second exact sample. QSM has another fixed point (its target at
-every noise level is the score of the density before smoothing): what its own sampler returns for exactly that field;
-the distance to it is given too. Policy gradients (PPO and its kin) seek the maximum, also in a corner of the box: the
-gap between max Q and the mean Q of their evaluation actions. Modes are those of the task within 0.15 of which at least
-2 % of the samples fall, and the share of a mode is that of the samples to which it is the nearest, in the mean over
-seeds. A run that was cut short goes on with what is missing; with --tasks or --only, the other rows of the table stay.
+their samples to exact ones; the floor is that of a second exact sample. So are the methods that climb the critic at
+their own action (DDPG to Consistency-AC), few of which have that law for their aim, by single samples without the noise
+of exploration. QSM has another fixed point (its target at every noise level is the score of the density before
+smoothing): what its own sampler returns for exactly that field; the distance to it is given too. Policy gradients (PPO
+and its kin) seek the maximum, also in a corner of the box: the gap between max Q and the mean Q of their evaluation
+actions. Modes are those of the task within 0.15 of which at least 2 % of the samples fall, and the share of a mode is
+that of the samples to which it is the nearest, in the mean over seeds. A run that was cut short goes on with what is
+missing; with --tasks or --only, the other rows of the table stay.
 
     python benchmarks/bandits.py --out benchmarks/results/bandits.md
 """
@@ -24,8 +26,27 @@ from kept import kept, merged
 from laws import mode_shares, qsm_fixed_point, shares_text, wasserstein
 
 from dpolicy._types import Transition
-from dpolicy.algorithms import bc, dp_cppo, dppo, fpo, fpopp, genpo, ppo, qsm, sac, sdac
-from dpolicy.envs import Bandit, make
+from dpolicy.algorithms import (
+    bc,
+    consistency_ac,
+    cpql,
+    crossq,
+    dacer,
+    dacerv2,
+    ddpg,
+    dp_cppo,
+    dppo,
+    dsac_t,
+    fpo,
+    fpopp,
+    genpo,
+    ppo,
+    qsm,
+    sac,
+    sdac,
+    td3,
+)
+from dpolicy.envs import Bandit, faces, make
 from dpolicy.train import off_policy, offline, on_policy, policy_of
 from dpolicy.train.intervals import interval_text
 
@@ -35,6 +56,8 @@ TEMPERATURE = {
     "corner": 1.0,
     "faces": 0.5,
     "unequal_modes": 1.0,
+    "corners": 0.5,
+    "unequal_widths": 1.0,
 }
 POLICY_GRADIENTS = ("ppo", "fpo", "fpopp", "dppo", "genpo", "dp_cppo")
 NET = (64, 64)
@@ -42,12 +65,50 @@ SAMPLES = 1_000
 
 
 def task(name: str) -> Bandit:
-    """A bandit of the library, or "corner": Q = -|a - (1, -1)|^2, where a standard normal policy starts near -4."""
+    """A bandit of the library, or one of three more.
+
+    - corner: Q = -|a - (1, -1)|^2, where a standard normal policy starts near -4.
+    - corners: `faces` in the plane, with maxima in the corners, on the faces and inside.
+    - unequal_widths: two maxima, at -.5 and .5, of weights .3 and .7 and of deviations .05 and .15.
+    """
+    if name == "corners":
+        return faces(action_size=2)
+    if name == "unequal_widths":
+        centres, widths = np.array([-0.5, 0.5]), np.array([0.05, 0.15])
+        logs = np.log(np.array([0.3, 0.7]) / widths)
+        q = lambda action: jax.nn.logsumexp(logs - (action[0] - centres) ** 2 / (2 * widths**2))
+        return Bandit(q, action_size=1, modes=centres[:, None])
     if name != "corner":
         found: Any = make(f"bandit/{name}")
         return found
     corner = np.array([1.0, -1.0])
     return Bandit(lambda action: -jnp.sum((action - corner) ** 2), action_size=2, modes=corner[None])
+
+
+def pathwise(temperature: float, network: dict[str, Any], *, silent: bool = False) -> dict[str, Any]:
+    """Methods that climb the critic at their own action, by name; their own samples only where `silent`.
+
+    Of DACER and DACERv2 the noise that holds the entropy is a part of their law. A temperature stays where it starts.
+    """
+    quiet = {"exploration_noise": 0.0} if silent else {}
+    one = {"candidates": 1, "evaluation_candidates": 1} if silent else {}
+    soft = {"temperature": temperature, "temperature_learning_rate": 1e-9, **network}
+    noisy = {"entropy_interval": 250, **network}
+    prompt = {**network, **one}
+    fast = {"target_interval": 1, "target_after": 0}
+    random = {"average_interval": 1, "average_after": 0, "random_updates": 400, "random_share": 0.0}
+    return {
+        "ddpg": ddpg(**quiet, **network),
+        "td3": td3(**quiet, **network),
+        "crossq": crossq(**soft),
+        "dsac_t": dsac_t(**soft),
+        "dacer": dacer(**noisy),
+        "dacerv2": dacerv2(**noisy),
+        "cpql": cpql(**fast, **prompt),
+        "cpql (inward)": cpql(inward=True, **fast, **prompt),
+        "consistency_ac": consistency_ac(**random, **prompt),
+        "consistency_ac (inward)": consistency_ac(inward=True, **random, **prompt),
+    }
 
 
 def programs(env: Bandit, temperature: float) -> dict[str, tuple[Any, int]]:
@@ -98,6 +159,10 @@ def programs(env: Bandit, temperature: float) -> dict[str, tuple[Any, int]]:
             off_policy(sac(temperature=temperature, tune_temperature=False, **nets, **fast), env, **off),
             4,
         ),
+        **{
+            label: (off_policy(algorithm, env, **off), 4)
+            for label, algorithm in pathwise(temperature, nets | fast).items()
+        },
         "ppo": (on_policy(ppo(entropy_coefficient=0.0, **policy), env, **on), 2),
         "fpo": (
             on_policy(
@@ -160,7 +225,8 @@ def compared(name: str, arguments: argparse.Namespace) -> list[str]:
     floor = wasserstein(*exact)
     # The noise that QSM adds while exploring is not its distribution.
     silent = qsm(temperature=temperature, exploration_noise=0.0, hidden=NET, critic_hidden=NET)
-    noise_free = {"qsm (paper)": silent}
+    nets: dict[str, Any] = {"hidden": NET, "critic_hidden": NET}
+    noise_free = {"qsm (paper)": silent, **pathwise(temperature, nets, silent=True)}
     own = {"qsm (paper)": qsm_fixed_point(env, temperature, SAMPLES)}
     best = float(jnp.max(jax.vmap(env.energy)(env.modes)))
     for algorithm, (program, calls) in programs(env, temperature).items():

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation, Scalar
-from dpolicy.fields import AbstractField, Karras, VarianceExploding
+from dpolicy.fields import AbstractField, Karras, VarianceExploding, clip_inward
 from dpolicy.fields._predictions import evaluate
 from dpolicy.samplers._chain import AbstractChain, Control
 from dpolicy.samplers._grid import Number, Numbers, Prior, bounded, check_bound
@@ -28,6 +29,7 @@ class Consistency(AbstractChain):
     control: Control | None
     later: Float[Array, " n"]
     clip: Number | None
+    inward: bool = eqx.field(static=True, default=False)
 
     @property
     def steps(self) -> int:
@@ -55,11 +57,15 @@ class Consistency(AbstractChain):
 
     def finish(self, x: Action) -> Action:
         """The last value, in [-clip, clip]."""
-        return bounded(x, self.clip)
+        return clip_inward(x, self.clip) if self.inward and self.clip is not None else bounded(x, self.clip)
 
 
 def consistency(
-    *, later: Numbers | tuple[()] = (), clip: Number | None = None, initial_scale: Number = 1.0
+    *,
+    later: Numbers | tuple[()] = (),
+    clip: Number | None = None,
+    inward: bool = False,
+    initial_scale: Number = 1.0,
 ) -> Consistency:
     """a = f(sigma_max z, 1); then at each later time a <- f(a + sqrt(sigma(t)^2 - sigma_min^2) z, t).
 
@@ -72,6 +78,7 @@ def consistency(
     Args:
         later: Times of further calls, decreasing, in (0, 1).
         clip: Clip the action to [-clip, clip], None for not.
+        inward: Whether a clipped action has the gradient that leads back (`dpolicy.fields.clip_inward`).
         initial_scale: Standard deviation of the start, in units of the schedule's.
 
     Returns:
@@ -89,9 +96,10 @@ def consistency(
         1.0
     """
     check_bound("clip", clip)
+    _checks.boolean("inward", inward)
     if np.shape(later) != (0,):
         _checks.in_range("later", later, 0.0, 1.0, open_low=True, open_high=True, ndim=(1,))
     levels = jnp.asarray(later, float)
     if levels.shape[0] > 1:
         _checks.positive("later must decrease: later[i] - later[i + 1]", levels[:-1] - levels[1:], ndim=(1,))
-    return Consistency(Prior("normal", initial_scale), None, None, levels, clip)
+    return Consistency(Prior("normal", initial_scale), None, None, levels, clip, inward)

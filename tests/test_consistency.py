@@ -7,7 +7,14 @@ import pytest
 
 from dpolicy._types import Transition
 from dpolicy.blocks import grid_levels, linear_levels
-from dpolicy.fields import ConsistencyField, CosineVP, FunctionField, Karras, consistency_scalings
+from dpolicy.fields import (
+    ConsistencyField,
+    CosineVP,
+    FunctionField,
+    Karras,
+    clip_inward,
+    consistency_scalings,
+)
 from dpolicy.losses import (
     batched,
     bptt_of_either,
@@ -240,6 +247,32 @@ def test_calls_of_a_sampler_by_hand(x64):
         np.testing.assert_allclose(action, np.clip(x, -1, 1), rtol=1e-9)
     gradient = jax.grad(lambda x: jnp.sum(consistency(later=(0.5, 0.2))(field, OBS, KEY, start=x)))(start)
     np.testing.assert_allclose(gradient, [1e-3], rtol=1e-9)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_clipped_action_finds_back_where_that_is_asked(inside):
+    """Of f = 1.5 in the first coordinate and -1.5 in the second: the gradient of Q points back, then out."""
+    value = jnp.asarray([1.5, -1.5])
+
+    def slope(inward, q):
+        sampler = consistency(clip=None if inside else 1.0, inward=inward)
+
+        def loss(shift):
+            clip = (lambda x: clip_inward(x, 1.0)) if inward else lambda x: jnp.clip(x, -1, 1)
+            fn = lambda x, t, obs: clip(value + shift) if inside else value + shift
+            field = FunctionField(fn, schedule=KARRAS, prediction="data", action_size=2)
+            return -jnp.sum(q * sampler(field, OBS, KEY))
+
+        return jax.grad(loss)(jnp.zeros(2))
+
+    q = jnp.asarray([-2.0, 3.0])
+    np.testing.assert_array_equal(slope(True, q), -q)
+    np.testing.assert_array_equal(slope(True, -q), [0, 0])
+    np.testing.assert_array_equal(slope(False, q), [0, 0])
+    np.testing.assert_array_equal(clip_inward(value, 1.0), [1, -1])
+    field = ConsistencyField(2, 2, clip=1e-3, inward=True, key=KEY, **SMALL)
+    found = jax.grad(lambda x: jnp.sum(jnp.abs(field(x, jnp.asarray(0.5), OBS))))(jnp.asarray([3.0, -4.0]))
+    assert np.all(found != 0)
 
 
 def test_fields_without_consistency_are_refused():

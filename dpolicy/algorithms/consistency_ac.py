@@ -70,9 +70,10 @@ def consistency_ac(
     slow copy's, which is the target of the second term, too. It acts by one of 50 samples, drawn with probability
     softmax of the lower target value; while exploring also at random, with a share that falls from 1.
 
-    Online the second term is off (c_C = 0): nothing then holds the policy to anything, and it collapses to one maximum.
-    With it what the replay holds stays. For data sets: `offline=True, consistency_weight=1, learning_rate=3e-4`, with
-    `level_updates` the updates of the run, over which levels grow from 2; q_weight and max_grad_norm are by task.
+    Online the second term is off (c_C = 0): nothing then holds the policy to anything, and it collapses to one maximum,
+    or to a face of the box, beyond which there is no gradient but with `inward=True`. With the term what the replay
+    holds stays. For data sets: `offline=True, consistency_weight=1, learning_rate=3e-4`, with `level_updates` the
+    updates of the run, over which levels grow from 2; q_weight and max_grad_norm are by task.
 
     The network is given the noise and the noised action as they are, up to 80. Other than the code: with
     `sampler_steps=1` its only call is at noise of 80, where the code's is at 2.

@@ -76,6 +76,9 @@ def cpql(
     the code computes and does not use. The selection improves the policy by itself: `candidates=1,
     evaluation_candidates=1` is without.
 
+    Samples are clipped to the box, beyond which they have no gradient: once all those of a state are there, the policy
+    stays on a face, whatever the critic says. With `inward=True` it finds back.
+
     As in the code squares are averaged over the coordinates of the action. The form for data sets is `offline=True,
     normalise_q=True`, Q_j / mean |Q_k| with j by a coin, `reconstruction_weight=1` and, by task, `q_weight` .15 to 4.5
     and `max_grad_norm` 1 to 10; the code's critics then have layer norm, as those of `critic_network="bronet"` have.

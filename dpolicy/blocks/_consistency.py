@@ -35,6 +35,7 @@ def linear_levels(steps: int, schedule: Karras, lowest: float = 2.0) -> Float[Ar
 
 
 @tunable(
+    "inward",
     "data_std",
     "sigma_min",
     "sigma_max",
@@ -51,6 +52,7 @@ def consistency_policy(
     preconditioned: bool = True,
     clip_inside: bool = True,
     later: Callable[[Karras, int], Any],
+    inward: bool = False,
     data_std: Annotated[float, within(0, open_low=True)] = 0.5,
     sigma_min: Annotated[float, within(0, open_low=True)] = 0.002,
     sigma_max: Annotated[float, within(0, open_low=True)] = 80.0,
@@ -68,6 +70,7 @@ def consistency_policy(
         preconditioned: Whether its network sees c_in x and 250 log h, or x and h; see `ConsistencyField`.
         clip_inside: Whether every value of the function is clipped to the box, or the action alone.
         later: `(schedule, steps) -> times` of the calls after the first.
+        inward: Whether an action that was clipped has the gradient that leads back into the box; none as published.
         data_std: Deviation of actions that the function is scaled for.
         sigma_min: The least noise, at which the function is the identity.
         sigma_max: The noise that it starts from.
@@ -93,6 +96,7 @@ def consistency_policy(
             data_std=data_std,
             preconditioned=preconditioned,
             clip=1.0 if clip_inside else None,
+            inward=inward,
             hidden=hidden,
             obs_hidden=obs_hidden,
             activation=activation,
@@ -102,5 +106,7 @@ def consistency_policy(
             key=key,
         )
 
-    sampler = consistency(later=later(schedule, sampler_steps), clip=None if clip_inside else 1.0)
+    sampler = consistency(
+        later=later(schedule, sampler_steps), clip=None if clip_inside else 1.0, inward=inward
+    )
     return FieldPolicy(schedule, make, sampler)

@@ -4,6 +4,7 @@ The times that a field takes run from the action, t = 0, to noise, t = 1.
 """
 
 from dpolicy.fields._consistency import ConsistencyField as ConsistencyField
+from dpolicy.fields._consistency import clip_inward as clip_inward
 from dpolicy.fields._consistency import consistency_scalings as consistency_scalings
 from dpolicy.fields._control import LangevinControl as LangevinControl
 from dpolicy.fields._discrete import DDPMTable as DDPMTable

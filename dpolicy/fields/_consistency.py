@@ -1,6 +1,7 @@
 """Consistency functions: fields that map every point of a path of noise to its end, the identity at the least noise."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -31,6 +32,25 @@ def consistency_scalings(
     return data_std**2 / (above**2 + data_std**2), above * data_std * inside, inside
 
 
+@jax.custom_vjp
+def clip_inward(x: Float[Array, "*shape"], bound: float | Float[Array, ""]) -> Float[Array, "*shape"]:
+    """x clipped to [-bound, bound], whose gradient passes beyond it, too, where a descent along it leads back.
+
+    Beyond the bound an entry of the cotangent passes if it has the sign of x, and is 0 if it has the other. (That of
+    `jnp.clip` is 0 in both cases, so that what has left stays out.)
+    """
+    return jnp.clip(x, -bound, bound)
+
+
+def _inward(saved: Any, cotangent: Array) -> tuple[Array, Array]:
+    x, bound = saved
+    back = (jnp.abs(x) <= bound) | (cotangent * x > 0)
+    return jnp.where(back, cotangent, 0), jnp.zeros_like(bound)
+
+
+clip_inward.defvjp(lambda x, bound: (clip_inward(x, bound), (x, jnp.asarray(bound, x.dtype))), _inward)
+
+
 class ConsistencyField(NetworkField):
     """f(x, h, s) = c_skip(h) x + c_out(h) F(c_in(h) x, 250 log h, s), h = sigma(t): x where t = 0, whatever F.
 
@@ -46,6 +66,7 @@ class ConsistencyField(NetworkField):
         data_std: The deviation of actions, s.
         preconditioned: Whether the network sees c_in x and 250 log h, or x and h.
         clip: Bound of the value, beyond which it has no gradient; None for none.
+        inward: Whether it has one there that leads back (`clip_inward`).
 
     Raises:
         ValueError: For sizes that are no positive ints, unknown names, and numbers out of range.
@@ -60,6 +81,7 @@ class ConsistencyField(NetworkField):
     output_scale: float = eqx.field(static=True)
     data_std: float = eqx.field(static=True)
     clip: float | None = eqx.field(static=True)
+    inward: bool = eqx.field(static=True)
     preconditioned: bool = eqx.field(static=True)
 
     def __init__(
@@ -71,6 +93,7 @@ class ConsistencyField(NetworkField):
         data_std: float | int = 0.5,
         preconditioned: bool = True,
         clip: float | int | None = None,
+        inward: bool = False,
         hidden: tuple[int, ...] = (256, 256, 256),
         obs_hidden: tuple[int, ...] = (),
         activation: str = "mish",
@@ -83,10 +106,12 @@ class ConsistencyField(NetworkField):
         _checks.instance("schedule", schedule, Karras, "a Karras schedule, such as Karras()")
         _checks.positive("data_std", data_std)
         _checks.boolean("preconditioned", preconditioned)
+        _checks.boolean("inward", inward)
         if clip is not None:
             _checks.positive("clip", clip)
         self.data_std, self.preconditioned = constant("data_std", data_std), preconditioned
         self.clip = None if clip is None else constant("clip", clip)
+        self.inward = inward
         embedding_key, encoder_key, mlp_key = jax.random.split(_checks.one_key(key), 3)
         self.embedding = make_embedding(embedding, key=embedding_key)
         self._start(
@@ -111,4 +136,6 @@ class ConsistencyField(NetworkField):
         skip, out, inside = consistency_scalings(h, sigma_min=self.schedule.sigma_min, data_std=self.data_std)
         seen, time = (inside * x, 250 * jnp.log(h)) if self.preconditioned else (x, h)
         value = skip * x + out * self._evaluate(seen, (self.embedding(time),), obs)
-        return value if self.clip is None else jnp.clip(value, -self.clip, self.clip)
+        if self.clip is None:
+            return value
+        return clip_inward(value, self.clip) if self.inward else jnp.clip(value, -self.clip, self.clip)
