@@ -1,10 +1,13 @@
 """Consistency-AC against its specification: what it descends, whose action backs it up, and when it acts at random."""
 
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from transitions import experience
 
 from dpolicy._types import Transition
@@ -99,6 +102,25 @@ def test_what_the_actor_descends(x64):
         for one, other in zip(jax.tree.leaves(slopes), jax.tree.leaves(expected), strict=True):
             assert np.any(other != 0)
             np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-12)
+
+
+def test_settings_of_a_term_that_is_off_are_refused(x64):
+    """Where the weight is the number 0, which leaves the term out; a sweep's 0 does not, and adds nothing."""
+    for setting, said in (({"scaled": True}, "True"), ({"level_updates": 10}, "10")):
+        sentence = f"{next(iter(setting))} needs a consistency_weight above 0, got {said} without."
+        with pytest.raises(ValueError, match=re.escape(sentence)):
+            consistency_ac(**SETTINGS, **setting)
+
+    def descended(weight):
+        method = consistency_ac(**SETTINGS, consistency_weight=weight)
+        state, batch = apart(method.init(KEY, Spec())), experience(KEY, SIZE)
+        return batched(method.stages["actor"].loss(Seen(state, state, batch, jnp.asarray(1), {})))(
+            state.actor, batch, KEY
+        )
+
+    (alone, metrics), (beside, more) = jax.jit(lambda weight: (descended(0.0), descended(weight)))(0.0)
+    np.testing.assert_allclose(alone, beside, rtol=1e-12)
+    assert "fit/loss" in more and "fit/loss" not in metrics
 
 
 def test_the_slow_copy_backs_the_critics_up_and_waits(x64):

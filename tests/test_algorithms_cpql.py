@@ -11,6 +11,7 @@ from transitions import experience
 
 from dpolicy.algorithms import cpql
 from dpolicy.blocks import field_policy
+from dpolicy.cli import main
 from dpolicy.fields import FunctionField, Karras
 from dpolicy.learning import Parts, Seen
 from dpolicy.losses import batched, chain, grid_times, perturb, start
@@ -172,7 +173,13 @@ def test_an_action_is_drawn_by_the_softmax_of_its_value(values, share):
     np.testing.assert_allclose(np.mean(draw(jax.random.split(KEY, 4_000))), share, atol=0.025)
 
 
-def test_the_form_for_data_sets():
+def test_the_form_for_data_sets(capsys):
+    """By Python alone: of the command line's settings none are for it."""
+    assert main(["train", "cpql", "--env", "multigoal", "--offline", "--print-config"]) == 2
+    assert capsys.readouterr().err == (
+        "dpolicy train cpql: cpql is offline with these hyperparameters, while the program's settings are of "
+        "off_policy training: call dpolicy.train.offline from Python.\n"
+    )
     assert cpql(**SETTINGS, offline=True, normalise_q=True).family == "offline"
     with pytest.raises(ValueError, match="sampler_steps must be below levels, 5, got 5"):
         cpql(**SETTINGS, sampler_steps=5)

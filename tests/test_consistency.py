@@ -1,5 +1,7 @@
 """Consistency functions: what they are at the ends, what each loss fits, what a sampler of few calls draws."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,6 +98,13 @@ def test_times_of_the_methods(x64):
         np.testing.assert_allclose(KARRAS.sigma(jnp.asarray(linear_levels(steps, KARRAS))), rest, rtol=1e-6)
     with pytest.raises(ValueError, match="sampler_steps must be below levels, 40, got 40"):
         grid_levels(40, 40)
+    for bounds, sentence in (
+        ((0.002, 1.0), "sigma_max must be a finite number in (2, inf), got 1.0."),
+        ((3.0, 80.0), "sigma_min must be a finite number in (0, 2), got 3.0."),
+    ):
+        assert len(linear_levels(1, Karras(*bounds))) == 0
+        with pytest.raises(ValueError, match=re.escape(sentence)):
+            linear_levels(2, Karras(*bounds))
 
 
 def test_a_count_of_levels_that_grows():

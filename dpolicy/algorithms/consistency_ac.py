@@ -82,8 +82,8 @@ def consistency_ac(
         q_weight: c_Q.
         consistency_weight: c_C.
         levels: Levels of noise of the second term (at the end).
-        level_updates: Updates over which they grow to that from 2; None for as many from the start.
-        scaled: Whether the second term is divided by h' - h.
+        level_updates: Updates over which they grow to that from 2; None for as many from the start. Only with the term.
+        scaled: Whether the second term is divided by h' - h. Only with the term.
         candidates: Samples among which its action is chosen while exploring.
         evaluation_candidates: The same in evaluation.
         selection_temperature: Of the softmax over them.
@@ -92,10 +92,16 @@ def consistency_ac(
         average_rate: Share of the actor that enters its slow copy whenever that steps.
         average_interval: The slow copy moves at every so many updates.
         average_after: Updates at the start through which it waits.
-        offline: Whether it learns from a data set, in `dpolicy.train.offline`.
+        offline: Whether it learns from a data set, by `dpolicy.train.offline` from Python.
+        sigma_min: The least noise, at which the function is the identity; below 2 but for a single step.
+        sigma_max: The noise that it starts from; above 2 but for a single step.
         sampler_steps: Calls of the function for an action.
         learning_rate: Adam's rate for the actor.
     """
+    held = not (isinstance(consistency_weight, float | int) and consistency_weight == 0)
+    if not held and (scaled or level_updates is not None):
+        name, value = ("scaled", scaled) if scaled else ("level_updates", level_updates)
+        raise ValueError(f"{name} needs a consistency_weight above 0, got {value!r} without.")
     policy = make_policy(
         preconditioned=False,
         clip_inside=False,
@@ -105,6 +111,8 @@ def consistency_ac(
 
     def improve(s: Seen) -> Loss:
         climb = bptt_of_either(climber.sample, lambda obs, action: mean_of(s.now.critic(obs, action)))
+        if not held:
+            return add(q=(q_weight, climb))
         count = levels
         if level_updates is not None:
             count = consistency_levels(annealed(s.before.updates, 0.0, 1.0, level_updates), high=levels)
@@ -115,15 +123,8 @@ def consistency_ac(
         return acts(policy.best(candidates, temperature=selection_temperature), select="target_min")
 
     def explore(parts: Parts) -> Callable[[Observation, Key], Action]:
-        greedy, share = select(candidates)(parts), annealed(parts.updates, 1.0, random_share, random_updates)
-
-        def act(obs: Observation, key: Key) -> Action:
-            greedy_key, random_key, choice_key = jax.random.split(key, 3)
-            action = greedy(obs, greedy_key)
-            random = jax.random.uniform(random_key, action.shape, action.dtype, -1.0, 1.0)
-            return jnp.where(jax.random.bernoulli(choice_key, share), random, action)
-
-        return act
+        share = annealed(parts.updates, 1.0, random_share, random_updates)
+        return _partly_random(select(candidates)(parts), share)
 
     return algorithm(
         "consistency_ac",
@@ -135,3 +136,15 @@ def consistency_ac(
         average=every(average("actor", average_rate), average_interval, after=average_after),
         target=critics.averaged(),
     )
+
+
+def _partly_random(greedy: Callable[[Observation, Key], Action], share: Any) -> Callable[..., Action]:
+    """`greedy`, but for a share of its actions, uniform in the box."""
+
+    def act(obs: Observation, key: Key) -> Action:
+        greedy_key, random_key, choice_key = jax.random.split(key, 3)
+        action = greedy(obs, greedy_key)
+        random = jax.random.uniform(random_key, action.shape, action.dtype, -1.0, 1.0)
+        return jnp.where(jax.random.bernoulli(choice_key, share), random, action)
+
+    return act

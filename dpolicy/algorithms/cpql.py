@@ -97,7 +97,7 @@ def cpql(
         selection_temperature: Of the softmax over them.
         target_interval: The slow copies move at every so many updates.
         target_after: Updates at the start through which they wait.
-        offline: Whether it learns from a data set, in `dpolicy.train.offline`.
+        offline: Whether it learns from a data set, by `dpolicy.train.offline` from Python.
         sampler_steps: Calls of the function for an action.
     """
     policy = make_policy(data_std=data_std, later=lambda _, steps: grid_levels(steps, levels))

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dpolicy import _checks
 from dpolicy._settings import Count, Sizes, one_of, within
 from dpolicy._types import Key
 from dpolicy.blocks._field_policy import FieldPolicy
@@ -28,7 +29,14 @@ def grid_levels(steps: int, levels: int) -> tuple[float, ...]:
 
 
 def linear_levels(steps: int, schedule: Karras, lowest: float = 2.0) -> Float[Array, " {steps}-1"]:
-    """Times of the calls after the first at noise that falls linearly to `lowest` (Consistency-AC's code)."""
+    """Times of the calls after the first at noise that falls linearly to `lowest` (Consistency-AC's code).
+
+    Raises:
+        ValueError: For more than one step under a schedule whose noise has not `lowest` between its ends.
+    """
+    if steps > 1:
+        _checks.in_range("sigma_min", schedule.sigma_min, 0.0, lowest, open_low=True, open_high=True)
+        _checks.in_range("sigma_max", schedule.sigma_max, lowest, open_low=True)
     high, gaps = schedule.sigma_max, max(steps - 1, 1)
     sigmas = [high + (lowest - high) * i / gaps for i in range(1, steps)]
     return schedule.time(jnp.asarray(sigmas, float))

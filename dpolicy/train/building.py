@@ -61,8 +61,13 @@ def build(config: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     family = _family(algorithm)
     make_program = PROGRAMS[family]
     settings = {key: tuples(value) for key, value in config["program"].items()}
-    check_known(make_program, settings, shown)
     parameters = inspect.signature(make_program).parameters
+    if not settings.keys() <= parameters.keys() and family != (usual := family_of(name)):
+        raise ValueError(
+            f"{shown} is {family} with these hyperparameters, while the program's settings are of {usual} training: "
+            f"call dpolicy.train.{family} from Python."
+        )
+    check_known(make_program, settings, shown)
     for parameter in list(parameters.values())[2:]:
         if parameter.default is parameter.empty and parameter.name not in settings:
             raise ValueError(
