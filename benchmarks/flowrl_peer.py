@@ -16,6 +16,8 @@ SIZES = ((17, 6), (60, 8))
 # file of the agent, its class, file of its settings
 OFF_POLICY = {
     "sac": ("sac", "SACAgent", "sac"),
+    "td3": ("td3", "TD3Agent", "td3"),
+    "dacer": ("dacer", "DACERAgent", "dacer"),
     "qsm": ("qsm", "QSMAgent", "qsm"),
     "idem": ("idem", "IDEMAgent", "idem"),
     "sdac": ("sdac", "SDACAgent", "sdac"),

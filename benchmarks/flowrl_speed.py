@@ -39,6 +39,8 @@ PACKAGES = (
 # What each is here: recipe, settings beyond the preset `flowrl`.
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "sac": ("sac", {}),
+    "td3": ("td3", {}),
+    "dacer": ("dacer", {}),
     "qsm": ("qsm", {}),
     "idem": ("idem", {}),
     "sdac": ("sdac", {}),
