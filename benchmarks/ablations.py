@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from command_line import parser_for
+from throughput import measure_algorithm
 
+from dpolicy.algorithms import ALGORITHMS
 from dpolicy.plots import learning_curve
 from dpolicy.presets import resolve
 from dpolicy.reports.multigoal import measure
@@ -23,11 +25,15 @@ from dpolicy.train.intervals import interval_text
 
 
 class Ablation(NamedTuple):
-    """One question: an algorithm, and the settings (or the algorithm) that are changed under each label."""
+    """One question: an algorithm, and the settings (or the algorithm) that are changed under each label.
+
+    `timed` adds what an update of each costs (`throughput.py`).
+    """
 
     question: str
     algorithm: str
     variants: dict[str, dict[str, Any]]
+    timed: bool = False
 
 
 # On Pendulum, by its preset: rewards of -1.63 or better, discounted by .95, and the entropy of SAC.
@@ -102,6 +108,7 @@ ABLATIONS = {
         "dacer",
         {f"{k} steps": {"sampler_steps": k} for k in (2, 5, 10, 20, 50)}
         | {f"20 steps, the last {k}": {"sampler_steps": 20, "gradient_steps": k} for k in (1, 5)},
+        timed=True,
     ),
     "critics": Ablation(
         "What critics give, and are fitted by",
@@ -166,6 +173,13 @@ def row(label: str, env_name: str, run: Any, history: Any, mode: str = "evaluate
     return f"| {' | '.join(cells)} |"
 
 
+def cost(config: dict[str, Any]) -> str:
+    """Of one update, its milliseconds and its memory, as two cells; its transitions are those of `throughput.py`."""
+    recipe = ALGORITHMS[config["algorithm"]].recipe(**config["hyperparameters"])
+    found = measure_algorithm(recipe, 3.0, repeat=5)
+    return f" {1e3 / found['updates per second']:.3g} | {found['program MiB']:.3g} |"
+
+
 def ablate(
     name: str,
     env_name: str,
@@ -180,6 +194,8 @@ def ablate(
     head = ["variant", "last evaluation", "failed seeds"]
     if env_name.startswith("multigoal"):
         head += ["(0,0)", "(2.5,2.5)", "(-2.5,2.5)", "modes at (0,0)", "goals from (0,0)"]
+    if ablation.timed:
+        head += ["ms an update", "MiB"]
     command = f"python benchmarks/ablations.py {name} --env {env_name}"
     command += f" --steps {changes['steps']}" if changes else ""
     command += f" --only {' '.join(map(repr, only))}" if only else ""
@@ -214,6 +230,7 @@ def ablate(
         several = MODES.get(algorithm, ()) if name == "methods" and env_name.startswith("multigoal") else ()
         for mode in several or ("evaluate",):
             lines.append(row(f"{label}, {mode}" if several else label, env_name, run, history, mode))
+            lines[-1] += cost(config) if ablation.timed else ""
             print(lines[-1], flush=True)
     best = ", ".join(map(str, sorted(tried)))
     lines += [
