@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 from dpolicy._checks import (
     fraction,
     in_range,
+    instance,
     integer,
     masks,
     non_negative,
@@ -28,6 +29,12 @@ def check_support(low: Number, high: Number, atoms: int, names: str = "{}") -> N
     integer("atoms", atoms, 2)
 
 
+def check_atoms(atoms: Float[Array, " n"]) -> None:
+    """Raise `ValueError` unless these are two atoms or more."""
+    vector("atoms", atoms)
+    integer("the number of atoms", atoms.shape[0], 2)
+
+
 def support(low: Number, high: Number, atoms: int) -> Float[Array, " n"]:
     """The atoms z_i = low + i (high - low) / (atoms - 1), i = 0 ... atoms - 1.
 
@@ -47,10 +54,12 @@ def td_target_law(reward: Scalar, terminated: Bool[Array, ""], following: Points
         >>> print(law.value, law.mean)
         [1. 3.] 2.0
     """
+    instance("following", following, Points, "Points, as of a law")
     back = lambda value: td_target(reward, terminated, value, discount)
     # After an end all points lie at the reward, whatever law its successor has, nan as well.
     weight = jnp.where(terminated, 1 / following.weight.shape[-1], following.weight)
-    return Points(jax.vmap(back)(following.value), weight)
+    value = jax.vmap(back)(following.value.reshape(-1)).reshape(following.value.shape)
+    return Points(value, weight)
 
 
 def onto_atoms(law: Points, atoms: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -67,7 +76,8 @@ def onto_atoms(law: Points, atoms: Float[Array, " n"]) -> Float[Array, " n"]:
         >>> print(onto_atoms(Points(jnp.array([0.25, 5.0]), jnp.array([0.5, 0.5])), jnp.array([0.0, 1.0])))
         [0.375 0.625]
     """
-    vector("atoms", atoms)
+    instance("law", law, Points, "Points, as of a law")
+    check_atoms(atoms)
     same_shapes(value=law.value, weight=law.weight)
     moved = jnp.clip(law.value, atoms[0], atoms[-1])
     apart = jnp.abs(moved[None] - atoms[:, None]) * ((atoms.shape[0] - 1) / (atoms[-1] - atoms[0]))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from dpolicy._checks import array, instance, non_negative, positive, returned, vector
 from dpolicy._types import Metrics, Number, Scalar
-from dpolicy.losses.categorical import categorical_cross_entropy, onto_atoms
+from dpolicy.losses.categorical import categorical_cross_entropy, check_atoms, onto_atoms
 from dpolicy.networks import CategoricalValue, Points, QuantileValue, mean_of
 
 # How far the laws that an ensemble of critics gives are from a goal, a number or `Points`, and what to report of it.
@@ -33,7 +33,7 @@ def hl_gauss(value: Scalar, atoms: Float[Array, " n"], *, width: Number = 0.75) 
         >>> print(hl_gauss(jnp.array(0.0), jnp.array([-1.0, 0.0, 1.0])))
         [0.241 0.519 0.241]
     """
-    vector("atoms", atoms)
+    check_atoms(atoms)
     array("value", value)
     positive("width", width)
     spacing = (atoms[-1] - atoms[0]) / (atoms.shape[0] - 1)
@@ -81,17 +81,24 @@ def as_points(goal: Any) -> Points:
     return Points(value[None], jnp.ones(1, value.dtype))
 
 
-def _each(error: Callable[[Array], Scalar], of: Float[Array, "*n k"]) -> Float[Array, "*n"]:
-    """Of every member of an ensemble, or of a single critic."""
-    return error(of) if of.ndim == 1 else jax.vmap(error)(of)
+def _each(
+    error: Callable[[Any, Any], tuple[Scalar, Scalar]], of: Any, goal: Any
+) -> tuple[Float[Array, "*n"], Scalar]:
+    """Of every member of an ensemble, or of a single critic; a goal may be that of all members, or one for each."""
+    arrays = jax.tree.leaves(of)
+    if arrays[0].ndim == 1:
+        return error(of, goal)
+    own = isinstance(goal, Points) and goal.value.ndim > 1
+    errors, reported = jax.vmap(error, (0, 0 if own else None))(of, goal)
+    return errors, jnp.mean(reported)
 
 
 def categorical_error(*, width: Number | None = None, entropy_weight: Number = 0.0) -> CriticError:
     """`categorical_cross_entropy` of critics that return a `CategoricalValue`.
 
     The goal y is a law projected onto the atoms (`onto_atoms`; of a number its single point), or, where a `width` is
-    given, its mean as a Gaussian over them (`hl_gauss`). Values beyond the atoms cannot be learned: the metric
-    "outside" is the share of the goal that lies there.
+    given, its mean as a Gaussian over them (`hl_gauss`); laws with an axis in front are one for each critic. Values
+    beyond the atoms cannot be learned: the metric "outside" is the share of the goal that lies there.
 
     Args:
         width: Of `hl_gauss`, in units of the spacing of atoms; None for C51's projection.
@@ -109,15 +116,16 @@ def categorical_error(*, width: Number | None = None, entropy_weight: Number = 0
 
     def error(prediction: Any, goal: Any) -> tuple[Float[Array, "*n"], Metrics]:
         instance("what the critic returns", prediction, CategoricalValue, "a CategoricalValue, as of AtomicQ")
-        law = as_points(goal if width is None else mean_of(goal))
-        atoms = prediction.atoms.reshape(-1, prediction.atoms.shape[-1])[0]
-        target = onto_atoms(law, atoms) if width is None else hl_gauss(law.value[0], atoms, width=width)
-        beyond = (law.value < atoms[0]) | (law.value > atoms[-1])
-        errors = _each(
-            lambda of: categorical_cross_entropy(of, target, entropy_weight=entropy_weight),
-            prediction.log_probabilities,
-        )
-        return errors, {"outside": jnp.sum(jnp.where(beyond, law.weight, 0))}
+
+        def one(said: CategoricalValue, goal: Any) -> tuple[Scalar, Scalar]:
+            law, atoms = as_points(goal if width is None else mean_of(goal)), said.atoms
+            target = onto_atoms(law, atoms) if width is None else hl_gauss(law.value[0], atoms, width=width)
+            beyond = (law.value < atoms[0]) | (law.value > atoms[-1])
+            loss = categorical_cross_entropy(said.log_probabilities, target, entropy_weight=entropy_weight)
+            return loss, jnp.sum(jnp.where(beyond, law.weight, 0))
+
+        errors, outside = _each(one, prediction, goal)
+        return errors, {"outside": outside}
 
     return error
 
@@ -136,8 +144,12 @@ def quantile_error(*, kappa: Number = 1.0) -> CriticError:
 
     def error(prediction: Any, goal: Any) -> tuple[Float[Array, "*n"], Metrics]:
         instance("what the critic returns", prediction, QuantileValue, "a QuantileValue, as of QuantileQ")
-        law = as_points(goal)
-        each = lambda quantiles: quantile_huber(quantiles, law.value, weight=law.weight, kappa=kappa)
-        return _each(each, prediction.quantiles), {}
+
+        def one(said: QuantileValue, goal: Any) -> tuple[Scalar, Scalar]:
+            law = as_points(goal)
+            loss = quantile_huber(said.quantiles, law.value, weight=law.weight, kappa=kappa)
+            return loss, jnp.zeros(())
+
+        return _each(one, prediction, goal)[0], {}
 
     return error

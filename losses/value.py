@@ -161,11 +161,16 @@ def bellman(
         goal = jax.lax.stop_gradient(target(example, key))
         value = critic(example.obs, example.action)
         if error is None:
+            if mean_of(value) is not value:
+                kind = type(value).__name__
+                raise ValueError(
+                    f"error must be given for a critic that returns a {kind}, such as quantile_error()."
+                )
             errors, metrics = (value - returned("target", goal)) ** 2, {}
         else:
             errors, metrics = error(value, goal)
         result = jnp.sum(errors) if reduction == "sum" else jnp.mean(errors)
-        value, goal = jnp.mean(mean_of(value)), mean_of(goal)
+        value, goal = jnp.mean(mean_of(value)), jnp.mean(mean_of(goal))
         return result, {"loss": result, "value": value, "target": goal, **metrics}
 
     return loss

@@ -27,14 +27,14 @@ class Spec:
 
 
 def loss_by_hand(state, e, key, value):
-    """The law of the lower critic, or of both, at the noised action of the actor as it is, projected."""
+    """The law of the lower critic, or of each its own, at the noised action of the actor as it is, projected."""
     _, noise_key = jax.random.split(key)
     noise = jnp.clip(0.6 * jax.random.normal(noise_key, (2,)), -0.5, 0.5)
     laws = state.target(e.next_obs, jnp.clip(state.actor(e.next_obs) + noise, -1, 1))
     law = jnp.exp(laws.log_probabilities)
-    law = law[jnp.argmin(laws.mean)] if value == "min" else jnp.mean(law, 0)
-    goal = categorical_target(law, e.reward, e.terminated, 0.9, low=-1.0, high=2.0)
-    return -jnp.sum(state.critic(e.obs, e.action).log_probabilities @ goal)
+    project = lambda p: categorical_target(p, e.reward, e.terminated, 0.9, low=-1.0, high=2.0)
+    goals = [project(law[jnp.argmin(laws.mean)])] * 2 if value == "min" else list(map(project, law))
+    return -sum(map(jnp.dot, state.critic(e.obs, e.action).log_probabilities, goals))
 
 
 @pytest.mark.parametrize("value", ["min", "mean"])

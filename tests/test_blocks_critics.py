@@ -274,6 +274,7 @@ def laws(obs, action):
         ("mean", [-2.0, 2.0, 6.0]),
         ("lcb", [-4.0, 1.0, 6.0]),  # of each pair of quantiles the mean minus the deviation: the lower
         (0, [0.0, 3.0, 6.0]),
+        ("each", [[0.0, 3.0, 6.0], [-4.0, 1.0, 6.0]]),
     ],
 )
 def test_what_is_bootstrapped_of_laws(how, expected):
@@ -356,9 +357,14 @@ def test_every_family_takes_critics_of_each_kind(kind):
     [
         ({"critic": "c52"}, "critic must be one of scalar, c51, hl_gauss, quantile"),
         ({"critic_network": "resnet"}, "critic_network must be one of mlp, simba, bronet"),
-        ({"critic_low": 0.0}, "critic_low is of critics with atoms, got 0.0 for critic='scalar'."),
+        ({"critic_low": 0.0}, "critic_low is of critics with atoms, got 0.0 for critic='scalar': give None."),
         ({"critic": "quantile", "critic_high": 1.0}, "critic_high is of critics with atoms, got 1.0"),
         ({"critic_atoms": 11}, "critic_atoms is of critics with atoms, got 11"),
+        ({"critic_network": "simba", "critic_hidden": (32, 16)}, "critic_hidden must be equal widths"),
+        (
+            {"network": QNetwork, "critic": "c51"},
+            "critic must be scalar where a network is given, got 'c51'.",
+        ),
         ({"critic": "c51", "critic_atoms": 1}, "critic_atoms must be"),
         ({"critic": "c51", "critic_low": 1.0, "critic_high": 0.0}, "critic_high - critic_low must be"),
     ],

@@ -125,6 +125,12 @@ def test_errors_of_an_ensemble(x64):
     law = jnp.exp(said.log_probabilities)
     bonus = 0.1 * jnp.sum(law * said.log_probabilities, axis=1)
     np.testing.assert_allclose(rewarded, -said.log_probabilities[:, -1] + bonus, atol=1e-12)
+    own = Points(jnp.stack([jnp.full(1, 0.0), jnp.full(1, 3.0)]), jnp.ones((2, 1)))  # one for each
+    errors, metrics = categorical_error()(said, own)
+    np.testing.assert_allclose(
+        errors, [-said.log_probabilities[0, 5], -said.log_probabilities[1, -1]], rtol=1e-9
+    )
+    assert metrics["outside"] == 0.5
     quantiles = QuantileValue(logits)
     errors, _ = quantile_error()(quantiles, goal)
     each = [quantile_huber(row, goal.value, weight=goal.weight) for row in logits]
@@ -155,6 +161,13 @@ def test_the_temporal_difference_of_a_law():
         (lambda: quantile_error(kappa=0.0), "kappa must be a finite number in (0, inf), got 0"),
         (lambda: categorical_error()(jnp.zeros(2), jnp.zeros(())), "what the critic returns must be"),
         (lambda: quantile_error()(jnp.zeros(2), jnp.zeros(())), "what the critic returns must be"),
+        (lambda: hl_gauss(jnp.zeros(()), jnp.zeros(1)), "the number of atoms must be an integer"),
+        (
+            lambda: bellman(lambda e, key: jnp.zeros(()))(
+                lambda *_: QuantileValue(jnp.zeros((1, 2))), EXAMPLE, KEY
+            ),
+            "error must be given for a critic that returns a QuantileValue",
+        ),
         (
             lambda: quantile_error()(QuantileValue(jnp.zeros(2)), jnp.zeros(2)),
             "target must return a scalar, got shape (2,)",

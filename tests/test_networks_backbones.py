@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dpolicy.fields import RandomFourier
 from dpolicy.networks import (
     MLP,
     AtomicQ,
+    BatchRenorm,
     BroNet,
     CategoricalQ,
     QNetwork,
@@ -126,6 +128,18 @@ def test_critics_of_laws():
     moved = descend(started, lambda c: (c(*PARTS).mean, {}), adam(0.1, weight_decay=0.5))[0].model
     assert (moved.low.array, moved.high.array) == (-2.0, 6.0)
     assert not np.array_equal(moved.q.mlp.layers[0].weights[0], critic.q.mlp.layers[0].weights[0])
+
+
+def test_what_does_not_decay():
+    """Running statistics and fixed frequencies stay, whatever module they are in; all else decays."""
+    tree = {"norms": [BatchRenorm(3)], "times": RandomFourier(4, key=KEY), "layer": jnp.ones(2)}
+    optimiser = adam(1.0, weight_decay=0.5)
+    still = lambda t: (jnp.zeros(()), {})
+    after = descend(learner(tree, optimiser), still, optimiser)[0].model
+    np.testing.assert_array_equal(after["times"].frequencies, tree["times"].frequencies)
+    np.testing.assert_array_equal(after["norms"][0].var, 1.0)
+    np.testing.assert_array_equal(after["norms"][0].scale, 0.5)
+    np.testing.assert_array_equal(after["layer"], 0.5)
 
 
 @pytest.mark.parametrize("backbone", ["mlp", "simba", "bronet"])

@@ -140,6 +140,13 @@ def test_dipo(row):
     check("dipo", f"brax/{task}", "dipo", AUTHORS | own, "arXiv 2305.13122")
 
 
+def test_bro():
+    """Ten updates of 128 transitions a step, from 2,500 steps on: its first reset is then within 15,000 steps."""
+    own = {"updates_per_step": 10, "batch_size": 128, "warmup": 2_500}
+    for env in ("brax/ant", "playground/CheetahRun"):
+        check("bro", env, "bro", AUTHORS | own, "arXiv 2405.16158")
+
+
 # MaxEntDP, arXiv 2502.11612, the readme of its code; rates fall along a cosine of two million updates.
 MAXENTDP = {
     "halfcheetah": 0.2,

@@ -29,7 +29,7 @@ from dpolicy.recipe import composed
     actor_optimiser,
     q_critics,
     hidden=(512, 256, 128),
-    final_scale=0.01,
+    final_scale=0.08,
     critic="c51",
     critic_low=-10.0,
     critic_high=10.0,
@@ -63,23 +63,29 @@ def fast_td3(
 
     Critics and their targets step at every update, the actor at every second. On Playground the method plays 1024
     environments with standardised observations, and makes 2 updates of 32,768 transitions for each step of them all
-    (`dpolicy train fast_td3 --env playground/... --print-config`). The noise is spread evenly over the environments,
-    where the code draws that of each anew with every episode; the atoms must hold the discounted returns.
+    (`dpolicy train fast_td3 --env playground/... --print-config`). The atoms must hold the discounted returns.
+
+    Other than in the code, the noise is spread evenly over the environments, where it draws that of each anew with
+    every episode, so that a single environment has `exploration_low`; the stored action is the one in the box; which
+    law is the lower is told before they are projected; hidden layers start orthogonal, and the first steps are
+    uniformly random.
 
     Args:
-        exploration_low: Standard deviation of the noise on the first environment's actions.
+        exploration_low: Standard deviation of the noise on the first environment's actions, or on the only one's.
         exploration_high: The same of the last.
         target_noise: Standard deviation of the noise on the action of the target.
         target_noise_clip: That noise is clipped to plus or minus this.
-        actor_value: What targets and actor take of the critics: min, or mean (the code's `use_cdq=False`).
+        actor_value: min: targets and actor take the lower critic. mean (the code's `use_cdq=False`): the actor climbs
+            the mean, and each critic is fitted to a target of its own.
         actor_interval: The actor moves at every so many updates.
     """
     policy, critics = make_policy(), make_critics()
     smoothed = policy.noisy(target_noise, bound=target_noise_clip)
+    backed_up = "min" if actor_value == "min" else "each"
 
     def bootstrap(s: Seen) -> NextValue:
         q = critic_function(s.before.critic)
-        return next_value(smoothed, s.before.actor, q, critic_function(s.before.target, actor_value))
+        return next_value(smoothed, s.before.actor, q, critic_function(s.before.target, backed_up))
 
     return algorithm(
         "fast_td3",

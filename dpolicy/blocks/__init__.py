@@ -13,6 +13,7 @@ from dpolicy.blocks._consistency import grid_levels as grid_levels
 from dpolicy.blocks._consistency import linear_levels as linear_levels
 from dpolicy.blocks._coupled import CoupledFlow as CoupledFlow
 from dpolicy.blocks._coupled import coupled_flow as coupled_flow
+from dpolicy.blocks._critic_function import critic_function as critic_function
 from dpolicy.blocks._critic_kinds import CRITIC_KINDS as CRITIC_KINDS
 from dpolicy.blocks._critic_kinds import CriticKind as CriticKind
 from dpolicy.blocks._critics import CRITIC_VALUES as CRITIC_VALUES
@@ -22,7 +23,6 @@ from dpolicy.blocks._critics import NextValue as NextValue
 from dpolicy.blocks._critics import Policy as Policy
 from dpolicy.blocks._critics import acting as acting
 from dpolicy.blocks._critics import acts as acts
-from dpolicy.blocks._critics import critic_function as critic_function
 from dpolicy.blocks._critics import explores_apart as explores_apart
 from dpolicy.blocks._critics import guide as guide
 from dpolicy.blocks._critics import next_value as next_value

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from dpolicy._settings import Positive, at_least
 from dpolicy._types import Key, Transition
-from dpolicy.blocks._critics import critic_function
+from dpolicy.blocks._critic_function import critic_function
 from dpolicy.learning import Seen, Stage, remembered
 from dpolicy.losses import gradient_ascent
 from dpolicy.recipe import tunable

@@ -1,12 +1,13 @@
 """What a critic says of (s, a): a number or a law of the return, and the error by which it is fitted."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from dpolicy._types import Number
 from dpolicy.losses import CriticError, categorical_error, quantile_error
 from dpolicy.losses.categorical import check_support
-from dpolicy.networks import AtomicQ, CategoricalQ, QNetwork, QuantileQ, on_backbone
+from dpolicy.networks import AtomicQ, CategoricalQ, QNetwork, QuantileQ
 
 CriticKind: TypeAlias = Literal["scalar", "c51", "hl_gauss", "quantile"]
 CRITIC_KINDS = get_args(CriticKind)
@@ -27,7 +28,6 @@ class Kind(NamedTuple):
 
 def critic_kind(
     critic: CriticKind,
-    network: str,
     *,
     low: Number | None = None,
     high: Number | None = None,
@@ -37,7 +37,6 @@ def critic_kind(
 
     Args:
         critic: scalar, c51, hl_gauss or quantile.
-        network: A name of `dpolicy.networks.BACKBONES`.
         low: The lowest atom of categorical laws.
         high: The highest.
         atoms: Their number, or that of quantiles.
@@ -52,18 +51,18 @@ def critic_kind(
         ("atoms", atoms, critic != "scalar"),
     ):
         if value is not None and not kinds:
-            raise ValueError(f"critic_{name} is of critics with atoms, got {value!r} for critic={critic!r}.")
+            raise ValueError(
+                f"critic_{name} is of critics with atoms, got {value!r} for critic={critic!r}: give None."
+            )
     if critic == "scalar":
-        return Kind(on_backbone(QNetwork, network), None)
+        return Kind(QNetwork, None)
     if critic == "quantile":
         count = _QUANTILES if atoms is None else atoms
-        make = on_backbone(QuantileQ, network)
-        return Kind(lambda *sizes, **given: make(*sizes, quantiles=count, **given), quantile_error())
+        return Kind(partial(QuantileQ, quantiles=count), quantile_error())
     low, high = _LOW if low is None else low, _HIGH if high is None else high
     count = _ATOMS if atoms is None else atoms
     check_support(low, high, count, "critic_{}")
-    make = on_backbone(CategoricalQ, network)
     return Kind(
-        lambda *sizes, **given: AtomicQ(make(*sizes, atoms=count, **given), low, high),
+        lambda *sizes, **given: AtomicQ(CategoricalQ(*sizes, atoms=count, **given), low, high),
         categorical_error(width=0.75 if critic == "hl_gauss" else None),
     )

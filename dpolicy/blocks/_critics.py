@@ -13,17 +13,17 @@ from dpolicy import _checks
 from dpolicy._settings import Count, Finite, Fraction, NonNegative, Positive, Sizes, at_least
 from dpolicy._types import Action, Critic, Key, Loss, Model, Number, Observation, Scalar, Transition
 from dpolicy.algorithm import Horizon
+from dpolicy.blocks._critic_function import critic_function
 from dpolicy.blocks._critic_kinds import CriticKind, critic_kind
 from dpolicy.learning import Acting, Parts, Seen, Stage, average, trained
-from dpolicy.losses import CriticError, bellman, reduce_ensemble, td_target, td_target_law
+from dpolicy.losses import CriticError, bellman, td_target, td_target_law
 from dpolicy.networks import (
     Activation,
     Backbone,
-    CategoricalValue,
     Points,
-    QuantileValue,
+    check_blocks,
     ensemble,
-    mean_of,
+    on_backbone,
     unit_rows,
 )
 from dpolicy.optimisers import adam
@@ -38,56 +38,6 @@ NextValue: TypeAlias = Callable[[Transition, Key], Scalar | Points]
 # Which ensemble guides the actor, and how it is reduced.
 CriticValues: TypeAlias = Literal["online_min", "online_mean", "target_min", "target_mean"]
 CRITIC_VALUES = get_args(CriticValues)
-
-
-class _Reduced:
-    """A critic of an ensemble; `outcome` is what targets are made of, which of laws is a law."""
-
-    def __init__(self, critic: Model, how: str | int, pessimism: Number):
-        self.critic, self.how, self.pessimism = critic, how, pessimism
-
-    def __call__(self, obs: Observation, action: Action) -> Scalar:
-        found = self.critic(obs, action)
-        if self.how == "lcb" and isinstance(found, QuantileValue):
-            return mean_of(self._law(found))
-        values = mean_of(found)
-        if isinstance(self.how, int):
-            return values[self.how]
-        return reduce_ensemble(values, self.how, pessimism=self.pessimism)
-
-    def outcome(self, obs: Observation, action: Action) -> Scalar | Points:
-        found = self.critic(obs, action)
-        laws = isinstance(found, (CategoricalValue, QuantileValue))
-        return self._law(found) if laws else self(obs, action)
-
-    def _law(self, found: CategoricalValue | QuantileValue) -> Points:
-        laws, values = found.points, found.mean
-        if self.how == "min" or isinstance(self.how, int):
-            index = jnp.argmin(values) if self.how == "min" else self.how
-            return jax.tree.map(lambda leaf: leaf[index], laws)
-        # Of one set of atoms the mixture, of quantiles the law between.
-        middle = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), laws)
-        if self.how == "mean":
-            return middle
-        bound = lambda of: reduce_ensemble(of, "lcb", pessimism=self.pessimism)
-        if isinstance(found, QuantileValue):
-            return middle._replace(value=bound(laws.value))
-        return middle._replace(value=middle.value + (bound(values) - jnp.mean(values)))
-
-
-def critic_function(critic: Model, how: str | int = "min", *, pessimism: Number = 1.0) -> Critic:
-    """q(obs, action) -> scalar from an ensemble: its minimum, mean or lower confidence bound, or one of its members.
-
-    Of laws of the return (`dpolicy.networks.ReturnLaw`) the means count; `next_value` bootstraps with a law: of the
-    member whose mean is lowest, of all together by their mean weights and values, or that moved down to the bound,
-    quantile by quantile where the critics give these.
-
-    Args:
-        critic: Called `critic(obs, action) -> values [n]`, or the laws of n members.
-        how: min, mean, lcb (the mean minus `pessimism` deviations), or the index of a member.
-        pessimism: Of lcb; see `dpolicy.losses.reduce_ensemble`.
-    """
-    return _Reduced(critic, how, pessimism)
 
 
 def guide(parts: Parts, values: CriticValues) -> Critic:
@@ -350,7 +300,7 @@ def q_critics(
     """Twin critics, or more: networks, their optimiser, their targets.
 
     Args:
-        network: Makes one critic, as `QNetwork` does, in the place of what `critic` and `critic_network` name.
+        network: Makes one critic, as `QNetwork` does, in the place of that; fitted by a loss of its own.
         b1: Decay of Adam's first moment.
         critics: Critics in the ensemble.
         critic_hidden: Widths of each critic's hidden layers.
@@ -376,8 +326,11 @@ def q_critics(
     """
 
     bounds: dict[str, Any] = {"max_grad_norm": max_grad_norm, "weight_decay": weight_decay}
-    kind = critic_kind(critic, critic_network, low=critic_low, high=critic_high, atoms=critic_atoms)
-    build = kind.network if network is None else network
+    if network is not None and critic != "scalar":
+        raise ValueError(f"critic must be scalar where a network is given, got {critic!r}.")
+    check_blocks("critic_hidden", critic_hidden, critic_network)
+    kind = critic_kind(critic, low=critic_low, high=critic_high, atoms=critic_atoms)
+    build = on_backbone(kind.network if network is None else network, critic_network)
 
     def make(key: Key, spec: Any) -> Model:
         layers: dict[str, Any] = {"hidden": critic_hidden, "activation": critic_activation}

@@ -14,7 +14,7 @@ from dpolicy._types import Action, Critic, Key, Loss, Model, Number, Observation
 from dpolicy.blocks._critics import LAW_SETTINGS, Critics, Policy, q_critics
 from dpolicy.learning import Parts, Seen, Stage, trained
 from dpolicy.losses import gaussian_bellman, td_target
-from dpolicy.networks import Backbone, GaussianQ, GaussianValue, on_backbone
+from dpolicy.networks import GaussianQ, GaussianValue
 from dpolicy.recipe import composed, tunable
 
 # The value of where a transition leads and a sample of its return: `(example, key) -> (value, sample)`.
@@ -114,7 +114,7 @@ class GaussianCritics(NamedTuple):
         return self.critics.averaged()
 
 
-@tunable("deviation_rate", "critic_form", "critic_network")
+@tunable("deviation_rate", "critic_form")
 @composed(
     q_critics, without=("critic_reduction", *LAW_SETTINGS, "critic_unit_weights")
 )  # they are added up, and have a law of their own
@@ -123,7 +123,6 @@ def gaussian_critics(
     *,
     deviation_rate: Fraction = 0.005,
     critic_form: Literal["scaled", "huber", "huber_doubled"] = "scaled",
-    critic_network: Backbone = "mlp",
 ) -> GaussianCritics:
     """Twin Gaussian critics, or more, of the settings of `q_critics`.
 
@@ -131,8 +130,5 @@ def gaussian_critics(
         deviation_rate: Share of a batch in the running mean of the critics' deviations, which bounds their samples.
         critic_form: The critics' loss: scaled (DSAC-T's paper), huber (its later code; half the variance), or
             huber_doubled (the same with the variance of scaled); see `dpolicy.losses.gaussian_value_loss`.
-        critic_network: mlp, simba or bronet; of the last two `critic_hidden` is the width, once for each block.
     """
-    return GaussianCritics(
-        make_critics(network=on_backbone(GaussianQ, critic_network)), deviation_rate, critic_form
-    )
+    return GaussianCritics(make_critics(network=GaussianQ), deviation_rate, critic_form)

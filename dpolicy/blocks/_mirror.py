@@ -12,7 +12,8 @@ from dpolicy._settings import Fraction, Positive
 from dpolicy._types import Key, Loss, Scalar, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks._actor_optimiser import actor_optimiser
-from dpolicy.blocks._critics import Critics, Policy, acts, critic_function, q_critics
+from dpolicy.blocks._critic_function import critic_function
+from dpolicy.blocks._critics import Critics, Policy, acts, q_critics
 from dpolicy.blocks._field_policy import FieldPolicy
 from dpolicy.blocks._noisy_best import Behaviour, noisy_best
 from dpolicy.learning import Seen, algorithm, labelled, statistics, trained

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from dpolicy import _checks
 from dpolicy._settings import NonNegative, Positive, Sizes, within
 from dpolicy._types import Action, Key, Loss, Metrics, Model, Number, Observation, Scalar, Transition
-from dpolicy.blocks._critics import critic_function
+from dpolicy.blocks._critic_function import critic_function
 from dpolicy.learning import Acting, Parts, Seen, Stage, trained
 from dpolicy.losses import dual
 from dpolicy.networks import Activation, BroNet, TanhGaussian

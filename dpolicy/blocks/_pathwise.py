@@ -10,7 +10,8 @@ from dpolicy._settings import Count, Positive
 from dpolicy._types import Critic, Loss
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks._actor_optimiser import actor_optimiser
-from dpolicy.blocks._critics import acts, critic_function
+from dpolicy.blocks._critic_function import critic_function
+from dpolicy.blocks._critics import acts
 from dpolicy.blocks._entropic_noise import entropic_noise
 from dpolicy.blocks._field_policy import FieldPolicy, field_policy
 from dpolicy.blocks._gaussian_critics import GaussianCritics, NextLaw, gaussian_critics, next_law

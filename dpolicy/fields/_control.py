@@ -1,6 +1,6 @@
 """The network of a controlled Langevin chain, with the sizes of its steps."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -49,6 +49,8 @@ class LangevinControl(eqx.Module):
     mlp: MLP
     raw_step: Float[Array, ""]
     raw_friction: Float[Array, " a"]
+    # At 0 they stand for a step of .69.
+    undecayed: ClassVar[tuple[str, ...]] = ("raw_step", "raw_friction")
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 import abc
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -112,11 +113,12 @@ def _fourier(t: Scalar, frequencies: Float[Array, " half"]) -> Float[Array, " n"
 class RandomFourier(AbstractEmbedding):
     """[cos(2 pi t w)] ++ [sin(2 pi t w)] with fixed w ~ N(0, std^2) (Tancik et al. 2020, arXiv 2006.10739).
 
-    No gradient reaches w; exclude it from weight decay if your optimiser has any.
+    No gradient reaches w, nor the weight decay of `dpolicy.optimisers.adam`; exclude it from that of any other.
     """
 
     frequencies: Float[Array, " half"]
     size: int = eqx.field(static=True)
+    undecayed: ClassVar[tuple[str, ...]] = ("frequencies",)
 
     def __init__(self, size: int = 64, *, std: float | int = 1.0, key: Key):
         _even("size", size)

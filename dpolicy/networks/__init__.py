@@ -12,6 +12,7 @@ from dpolicy.networks._backbones import BACKBONES as BACKBONES
 from dpolicy.networks._backbones import Backbone as Backbone
 from dpolicy.networks._backbones import BroNet as BroNet
 from dpolicy.networks._backbones import SimBa as SimBa
+from dpolicy.networks._backbones import check_blocks as check_blocks
 from dpolicy.networks._backbones import on_backbone as on_backbone
 from dpolicy.networks._batch_renorm import BatchRenorm as BatchRenorm
 from dpolicy.networks._batch_renorm import RenormMLP as RenormMLP

@@ -20,10 +20,21 @@ def _checked_sizes(in_sizes: Any, out_size: Any, hidden: Any, activation: Any) -
         _checks.integer("in_sizes", size, 0)
     _checks.integer("out_size", out_size)
     check_network(activation, "orthogonal", hidden=hidden)
+    _check_equal("hidden", hidden)
+
+
+def _check_equal(name: str, hidden: Any) -> None:
     if not hidden or len(set(hidden)) > 1:
         raise ValueError(
-            f"hidden must be equal widths, one for each block of a residual network, got {hidden!r}."
+            f"{name} must be equal widths, one for each block of a residual network, got {hidden!r}."
         )
+
+
+def check_blocks(name: str, hidden: Any, backbone: str) -> None:
+    """Raise `ValueError` for `hidden`, the argument `name`, with widths that the backbone cannot have."""
+    _checks.one_of("backbone", backbone, BACKBONES)
+    if backbone != "mlp":
+        _check_equal(name, hidden)
 
 
 class SimBa(eqx.Module):
@@ -175,8 +186,9 @@ def on_backbone(make: Callable[..., Any], backbone: str) -> Callable[..., Any]:
         own = {name: given[name] for name in ("activation", "final_scale") if name in given}
         # Its own layers are thrown away, and so is their key: as small as can be, for their sizes alone.
         module = make(*sizes, hidden=(), key=jax.random.key(0), **given)
-        out_size = module.mlp.layers[-1].bias.size
-        network = BACKBONES[backbone](module.mlp.in_sizes, out_size, hidden=hidden, key=key, **own)
-        return eqx.tree_at(lambda m: m.mlp, module, network)
+        where = lambda m: m.mlp if hasattr(m, "mlp") else m.q.mlp
+        out_size = where(module).layers[-1].bias.size
+        network = BACKBONES[backbone](where(module).in_sizes, out_size, hidden=hidden, key=key, **own)
+        return eqx.tree_at(where, module, network)
 
     return with_backbone

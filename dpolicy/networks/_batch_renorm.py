@@ -5,7 +5,7 @@ few that are taken together, like everything else.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -61,6 +61,7 @@ class BatchRenorm(eqx.Module):
     var: Float[Array, " n"]
     calls: Int[Array, ""]
     warmup: int = eqx.field(static=True)
+    undecayed: ClassVar[tuple[str, ...]] = ("mean", "var")
 
     def __init__(self, size: int, *, warmup: int = 100_000):
         _checks.integer("size", size)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Annotated, TypeAlias
+from typing import Annotated, ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
@@ -58,6 +58,7 @@ class Fixed(eqx.Module):
     """A number or array in a network that is no parameter of it: neither gradient nor weight decay reaches it."""
 
     array: Float[Array, "..."]
+    undecayed: ClassVar[tuple[str, ...]] = ("array",)
 
     def __call__(self) -> Float[Array, "..."]:
         """What it holds, without gradient."""

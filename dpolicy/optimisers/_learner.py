@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float, PyTree
 from dpolicy import _checks
 from dpolicy._settings import NonNegative, Positive, checked, within
 from dpolicy._types import Metrics, Number
-from dpolicy.networks import Fixed
 
 M = TypeVar("M")
 
@@ -78,9 +77,16 @@ def keep_if(condition: Bool[Array, ""], old: Any, new: Any) -> Any:
 
 
 def _decays(parameters: PyTree) -> PyTree:
-    """Which parts of a model decay: all that are parameters."""
-    fixed = lambda node: isinstance(node, Fixed)
-    return jax.tree.map(lambda node: not fixed(node), parameters, is_leaf=fixed)
+    """Which arrays of a model decay: all but those that its modules name in `undecayed`."""
+    held: set[int] = set()
+
+    def note(node: Any) -> bool:
+        for name in getattr(type(node), "undecayed", ()):
+            held.update(map(id, jax.tree.leaves(getattr(node, name))))
+        return False
+
+    jax.tree.leaves(parameters, is_leaf=note)
+    return jax.tree.map(lambda leaf: id(leaf) not in held, parameters)
 
 
 @checked
@@ -94,7 +100,8 @@ def adam(
     """Adam with optional clipping of the global gradient norm (before it) and decoupled weight decay (after it).
 
     Its first moment decays by `b1` a step, its second by .999. Without a learning rate the result is Adam's direction,
-    for a rate of another kind (`by_updates`, `by_kl`) after it.
+    for a rate of another kind (`by_updates`, `by_kl`) after it. What a module names in `undecayed`, a tuple on its
+    class, does not decay: what is no parameter, and positive numbers that are learned through an inverse.
 
     Raises:
         ValueError: For a rate or norm that is not above zero, or a negative decay.

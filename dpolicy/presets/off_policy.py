@@ -160,4 +160,11 @@ def _maxentdp() -> Table:
     }
 
 
-PUBLISHED = joined(_flowrl(), _dipo(), _maxentdp())
+def _bro() -> Table:
+    """BRO's loop (arXiv 2405.16158, its code): ten updates a step, which its resets are counted for."""
+    loop = _GYM_LOOP | {"updates_per_step": 10, "batch_size": 128, "warmup": 2_500}
+    source = "BRO, arXiv 2405.16158, its code"
+    return {"bro": [(f"{family}/*", Preset(loop, source, "bro")) for family in ("brax", "playground")]}
+
+
+PUBLISHED = joined(_flowrl(), _dipo(), _maxentdp(), _bro())
