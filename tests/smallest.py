@@ -22,7 +22,7 @@ class Spec(NamedTuple):
 
 SPEC = Spec()
 # Shapes only: what keeps a compilation short. Every number is left at its default.
-_ON_POLICY = {"critic_hidden": (8,), "epochs": 2, "minibatches": 2}
+_ON_POLICY = {"value_hidden": (8,), "epochs": 2, "minibatches": 2}
 _DIFFUSION = {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2}
 _ENTROPY = {"entropy_samples": 4, "entropy_interval": 1, "actor_interval": 1}
 TINY = {

@@ -90,6 +90,8 @@ def test_every_frame(name):
 
 def test_every_recipe_of_a_field_has_an_encoder_of_the_observation():
     for name, entry in ALGORITHMS.items():
+        if name == "dime":  # whose chain has a network of its own
+            continue
         parameters = inspect.signature(entry.recipe).parameters
         assert ("obs_hidden" in parameters) == ("sampler" in parameters or "sampler_steps" in parameters), (
             name
