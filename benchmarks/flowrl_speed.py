@@ -34,6 +34,7 @@ PACKAGES = (
     "hydra-core",
     "omegaconf",
     "gymnasium",
+    "scikit-learn",
     "tqdm",
 )
 # What each is here: recipe, settings beyond the preset `flowrl`.
