@@ -53,6 +53,7 @@ def _file(module: str) -> Path:
     return path.with_suffix(".py") if path.with_suffix(".py").exists() else path / "__init__.py"
 
 
+@functools.cache
 def exports(module: str) -> dict[str, list[str]]:
     """What a module or package exports by `from other import name as name`: the names, by the other module."""
     found: dict[str, list[str]] = {}

@@ -1,6 +1,7 @@
 """README, generated pages and notebooks agree with the code."""
 
 import ast
+import functools
 import importlib.util
 import inspect
 import json
@@ -29,6 +30,22 @@ def load_hooks():
 
 
 hooks = load_hooks()
+
+
+@functools.cache
+def pages():
+    """What is generated of a site whose repository is at "R"."""
+    return hooks.pages("R")
+
+
+@functools.cache
+def notebooks():
+    return hooks.notebooks()
+
+
+@functools.cache
+def family_page(family):
+    return hooks.family_page(family, ALGORITHMS)
 
 
 def after_marker(marker):
@@ -153,7 +170,7 @@ def test_the_taxonomy_follows_the_registry():
 
 
 def test_every_algorithm_has_its_section_on_one_family_page():
-    pages = {family: hooks.family_page(family, ALGORITHMS) for family in hooks.FAMILIES}
+    pages = {family: family_page(family) for family in hooks.FAMILIES}
     for name, entry in ALGORITHMS.items():
         with_section = [family for family, page in pages.items() if f"{{#{name}}}" in page]
         assert with_section == [entry.family]
@@ -173,7 +190,7 @@ def arguments(text):
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_an_algorithm_is_shown_as_it_is_called(name):
     entry = ALGORITHMS[name]
-    _, _, section = hooks.family_page(entry.family, ALGORITHMS).partition(f"## {name} {{#{name}}}")
+    _, _, section = family_page(entry.family).partition(f"## {name} {{#{name}}}")
     shown = re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1).strip()
     assert shown.startswith(f"{name}(\n    *,\n")
     real = {key: p.default for key, p in inspect.signature(entry.recipe).parameters.items()}
@@ -308,8 +325,8 @@ def test_notebooks_are_committed_with_the_outputs_of_one_run(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_page_of_a_notebook_shows_its_outputs(path):
-    page = hooks.pages("R")[f"notebooks/{path.stem}.md"]
-    pictures = hooks.notebooks()[f"notebooks/{path.stem}.md"][1]
+    page = pages()[f"notebooks/{path.stem}.md"]
+    pictures = notebooks()[f"notebooks/{path.stem}.md"][1]
     outputs = [o for cell in json.loads(path.read_text())["cells"] for o in cell.get("outputs", [])]
     printed = [
         line for o in outputs if o["output_type"] == "stream" for line in "".join(o["text"]).splitlines()
