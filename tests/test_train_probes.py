@@ -1,4 +1,8 @@
-"""Every trainer on every probe environment: learned values and actions against the known ones."""
+"""Every trainer on every probe environment: learned values and actions against the known ones.
+
+FPO++, DPPO and GenPO differ from the on-policy methods here by their likelihoods alone, which are tested by hand
+(`test_proximal.py`, `test_on_policy_checks.py`).
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -58,24 +62,6 @@ SETTINGS = {
     "dipo": {"sampler_steps": 5, "ascent_norm": None, "max_grad_norm": None, **CRITIC},
     "ppo": {"entropy_coefficient": 0.0, "epochs": 8, **PROXIMAL},
     "fpo": {"sampler_steps": 8, "draws": 4, "epochs": 5, "max_grad_norm": 1.0, "clip": 0.2, **PROXIMAL},
-    "fpopp": {
-        "sampler_steps": 8,
-        "draws": 4,
-        "epochs": 5,
-        "clip": 0.2,
-        "ema_after": 0,
-        "ema_decay": 0.8,
-        **PROXIMAL,
-    },
-    "dppo": {
-        "sampler_steps": 5,
-        "epochs": 5,
-        "clip": 0.2,
-        "value_learning_rate": None,
-        "max_grad_norm": 1.0,
-        **PROXIMAL,
-    },
-    "genpo": {"sampler_steps": 3, **PROXIMAL},
     "dp_cppo": {
         "entropy_coefficient": 0.0,
         "flow_hidden": (32,),
