@@ -80,6 +80,10 @@ def fast_td3(
         actor_interval: The actor moves at every so many updates.
     """
     policy, critics = make_policy(), make_critics()
+    if critics.subset is not None and actor_value == "mean":
+        raise ValueError(
+            f"critic_subset needs actor_value min, got {critics.subset} where each has a target of its own."
+        )
     smoothed = policy.noisy(target_noise, bound=target_noise_clip)
     backed_up = "min" if actor_value == "min" else "each"
 

@@ -213,6 +213,7 @@ class Critics(NamedTuple):
         reduction: Of the ensemble's errors, mean or sum.
         error: Of their predictions; None for the squared error of numbers.
         project: Applied to them after every step, or None.
+        subset: So many of the target critics, drawn anew at every update, stand for all of them; None for all.
     """
 
     make: Callable[[Key, Any], Model]
@@ -223,17 +224,32 @@ class Critics(NamedTuple):
     reduction: str = "mean"
     error: CriticError | None = None
     project: Callable[[Model], Model] | None = None
+    subset: int | None = None
 
     def fitted(self, value: Callable[[Seen], NextValue]) -> Stage:
         """The stage that fits them to `r + gamma value(s')`; `value` is `seen -> ((example, key) -> number or law)`."""
         loss = lambda of: temporal_difference(of, self.discount, reduction=self.reduction, error=self.error)
-        return trained(
+        stage = trained(
             self.make,
             lambda seen: loss(value(seen)),
             self.optimiser,
             horizon=self.horizon,
             project=self.project,
         )
+        return self.of_some(stage)
+
+    def of_some(self, stage: Stage) -> Stage:
+        """The stage, which sees `subset` of the target critics, the same throughout an update."""
+        size = self.subset
+        if size is None:
+            return stage
+
+        def step(part: Any, seen: Seen, key: Key) -> Any:
+            draw_key, key = jax.random.split(key)
+            some = lambda parts: Parts(parts, target=parts.target.drawn(size, draw_key))
+            return stage.step(part, seen._replace(before=some(seen.before), now=some(seen.now)), key)
+
+        return stage._replace(step=step)
 
     def backed_up(
         self,
@@ -269,6 +285,7 @@ class Critics(NamedTuple):
     "n_step",
     "target_rate",
     "critics",
+    "critic_subset",
     "critic_hidden",
     "critic_activation",
     "critic_reduction",
@@ -281,6 +298,7 @@ def q_critics(
     network: Callable[..., Any] | None = None,
     b1: Number = 0.9,
     critics: Count = 2,
+    critic_subset: Count | None = None,
     critic_hidden: Sizes = (256, 256),
     critic_activation: Activation = "relu",
     critic_reduction: Literal["mean", "sum"] = "mean",
@@ -303,6 +321,7 @@ def q_critics(
         network: Makes one critic, as `QNetwork` does, in the place of that; fitted by a loss of its own.
         b1: Decay of Adam's first moment.
         critics: Critics in the ensemble.
+        critic_subset: Targets are of so many of the target critics, drawn anew at each update (REDQ); None for all.
         critic_hidden: Widths of each critic's hidden layers.
         critic_activation: Activation of the critics.
         critic_reduction: Of the errors of the critics, their mean or their sum.
@@ -328,6 +347,8 @@ def q_critics(
     bounds: dict[str, Any] = {"max_grad_norm": max_grad_norm, "weight_decay": weight_decay}
     if network is not None and critic != "scalar":
         raise ValueError(f"critic must be scalar where a network is given, got {critic!r}.")
+    if critic_subset is not None and critic_subset > critics:
+        raise ValueError(f"critic_subset must be at most critics, {critics}, got {critic_subset}.")
     check_blocks("critic_hidden", critic_hidden, critic_network)
     kind = critic_kind(critic, low=critic_low, high=critic_high, atoms=critic_atoms)
     build = on_backbone(kind.network if network is None else network, critic_network)
@@ -340,4 +361,6 @@ def q_critics(
     optimiser = adam(critic_learning_rate, b1=b1, **bounds)
     project = unit_rows if critic_unit_weights else None
     horizon = None if n_step == 1 else Horizon(n_step, discount)
-    return Critics(make, optimiser, discount, target_rate, horizon, critic_reduction, kind.error, project)
+    return Critics(
+        make, optimiser, discount, target_rate, horizon, critic_reduction, kind.error, project, critic_subset
+    )

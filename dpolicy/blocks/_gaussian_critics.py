@@ -107,7 +107,8 @@ class GaussianCritics(NamedTuple):
 
             return gaussian_bellman(target, getattr(s.now, deviations), form=self.form)
 
-        return trained(self.critics.make, loss, self.critics.optimiser, horizon=self.critics.horizon)
+        critics = self.critics
+        return critics.of_some(trained(critics.make, loss, critics.optimiser, horizon=critics.horizon))
 
     def averaged(self) -> Stage:
         """The stage of their targets, which follows the part called critic."""

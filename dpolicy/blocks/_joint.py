@@ -166,7 +166,7 @@ class JointCritics(NamedTuple):
 @tunable("renorm_rate", "renorm_warmup")
 @composed(
     q_critics,
-    without=("target_rate", *KIND_SETTINGS),
+    without=("target_rate", "critic_subset", *KIND_SETTINGS),
     critic_hidden=(2048, 2048),
     critic_learning_rate=1e-3,
     critic_reduction="sum",

@@ -26,6 +26,13 @@ class Ensemble(eqx.Module, Generic[Module]):
         _checks.integer("index", index, -self.size, self.size - 1)
         return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, self.members)
 
+    def drawn(self, size: int, key: Key) -> "Ensemble[Module]":
+        """The ensemble of `size` of the members, no one twice, drawn at random (REDQ, arXiv 2101.05982)."""
+        _checks.integer("size", size, 1, self.size)
+        chosen = jax.random.permutation(_checks.one_key(key), self.size)[:size]
+        take = lambda leaf: leaf[chosen] if eqx.is_array(leaf) else leaf
+        return Ensemble(jax.tree.map(take, self.members), size)
+
 
 def ensemble(make: Callable[[Key], Module], size: int, *, key: Key) -> Ensemble[Module]:
     """`size` independent modules `make(key)`, constructed and evaluated together.
