@@ -43,6 +43,8 @@ _CRITICS: dict[str, dict[str, Any]] = {
     "c51": {"critic": "c51", **_BOUNDS},
     "hl_gauss": {"critic": "hl_gauss", **_BOUNDS},
     "quantile": {"critic": "quantile"},
+    "gaussian": {"critic": "gaussian"},
+    "2 of 5": {"critics": 5, "critic_subset": 2},
 }
 
 ABLATIONS = {

@@ -7,7 +7,7 @@ The examples begin with these names:
     >>> import jax
     >>> import jax.numpy as jnp
     >>> from dpolicy.losses import *
-    >>> from dpolicy.networks import AtomicQ, CategoricalQ, Points, QuantileValue
+    >>> from dpolicy.networks import AtomicQ, CategoricalQ, GaussianValue, Points, QuantileValue, SampledValue
     >>> jnp.set_printoptions(precision=3, suppress=True)
     >>> key, obs, action, no = jax.random.key(0), jnp.array([0.5]), jnp.array([0.2, -0.4]), jnp.array(False)
     >>> stored = lambda **extras: dp.Transition(obs, action, jnp.array(1.0), obs, no, no, extras)
@@ -69,7 +69,7 @@ from dpolicy.losses.distributional import hl_gauss as hl_gauss
 from dpolicy.losses.distributional import quantile_error as quantile_error
 from dpolicy.losses.distributional import quantile_huber as quantile_huber
 from dpolicy.losses.gaussian_value import GAUSSIAN_FORMS as GAUSSIAN_FORMS
-from dpolicy.losses.gaussian_value import gaussian_bellman as gaussian_bellman
+from dpolicy.losses.gaussian_value import gaussian_error as gaussian_error
 from dpolicy.losses.gaussian_value import gaussian_value_loss as gaussian_value_loss
 from dpolicy.losses.invertible import compression as compression
 from dpolicy.losses.invertible import exact_log_likelihood as exact_log_likelihood

@@ -1,14 +1,15 @@
-"""The law of a return as a Gaussian: its loss, with the remedies of DSAC-T, and the critics' targets."""
+"""The law of a return as a Gaussian: its loss, with the remedies of DSAC-T, as an error of critics."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dpolicy._checks import array, function, one_of, positive
-from dpolicy._types import Key, Loss, Metrics, Number, Scalar
+from dpolicy._checks import array, instance, one_of, positive
+from dpolicy._types import Metrics, Number
+from dpolicy.losses.distributional import CriticError
+from dpolicy.networks import GaussianValue, SampledValue
 
 GAUSSIAN_FORMS = ("scaled", "huber", "huber_doubled")
 _BOUND = 3.0  # standard deviations, of the samples and of what the variance is fitted to
@@ -77,37 +78,32 @@ def gaussian_value_loss(
     return ratio * (_huber(mean - target) + std * ((s**2 - factor * _huber(error)) / (s + floor)))
 
 
-def gaussian_bellman(
-    target: Callable[[Any, Key], tuple[Scalar, Scalar]],
-    deviation: Float[Array, " n"],
-    *,
-    form: str = "scaled",
-    floor: Number = 0.1,
-) -> Loss:
-    """`gaussian_value_loss` of an ensemble of critics that return (mean [n], std [n]), summed over it.
+def gaussian_error(
+    deviation: Float[Array, "*n"], *, form: str = "scaled", floor: Number = 0.1
+) -> CriticError:
+    """`gaussian_value_loss` of critics that return a `GaussianValue`; the goal is a `SampledValue`.
+
+    The metrics are the mean "std", and the mean squared "error" of the means.
 
     Args:
-        target: `(example, key) -> (y, a sample of the return)`, built over target networks; not differentiated.
         deviation: b of each critic.
         form: See `gaussian_value_loss`.
         floor: See `gaussian_value_loss`.
 
     Examples:
-        >>> loss = gaussian_bellman(lambda example, key: (jnp.array(2.0), jnp.array(5.0)), jnp.ones(1), floor=1.0)
-        >>> critic = lambda obs, action: (jnp.ones(1), jnp.ones(1))
-        >>> print(loss(critic, example, key)[1]["value"])
+        >>> law, goal = GaussianValue(jnp.ones(1), jnp.ones(1)), SampledValue(jnp.array(2.0), jnp.array(5.0))
+        >>> print(gaussian_error(jnp.ones(1), floor=1.0)(law, goal)[1]["error"])
         1.0
     """
-    function("target", target, "(example, key) -> (y, sample)")
     one_of("form", form, GAUSSIAN_FORMS)
     positive("floor", floor)
 
-    def loss(critic: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
-        y, sample = jax.lax.stop_gradient(target(example, key))
-        mean, std = critic(example.obs, example.action)
+    def error(prediction: Any, goal: Any) -> tuple[Float[Array, "*n"], Metrics]:
+        instance("what the critic returns", prediction, GaussianValue, "a GaussianValue, as of GaussianQ")
+        instance("target", goal, SampledValue, "a SampledValue, as of a law that is drawn from")
+        mean, std = prediction
         bound = jax.lax.stop_gradient(deviation)
-        result = jnp.sum(gaussian_value_loss(mean, std, y, sample, bound, form=form, floor=floor))
-        metrics = {"loss": result, "value": jnp.mean(mean), "std": jnp.mean(std), "target": y}
-        return result, {**metrics, "error": jnp.mean((mean - y) ** 2)}
+        errors = gaussian_value_loss(mean, std, goal.mean, goal.sample, bound, form=form, floor=floor)
+        return errors, {"std": jnp.mean(std), "error": jnp.mean((mean - goal.mean) ** 2)}
 
-    return loss
+    return error

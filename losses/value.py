@@ -147,7 +147,7 @@ def bellman(
     The model is called as `critic(obs, action)` and may return one value or a vector of them. The sum over them
     instead (`reduction="sum"`) has their number times the gradient, which under Adam matters to a norm bound only.
     Critics that return laws (`dpolicy.networks.ReturnLaw`) take another `error`, and a target that is a law or a
-    number: `categorical_error`, `quantile_error`.
+    number: `categorical_error`, `quantile_error`, `gaussian_error`.
 
     Examples:
         >>> loss = bellman(lambda example, key: td_target(example.reward, no, jnp.array(2.0), 0.5))

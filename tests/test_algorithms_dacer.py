@@ -104,7 +104,7 @@ def test_more_components_than_samples_are_refused():
 def test_the_actor_moves_neither_critic_nor_omega():
     """At every second update it moves, and with it the targets, of the critics after their step; omega waits."""
     method = dacer(**TINY, entropy_samples=4)
-    critics = {name: method.stages[name] for name in ("deviations", "critic")}
+    critics = {name: method.stages[name] for name in ("critic",)}
 
     batch, update = seen().batch, eqx.filter_jit(method.update)
     start = eqx.filter_jit(method.init)(KEY, Spec())

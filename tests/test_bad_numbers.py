@@ -140,7 +140,7 @@ TABLE = {
         {"steps": COUNT, "discount": FRACTION},
     ),
     "gaussian_value_loss": (of(losses.gaussian_value_loss, *[ONES] * 5), {"floor": POSITIVE}),
-    "gaussian_bellman": (of(losses.gaussian_bellman, named, ONES), {"floor": POSITIVE}),
+    "gaussian_error": (of(losses.gaussian_error, ONES), {"floor": POSITIVE}),
     "denoiser_weight": (of(losses.denoiser_weight), {"data_std": POSITIVE}),
     "consistency_levels": (
         of(losses.consistency_levels, progress=0.5),

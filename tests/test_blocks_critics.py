@@ -1,14 +1,12 @@
 """Critics of every kind as stages: what their targets are made of, by hand, and the mistakes at slots."""
 
 import math
-import re
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from smallest import SPEC, TINY, experience, updated
 
 from dpolicy._types import Transition
 from dpolicy.algorithm import Horizon
@@ -16,7 +14,7 @@ from dpolicy.algorithms import ALGORITHMS, sac
 from dpolicy.blocks import critic_function, next_value, q_critics, temporal_difference
 from dpolicy.learning import Parts, Seen, algorithm, average, every, labelled, remembered, trained
 from dpolicy.losses import categorical_loss, categorical_target, expectile_regression, support
-from dpolicy.networks import CategoricalQ, QNetwork, QuantileValue, ValueNetwork
+from dpolicy.networks import CategoricalQ, QNetwork, ValueNetwork
 from dpolicy.optimisers import adam
 
 KEY = jax.random.key(0)
@@ -257,118 +255,3 @@ def test_a_part_reads_as_its_model():
     assert np.all(new.model != part.model) and added == {} and "grad_norm" in metrics
     doubled = jax.tree.map(lambda leaf: 2 * leaf, parts)
     assert isinstance(doubled, Parts) and list(doubled) == list(parts)
-
-
-KINDS = ["c51", "hl_gauss", "quantile"]
-
-
-def laws(obs, action):
-    """Two members of three quantiles each, moved by the action; the second has the lower mean."""
-    return QuantileValue(jnp.asarray([[0.0, 3.0, 6.0], [-4.0, 1.0, 6.0]]) + action[0])
-
-
-@pytest.mark.parametrize(
-    ("how", "expected"),
-    [
-        ("min", [-4.0, 1.0, 6.0]),
-        ("mean", [-2.0, 2.0, 6.0]),
-        ("lcb", [-4.0, 1.0, 6.0]),  # of each pair of quantiles the mean minus the deviation: the lower
-        (0, [0.0, 3.0, 6.0]),
-        ("each", [[0.0, 3.0, 6.0], [-4.0, 1.0, 6.0]]),
-    ],
-)
-def test_what_is_bootstrapped_of_laws(how, expected):
-    """With the entropy of the action in every point; the value is what the members' means say."""
-    target = critic_function(laws, how)
-    value = next_value(lambda *_: (jnp.ones(1), jnp.asarray(-2.0)), None, target, target, 0.25)
-    np.testing.assert_allclose(value(EXAMPLE, KEY).value, np.asarray(expected) + 1.5, rtol=1e-6)
-    np.testing.assert_allclose(target(EXAMPLE.obs, jnp.ones(1)), np.mean(expected) + 1, rtol=1e-6)
-
-
-def test_the_law_of_several_actions(x64):
-    target = critic_function(laws, "min")
-    drawn = np.asarray(jax.vmap(lambda k: jax.random.uniform(k))(jax.random.split(KEY, 4)))
-    mixture = next_value(counted, None, target, target, actions=4)(EXAMPLE, KEY)
-    np.testing.assert_allclose(mixture.mean, 1 + drawn.mean(), rtol=1e-6)
-    np.testing.assert_allclose([mixture.value.size, jnp.sum(mixture.weight)], [12, 1])
-    best = next_value(counted, None, target, target, actions=4, over="max")(EXAMPLE, KEY)
-    np.testing.assert_allclose(best.value, np.asarray([-4.0, 1.0, 6.0]) + drawn.max(), rtol=1e-6)
-    with pytest.raises(ValueError, match="over must be mean or max for critics that give laws"):
-        next_value(counted, None, target, target, actions=4, over="soft")(EXAMPLE, KEY)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_critics_of_each_kind_learn_a_value(kind):
-    """A step of reward 0.5, then one of value 0.3, each known for certain: 0.5 + 0.9 * 0.3 for the first."""
-    bounds = {} if kind == "quantile" else {"critic_low": -2.0, "critic_high": 2.0}
-    critics = q_critics(
-        critic=kind, critic_atoms=11, **bounds, critic_hidden=(8,), critic_learning_rate=0.03, discount=0.9
-    )
-    method = algorithm(
-        "test",
-        "off_policy",
-        explore=lambda s: lambda obs, key: jnp.zeros(1),
-        evaluate=lambda s: lambda obs, key: jnp.zeros(1),
-        critic=critics.backed_up(lambda *_: (jnp.zeros(1), jnp.zeros(())), actor="critic"),
-        target=critics.averaged(),
-    )
-    second = Transition(jnp.full(2, 2.0), jnp.zeros(1), jnp.asarray(0.3), jnp.ones(2), ~NO, NO)
-    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), EXAMPLE, second)
-    step = lambda state, key: (method.update(state, batch, key)[0], None)
-    keys = jax.random.split(KEY, 1500)
-    state = jax.jit(lambda: jax.lax.scan(step, method.init(KEY, Spec), keys)[0])()
-    q = critic_function(state.critic)
-    found = [q(obs, jnp.zeros(1)) for obs in (EXAMPLE.obs, second.obs)]
-    np.testing.assert_allclose(found, [0.5 + 0.9 * 0.3, 0.3], atol=0.02)
-
-
-def test_critics_on_the_unit_sphere():
-    """From the start on, and after an update too."""
-    method = sac(hidden=(8,), critic_hidden=(8, 8), critic_network="simba", critic_unit_weights=True)
-    start = method.init(KEY, SPEC)
-    after, _ = jax.jit(lambda key: updated(method, start, experience(method, start, key), key))(KEY)
-    for state in (start, after):
-        first = np.concatenate(state.critic.members.mlp.layers[0].weights, axis=-1)
-        np.testing.assert_allclose(np.linalg.norm(first, axis=-1), 1.0, rtol=1e-5)
-    assert not np.array_equal(*(state.critic.members.mlp.layers[0].weights[0] for state in (start, after)))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_family_takes_critics_of_each_kind(kind):
-    """Traced, not run: a method of every kind of guidance, whose update keeps shapes and reports of the critics."""
-    backbone = {"c51": "simba", "hl_gauss": "bronet", "quantile": "mlp"}[kind]
-    for name in ("td3", "qsm", "sdac", "dpmd", "dipo"):
-        settings = {**TINY[name], "critic_hidden": (8, 8), "critic": kind, "critic_network": backbone}
-        method = ALGORITHMS[name].recipe(**settings)
-
-        def one(key, method=method):
-            start = method.init(key, SPEC)
-            return start, *updated(method, start, experience(method, start, key), key)
-
-        before, after, metrics = jax.eval_shape(one, KEY)
-        shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
-        assert shapes(before) == shapes(after), name
-        assert {"critic/value", "critic/target"} <= set(metrics), name
-        assert ("critic/outside" in metrics) == (kind != "quantile"), name
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"critic": "c52"}, "critic must be one of scalar, c51, hl_gauss, quantile"),
-        ({"critic_network": "resnet"}, "critic_network must be one of mlp, simba, bronet"),
-        ({"critic_low": 0.0}, "critic_low is of critics with atoms, got 0.0 for critic='scalar': give None."),
-        ({"critic": "quantile", "critic_high": 1.0}, "critic_high is of critics with atoms, got 1.0"),
-        ({"critic_atoms": 11}, "critic_atoms is of critics with atoms, got 11"),
-        ({"critic_network": "simba", "critic_hidden": (32, 16)}, "critic_hidden must be equal widths"),
-        (
-            {"network": QNetwork, "critic": "c51"},
-            "critic must be scalar where a network is given, got 'c51'.",
-        ),
-        ({"critic": "c51", "critic_atoms": 1}, "critic_atoms must be"),
-        ({"critic": "c51", "critic_low": 1.0, "critic_high": 0.0}, "critic_high - critic_low must be"),
-    ],
-)
-def test_mistakes_in_a_kind_of_critic(settings, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        q_critics(**settings)

@@ -214,10 +214,10 @@ def test_other_functions_are_called_as_their_source_says():
                     changed.append(thing.__qualname__)
     composed = [
         "flow_policy",
+        "q_critics",
         "actor_critic",
         "proximal",
         "coupled_flow",
-        "gaussian_critics",
         "joint_categorical_critics",
         "joint_critics",
         "mirror_descent",

@@ -9,10 +9,10 @@ from scipy.special import ndtri
 
 from dpolicy._types import Transition
 from dpolicy.algorithm import Horizon
-from dpolicy.blocks import critic_function, gaussian_critics, next_law
+from dpolicy.blocks import critic_function, next_value, q_critics, temporal_difference
 from dpolicy.learning import algorithm
-from dpolicy.losses import gaussian_bellman, gaussian_value_loss
-from dpolicy.networks import GaussianQ, GaussianValue
+from dpolicy.losses import bellman, gaussian_error, gaussian_value_loss
+from dpolicy.networks import GaussianQ, GaussianValue, SampledValue
 
 KEY, NO = jax.random.key(0), jnp.asarray(False)
 EXAMPLE = Transition(jnp.ones(2), jnp.zeros(1), jnp.asarray(0.5), jnp.full(2, 2.0), NO, NO)
@@ -77,26 +77,43 @@ def zero(actor, q, obs, key):
     return jnp.zeros(1), jnp.asarray(-2.0)
 
 
+def goal_of(value):
+    """What a loss is fitted to."""
+    found = []
+
+    def goal(example, key):
+        error = lambda said, goal: (found.append(goal) or jnp.zeros(2), {})
+        loss = temporal_difference(value, 0.5, error=error, sampled=True)
+        loss(lambda obs, action: jnp.zeros(2), example, key)
+        return found.pop()
+
+    return goal
+
+
 def test_the_target_is_of_the_lower_mean_in_each_state_and_without_noise():
-    law = next_law(zero, None, critic_function(laws), laws)
+    lower = critic_function(laws)
+    goal = goal_of(next_value(zero, None, lower, lower))
     states = jnp.asarray([[1.0, 0.0], [5.0, 0.0]])
     examples = jax.vmap(lambda obs: eqx.tree_at(lambda e: e.next_obs, EXAMPLE, obs))(states)
     keys = jax.random.split(KEY, 4000)
-    one = lambda example: jax.vmap(lambda key: law(example, key))(keys)
-    value, sample = jax.jit(jax.vmap(one))(examples)
+    one = lambda example: jax.vmap(lambda key: goal(example, key))(keys)
+    value, sample = (2 * (of - 0.5) for of in jax.jit(jax.vmap(one))(examples))  # r = .5, gamma = .5
     np.testing.assert_array_equal(value, np.tile([[1.0], [2.0]], (1, 4000)))
     deviations = np.asarray([0.5, 3.0])
     np.testing.assert_allclose(np.std(sample, axis=1), deviations, rtol=0.05)
     assert np.all(np.max(np.abs(sample - value), axis=1) <= 3 * deviations * (1 + 1e-6))
-    soft = next_law(zero, None, critic_function(laws), laws, 0.25)(EXAMPLE, KEY)
-    np.testing.assert_allclose(soft[0], 2.0 + 0.5)
-    np.testing.assert_allclose(soft[1] - soft[0], law(EXAMPLE, KEY)[1] - 2.0, rtol=1e-6)
+    hard, soft = goal(EXAMPLE, KEY), goal_of(next_value(zero, None, lower, lower, 0.25))(EXAMPLE, KEY)
+    np.testing.assert_allclose(soft.mean, 0.5 + 0.5 * (2.0 + 0.5))
+    np.testing.assert_allclose(soft.sample - soft.mean, hard.sample - hard.mean, rtol=1e-6)
+    number = goal_of(lambda example, key: jnp.asarray(2.0))(EXAMPLE, KEY)
+    assert number.mean == number.sample == 1.5
 
 
 def test_the_loss_of_an_ensemble_is_the_sum_of_its_members():
-    critic = lambda obs, action: (jnp.asarray([0.0, 1.0]), jnp.asarray([1.0, 2.0]))
-    target = lambda example, key: (example.reward, example.reward + 1)
-    value, metrics = gaussian_bellman(target, jnp.asarray([1.0, 0.5]))(critic, EXAMPLE, KEY)
+    critic = lambda obs, action: GaussianValue(jnp.asarray([0.0, 1.0]), jnp.asarray([1.0, 2.0]))
+    target = lambda example, key: SampledValue(example.reward, example.reward + 1)
+    error = gaussian_error(jnp.asarray([1.0, 0.5]))
+    value, metrics = bellman(target, error=error, reduction="sum")(critic, EXAMPLE, KEY)
     each = [
         gaussian_value_loss(*map(jnp.asarray, (m, s, 0.5, 1.5, b)))
         for m, s, b in ((0.0, 1.0, 1.0), (1.0, 2.0, 0.5))
@@ -107,19 +124,22 @@ def test_the_loss_of_an_ensemble_is_the_sum_of_its_members():
 
 def test_the_stages_of_gaussian_critics():
     """b starts at the first batch's mean of std, then follows it; the mean settles at a return that does not vary."""
-    critics = gaussian_critics(
-        critic_hidden=(8,), critic_learning_rate=0.02, deviation_rate=0.25, n_step=2, target_rate=0.1
+    critics = q_critics(
+        critic="gaussian",
+        critic_reduction="sum",
+        critic_hidden=(8,),
+        critic_learning_rate=0.02,
+        deviation_rate=0.25,
+        n_step=2,
+        target_rate=0.1,
     )
-    assert isinstance(critics.fitted(lambda s: lambda e, key: (e.reward, e.reward)).horizon, Horizon)
+    assert isinstance(critics.fitted(lambda s: lambda e, key: e.reward).horizon, Horizon)
     method = algorithm(
         "test",
         "off_policy",
         explore=lambda s: lambda obs, key: jnp.zeros(1),
         evaluate=lambda s: lambda obs, key: jnp.zeros(1),
-        deviations=critics.deviations(),
-        critic=critics.fitted(
-            lambda s: next_law(zero, None, critic_function(s.before.critic), s.before.target)
-        ),
+        critic=critics.backed_up(zero, actor="critic"),
         target=critics.averaged(),
     )
     batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), EXAMPLE)
@@ -144,9 +164,36 @@ def test_the_stages_of_gaussian_critics():
     (fresh, begun, moved, followed), metrics, value, settled = run()
     np.testing.assert_allclose(begun, fresh, rtol=1e-6)
     np.testing.assert_allclose(followed, 0.75 * begun + 0.25 * moved, rtol=1e-6)
-    np.testing.assert_allclose(metrics["deviations"], np.mean(followed), rtol=1e-6)
+    np.testing.assert_allclose(metrics["critic/deviation"], np.mean(followed), rtol=1e-6)
     np.testing.assert_allclose(value, 0.5, atol=0.02)
     assert np.all(settled < 0.5 * fresh)
+
+
+def test_several_actions_and_all_critics():
+    """Of actions the Gaussian of the mixture's mean and deviation, or that of the highest mean; of critics between."""
+    drawn = lambda actor, q, obs, key: (jax.random.uniform(key, (1,)), jnp.zeros(()))
+    lower = critic_function(laws)
+    actions = np.asarray(jax.vmap(lambda k: jax.random.uniform(k))(jax.random.split(KEY, 4)))
+    example = eqx.tree_at(lambda e: e.next_obs, EXAMPLE, jnp.asarray([5.0, 0.0]))
+    law = next_value(drawn, None, lower, lower, actions=4)(example, KEY)
+    np.testing.assert_allclose(law, [2 + actions.mean(), np.sqrt(9 + actions.var())], rtol=1e-5)
+    best = next_value(drawn, None, lower, lower, actions=4, over="max")(example, KEY)
+    np.testing.assert_allclose(best, [2 + actions.max(), 3.0], rtol=1e-6)
+    with pytest.raises(ValueError, match="over must be mean or max for critics that give laws"):
+        next_value(drawn, None, lower, lower, actions=4, over="soft")(EXAMPLE, KEY)
+    found = {how: critic_function(laws, how).outcome(example.next_obs, jnp.zeros(1)) for how in HOW}
+    for how, expected in HOW.items():
+        np.testing.assert_allclose(found[how], expected, rtol=1e-6)
+
+
+# Of N(5, .5^2) and N(2, 3^2).
+HOW = {
+    "min": [2.0, 3.0],
+    "mean": [3.5, 1.75],
+    "lcb": [2.0, 1.75],
+    0: [5.0, 0.5],
+    "each": [[5.0, 2.0], [0.5, 3.0]],
+}
 
 
 def test_the_network_of_a_gaussian_critic():

@@ -15,7 +15,7 @@ def dacer(make_algorithm: Callable[..., Algorithm], *, noise_in_loss: bool = Tru
        L_\omega = \log\omega\, (\hat H - \bar H), $$
 
     with x_0 the end of a chain of denoising steps, differentiated through; Q_i the means of Gaussian critics
-    (`gaussian_critics`), whose next action is drawn in the same way by the current actor; H the entropy of a mixture
+    (`critic="gaussian"`), whose next action is drawn in the same way by the current actor; H the entropy of a mixture
     fitted to samples of each state. No entropy enters the critics. In evaluation omega is 0.
 
     The noise is slow: each of its steps moves log omega by about .03, one in 10,000 updates, so a million of them leave

@@ -11,13 +11,13 @@ from dpolicy._settings import Count, Finite, Positive, Sizes
 from dpolicy._types import Key, Loss, Model
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks import (
-    GaussianCritics,
-    NextLaw,
+    Critics,
+    NextValue,
     actor_optimiser,
     acts,
     critic_function,
-    gaussian_critics,
-    next_law,
+    next_value,
+    q_critics,
 )
 from dpolicy.learning import Seen, algorithm, average, every, trained, tuned
 from dpolicy.losses import soft_value
@@ -28,15 +28,17 @@ from dpolicy.recipe import composed
 
 @composed(
     actor_optimiser,
-    gaussian_critics,
+    q_critics,
     learning_rate=1e-4,
+    critic="gaussian",
+    critic_reduction="sum",
     critic_hidden=(256, 256, 256),
     critic_activation="gelu",
     critic_learning_rate=1e-4,
 )
 def dsac_t(
     make_optimiser: Callable[..., optax.GradientTransformation],
-    make_critics: Callable[..., GaussianCritics],
+    make_critics: Callable[..., Critics],
     *,
     temperature: Positive = math.e,
     target_entropy_scale: Finite = 1.0,
@@ -58,7 +60,8 @@ def dsac_t(
     where the update found the parameters.
 
     Other than the code, whose first update moves all, the actor moves first at the second; the code has published
-    runs of one update for 20 steps of the environment (`num_envs=20`). Its later loss is `critic_form="huber"`.
+    runs of one update for 20 steps of the environment (`num_envs=20`). Its later loss is `critic_form="huber"`; with
+    another `critic` all else stays.
 
     Args:
         temperature: Weight lambda of the entropy at first.
@@ -76,9 +79,9 @@ def dsac_t(
         network: dict[str, Any] = {"hidden": hidden, "activation": activation, "log_std_max": 0.5}
         return TanhGaussian(spec.obs_size, spec.action_size, **network, key=key)
 
-    def law(s: Seen) -> NextLaw:
-        q = critic_function(s.before.critic)
-        return next_law(sample, s.before.target_actor, q, s.before.target, s.before.temperature)
+    def bootstrap(s: Seen) -> NextValue:
+        q, target = critic_function(s.before.critic), critic_function(s.before.target)
+        return next_value(sample, s.before.target_actor, q, target, s.before.temperature)
 
     def improve(s: Seen) -> Loss:
         return soft_value(TanhGaussian.sample, critic_function(s.before.critic), s.before.temperature)
@@ -91,10 +94,9 @@ def dsac_t(
         "off_policy",
         explore=acts(sample),
         evaluate=acts(lambda actor, q, obs, key: (actor.mode(obs), jnp.zeros(()))),
-        deviations=critics.deviations(),
-        critic=critics.fitted(law),
+        critic=critics.fitted(bootstrap),
         actor=delayed(trained(make, improve, make_optimiser())),
         temperature=delayed(tuned(temperature, gap, adam(temperature_learning_rate))),
-        target_actor=delayed(average("actor", critics.critics.target_rate)),
+        target_actor=delayed(average("actor", critics.target_rate)),
         target=delayed(critics.averaged()),
     )

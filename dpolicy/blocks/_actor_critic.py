@@ -12,8 +12,9 @@ from dpolicy._settings import Count, Positive
 from dpolicy._types import Critic, Key, Loss, Model, Number
 from dpolicy.algorithm import Algorithm, Family
 from dpolicy.blocks._actor_optimiser import actor_optimiser
+from dpolicy.blocks._bootstrap import Policy, next_value
 from dpolicy.blocks._critic_function import critic_function
-from dpolicy.blocks._critics import Critics, CriticValues, Policy, acting, guide, next_value, q_critics
+from dpolicy.blocks._critics import Critics, CriticValues, acting, guide, q_critics
 from dpolicy.learning import Seen, algorithm, every, trained, tuned
 from dpolicy.optimisers import adam
 from dpolicy.recipe import composed

@@ -1,8 +1,7 @@
 """Critics off policy: ensembles of Q fitted to temporal-difference targets, and what they are asked."""
 
-import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,30 +9,25 @@ import optax
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
-from dpolicy._settings import Count, Finite, Fraction, NonNegative, Positive, Sizes, at_least
-from dpolicy._types import Action, Critic, Key, Loss, Model, Number, Observation, Scalar, Transition
+from dpolicy._settings import Count, Fraction, NonNegative, Positive, Sizes
+from dpolicy._types import Action, Critic, Key, Loss, Model, Number, Observation
 from dpolicy.algorithm import Horizon
+from dpolicy.blocks._bootstrap import NextValue, Policy, next_value, temporal_difference
 from dpolicy.blocks._critic_function import critic_function
-from dpolicy.blocks._critic_kinds import CriticKind, critic_kind
+from dpolicy.blocks._critic_kinds import Kind, critic_kind
+from dpolicy.blocks._deviations import Deviations
 from dpolicy.learning import Acting, Parts, Seen, Stage, average, trained
-from dpolicy.losses import CriticError, bellman, td_target, td_target_law
+from dpolicy.losses import CriticError
 from dpolicy.networks import (
     Activation,
     Backbone,
-    Points,
     check_blocks,
     ensemble,
     on_backbone,
     unit_rows,
 )
 from dpolicy.optimisers import adam
-from dpolicy.recipe import tunable
-
-# Draws an action and its log-density, `(actor, q, obs, key) -> (action, log_prob)`, with `q` the critic that policies
-# select by which select. Policies without a density return zero, which switches entropy terms off.
-Policy: TypeAlias = Callable[[Model, Critic, Observation, Key], tuple[Action, Float[Array, ""]]]
-# The value of where a transition leads, a number or a law: `(example, key) -> value at example.next_obs`.
-NextValue: TypeAlias = Callable[[Transition, Key], Scalar | Points]
+from dpolicy.recipe import composed, tunable
 
 # Which ensemble guides the actor, and how it is reduced.
 CriticValues: TypeAlias = Literal["online_min", "online_mean", "target_min", "target_mean"]
@@ -121,84 +115,8 @@ def within_box(policy: Policy) -> Policy:
     return act
 
 
-def next_value(
-    policy: Policy,
-    actor: Model,
-    q: Critic,
-    target: Critic,
-    temperature: Number | None = None,
-    *,
-    actions: int = 1,
-    over: str = "mean",
-    scale: Number = 1.0,
-) -> NextValue:
-    """The value of the next observation under a policy: target(s', a') - temperature log pi(a'|s'), over its actions.
-
-    Of critics that give laws it is a law: of several actions their mixture, or that of the highest mean.
-
-    Args:
-        policy: Draws the actions.
-        actor: Its parameters.
-        q: What it selects by, if it does.
-        target: Values an action.
-        temperature: Weight of the entropy; None for none.
-        actions: Actions drawn.
-        over: Of several: their mean, max, or soft value, scale log mean exp(value / scale).
-        scale: Of soft.
-    """
-    _checks.integer("actions", actions)
-    _checks.one_of("over", over, ("mean", "max", "soft"))
-
-    outcome = getattr(target, "outcome", target)
-
-    def one(example: Transition, key: Key) -> Any:
-        action, log_prob = _checks.paired(
-            "the policy", policy(actor, q, example.next_obs, key), "(action, log_prob)"
-        )
-        value = outcome(example.next_obs, action)
-        if temperature is None:
-            return value
-        bonus = temperature * log_prob
-        return value._replace(value=value.value - bonus) if isinstance(value, Points) else value - bonus
-
-    def several(example: Transition, key: Key) -> Any:
-        values = jax.vmap(one, in_axes=(None, 0))(example, jax.random.split(key, actions))
-        if isinstance(values, Points):
-            if over == "soft":
-                raise ValueError("over must be mean or max for critics that give laws, got 'soft'.")
-            if over == "max":
-                best = jnp.argmax(values.mean)
-                return jax.tree.map(lambda leaf: leaf[best], values)
-            return Points(values.value.reshape(-1), values.weight.reshape(-1) / actions)
-        if over == "soft":
-            return scale * (jax.nn.logsumexp(values / scale) - math.log(actions))
-        return jnp.max(values) if over == "max" else jnp.mean(values)
-
-    return one if actions == 1 else several
-
-
-def temporal_difference(
-    value: NextValue, discount: Number, *, reduction: str = "mean", error: CriticError | None = None
-) -> Loss:
-    """`bellman` with y = r + gamma (1 - terminated) value(s'): of a single step, or of as many as the example spans.
-
-    An example of several steps brings the discount of its window (`Transition.discount`), gamma^h; `reduction` is over
-    the members of an ensemble, `error` of their predictions, squared unless given.
-    """
-
-    def target(example: Transition, key: Key) -> Scalar | Points:
-        gamma = discount if example.discount is None else example.discount
-        following = value(example, key)
-        if isinstance(following, Points):
-            return td_target_law(example.reward, example.terminated, following, gamma)
-        return td_target(example.reward, example.terminated, following, gamma)
-
-    return bellman(target, reduction=reduction, error=error)
-
-
-# The settings of `q_critics` that say what a critic gives; blocks with laws of their own leave them out.
-LAW_SETTINGS = ("critic", "critic_low", "critic_high", "critic_atoms")
-KIND_SETTINGS = (*LAW_SETTINGS, "critic_network", "critic_unit_weights")
+# What critics give and are made of, by the settings of `q_critics`; blocks whose critics are others leave these out.
+KIND_SETTINGS = (*critic_kind.tunable, "critic_network", "critic_unit_weights")
 
 
 class Critics(NamedTuple):
@@ -213,6 +131,7 @@ class Critics(NamedTuple):
         reduction: Of the ensemble's errors, mean or sum.
         error: Of their predictions; None for the squared error of numbers.
         project: Applied to them after every step, or None.
+        deviations: Of Gaussian critics, what bounds the samples that they are fitted to; None for other critics.
         subset: So many of the target critics, drawn anew at every update, stand for all of them; None for all.
     """
 
@@ -224,18 +143,23 @@ class Critics(NamedTuple):
     reduction: str = "mean"
     error: CriticError | None = None
     project: Callable[[Model], Model] | None = None
+    deviations: Deviations | None = None
     subset: int | None = None
 
     def fitted(self, value: Callable[[Seen], NextValue]) -> Stage:
-        """The stage that fits them to `r + gamma value(s')`; `value` is `seen -> ((example, key) -> number or law)`."""
-        loss = lambda of: temporal_difference(of, self.discount, reduction=self.reduction, error=self.error)
-        stage = trained(
-            self.make,
-            lambda seen: loss(value(seen)),
-            self.optimiser,
-            horizon=self.horizon,
-            project=self.project,
-        )
+        """The stage that fits them to `r + gamma value(s')`; `value` is `seen -> ((example, key) -> number or law)`.
+
+        Of Gaussian critics it owns the part "deviations", too.
+        """
+        deviations = self.deviations
+
+        def loss(s: Seen) -> Loss:
+            error = self.error if deviations is None else deviations.error(s)
+            common: dict[str, Any] = {"reduction": self.reduction, "sampled": deviations is not None}
+            return temporal_difference(value(s), self.discount, error=error, **common)
+
+        stage = trained(self.make, loss, self.optimiser, horizon=self.horizon, project=self.project)
+        stage = stage if deviations is None else deviations.beside(stage)
         return self.of_some(stage)
 
     def of_some(self, stage: Stage) -> Stage:
@@ -289,11 +213,14 @@ class Critics(NamedTuple):
     "critic_hidden",
     "critic_activation",
     "critic_reduction",
-    *KIND_SETTINGS,
+    "critic_network",
+    "critic_unit_weights",
     "max_grad_norm",
     "weight_decay",
 )
+@composed(critic_kind)
 def q_critics(
+    make_kind: Callable[..., Kind],
     *,
     network: Callable[..., Any] | None = None,
     b1: Number = 0.9,
@@ -302,12 +229,8 @@ def q_critics(
     critic_hidden: Sizes = (256, 256),
     critic_activation: Activation = "relu",
     critic_reduction: Literal["mean", "sum"] = "mean",
-    critic: CriticKind = "scalar",
     critic_network: Backbone = "mlp",
     critic_unit_weights: bool = False,
-    critic_low: Finite | None = None,
-    critic_high: Finite | None = None,
-    critic_atoms: Annotated[int, at_least(2)] | None = None,
     critic_learning_rate: Positive = 3e-4,
     discount: Fraction = 0.99,
     n_step: Count = 1,
@@ -325,14 +248,8 @@ def q_critics(
         critic_hidden: Widths of each critic's hidden layers.
         critic_activation: Activation of the critics.
         critic_reduction: Of the errors of the critics, their mean or their sum.
-        critic: What critics give, and are fitted by: scalar (Q, squared error), c51 (probabilities of atoms; the
-            projected law of the target), hl_gauss (the same; the target's mean as a histogram) or quantile.
         critic_network: mlp, simba or bronet; of the last two `critic_hidden` is the width, once for each block.
         critic_unit_weights: Whether the rows of the critics' hidden layers are kept at norm 1 (`unit_rows`).
-        critic_low: The lowest atom of c51 and hl_gauss, -100 unless given. Values outside the atoms cannot be learned;
-            the metric "outside" is their share of the targets.
-        critic_high: The highest atom, 100 unless given.
-        critic_atoms: Number of atoms, 101 unless given, or of quantiles, 100.
         critic_learning_rate: Adam's rate for the critics.
         discount: Discount gamma.
         n_step: Steps of reward in the critics' targets before they bootstrap; fewer where an episode ends.
@@ -345,12 +262,12 @@ def q_critics(
     """
 
     bounds: dict[str, Any] = {"max_grad_norm": max_grad_norm, "weight_decay": weight_decay}
-    if network is not None and critic != "scalar":
-        raise ValueError(f"critic must be scalar where a network is given, got {critic!r}.")
+    kind = make_kind()
+    if network is not None and kind.name != "scalar":
+        raise ValueError(f"critic must be scalar where a network is given, got {kind.name!r}.")
     if critic_subset is not None and critic_subset > critics:
         raise ValueError(f"critic_subset must be at most critics, {critics}, got {critic_subset}.")
     check_blocks("critic_hidden", critic_hidden, critic_network)
-    kind = critic_kind(critic, low=critic_low, high=critic_high, atoms=critic_atoms)
     build = on_backbone(kind.network if network is None else network, critic_network)
 
     def make(key: Key, spec: Any) -> Model:
@@ -362,5 +279,14 @@ def q_critics(
     project = unit_rows if critic_unit_weights else None
     horizon = None if n_step == 1 else Horizon(n_step, discount)
     return Critics(
-        make, optimiser, discount, target_rate, horizon, critic_reduction, kind.error, project, critic_subset
+        make,
+        optimiser,
+        discount,
+        target_rate,
+        horizon,
+        critic_reduction,
+        kind.error,
+        project,
+        kind.deviations,
+        critic_subset,
     )

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from dpolicy._settings import Sizes, within
 from dpolicy._types import Action, Critic, Key, Model, Number, Observation, Scalar
-from dpolicy.blocks._critics import Policy, noisy, within_box
+from dpolicy.blocks._bootstrap import Policy
+from dpolicy.blocks._critics import noisy, within_box
 from dpolicy.networks import Activation, TanhDeterministic
 from dpolicy.recipe import tunable
 

@@ -13,7 +13,7 @@ from dpolicy import _checks
 from dpolicy._settings import Count, Fraction, NonNegative, Positive, Sizes, one_of
 from dpolicy._types import Action, Key, Loss, Metrics, Model, Number, Observation, Scalar, Transition
 from dpolicy.algorithm import Horizon
-from dpolicy.blocks._critics import Policy
+from dpolicy.blocks._bootstrap import Policy
 from dpolicy.blocks._field_policy import SAMPLERS, SCHEDULES
 from dpolicy.fields import EMBEDDINGS, AbstractEmbedding, AbstractField, AbstractSchedule, Field
 from dpolicy.learning import Parts, Seen, Stage, Statistics, average, labelled, statistics, trained

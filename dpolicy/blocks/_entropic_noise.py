@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from dpolicy._batch import BATCH_AXIS
 from dpolicy._settings import Count, Finite, Positive, at_least, one_of
 from dpolicy._types import Key, Number, Scalar
-from dpolicy.blocks._critics import Policy, noisy, within_box
+from dpolicy.blocks._bootstrap import Policy
+from dpolicy.blocks._critics import noisy, within_box
 from dpolicy.blocks._field_policy import FieldPolicy
 from dpolicy.blocks._noisy_best import Behaviour
 from dpolicy.learning import Parts, Seen, Stage, every, tuned

@@ -13,8 +13,9 @@ from dpolicy import _checks
 from dpolicy._settings import Finite, Fraction, NonNegative, at_least
 from dpolicy._types import Action, Critic, Key, Loss, Metrics, Model, Number, Observation, Scalar, Transition
 from dpolicy.blocks._atoms import Atoms
+from dpolicy.blocks._bootstrap import Policy, temporal_difference
 from dpolicy.blocks._critic_function import critic_function
-from dpolicy.blocks._critics import KIND_SETTINGS, Critics, Policy, q_critics, temporal_difference
+from dpolicy.blocks._critics import KIND_SETTINGS, Critics, q_critics
 from dpolicy.learning import Seen, Stage, trained
 from dpolicy.losses.categorical import check_support
 from dpolicy.networks import CategoricalQ, Ensemble, QNetwork, renormalised

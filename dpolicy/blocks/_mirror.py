@@ -9,11 +9,12 @@ import optax
 from jaxtyping import Array, Float
 
 from dpolicy._settings import Fraction, Positive
-from dpolicy._types import Key, Loss, Scalar, Transition
+from dpolicy._types import Key, Loss, Transition
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks._actor_optimiser import actor_optimiser
-from dpolicy.blocks._critic_function import critic_function
-from dpolicy.blocks._critics import Critics, Policy, acts, q_critics
+from dpolicy.blocks._bootstrap import NextValue, Policy
+from dpolicy.blocks._critic_function import critic_function, outcome_of
+from dpolicy.blocks._critics import Critics, acts, q_critics
 from dpolicy.blocks._field_policy import FieldPolicy
 from dpolicy.blocks._noisy_best import Behaviour, noisy_best
 from dpolicy.learning import Seen, algorithm, labelled, statistics, trained
@@ -74,8 +75,8 @@ def mirror_descent(
     def draw(s: Seen, example: Transition, key: Key) -> dict[str, Any]:
         return {"next_action": behaviour.acting(s.before)(example.next_obs, key)}
 
-    def bootstrap(s: Seen) -> Callable[[Transition, Key], Scalar]:
-        target = critic_function(s.before.target)
+    def bootstrap(s: Seen) -> NextValue:
+        target = outcome_of(critic_function(s.before.target))
         return lambda example, key: target(example.next_obs, example.extras["next_action"])
 
     def improve(s: Seen) -> Loss:

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from dpolicy import _checks
 from dpolicy._settings import Count, Finite, Fraction, Positive
 from dpolicy._types import Action, Key, Number, Observation, Scalar
+from dpolicy.blocks._bootstrap import NextValue, Policy, next_value
 from dpolicy.blocks._critic_function import critic_function
-from dpolicy.blocks._critics import NextValue, Policy, acting, next_value, noisy
+from dpolicy.blocks._critics import acting, noisy
 from dpolicy.blocks._field_policy import FieldPolicy
 from dpolicy.learning import Parts, Seen, Stage, average, every, tuned
 from dpolicy.optimisers import adam

@@ -11,10 +11,9 @@ from dpolicy._types import Critic, Loss
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks._actor_optimiser import actor_optimiser
 from dpolicy.blocks._critic_function import critic_function
-from dpolicy.blocks._critics import acts
+from dpolicy.blocks._critics import Critics, acts, q_critics
 from dpolicy.blocks._entropic_noise import entropic_noise
 from dpolicy.blocks._field_policy import FieldPolicy, field_policy
-from dpolicy.blocks._gaussian_critics import GaussianCritics, NextLaw, gaussian_critics, next_law
 from dpolicy.blocks._noisy_best import Behaviour
 from dpolicy.learning import Seen, algorithm, trained
 from dpolicy.losses import add, bptt
@@ -44,7 +43,7 @@ def backpropagated(
     field_policy,
     backpropagated,
     actor_optimiser,
-    gaussian_critics,
+    q_critics,
     entropic_noise,
     schedule="vp",
     sampler="ddpm_posterior",
@@ -52,21 +51,23 @@ def backpropagated(
     critic_learning_rate=1e-4,
     critic_hidden=(256, 256, 256),
     critic_activation="gelu",
+    critic="gaussian",
+    critic_reduction="sum",
 )
 def pathwise(
     make_field: Callable[..., FieldPolicy],
     make_gradient: Callable[..., FieldPolicy],
     make_optimiser: Callable[..., optax.GradientTransformation],
-    make_critics: Callable[..., GaussianCritics],
+    make_critics: Callable[..., Critics],
     make_behaviour: Callable[..., Behaviour],
     *,
     name: str,
     noise_in_loss: bool = True,
     terms: Callable[[FieldPolicy, Critic], dict[str, Any]] | None = None,
 ) -> Algorithm:
-    """Gaussian critics, an actor that ascends the lower of them through its sampler, noise that holds an entropy.
+    """An actor that ascends the lower of Gaussian critics through its sampler, and noise that holds an entropy.
 
-    One update: b and the critics, on the law of the next action (`next_law`); at every `actor_interval`-th the actor,
+    One update: the critics, on the law at the next action; at every `actor_interval`-th the actor,
     by the critics as they were before, and the critics' targets; now and then the noise (`entropic_noise`).
 
     Args:
@@ -85,18 +86,12 @@ def pathwise(
         ascend = bptt(lambda field, obs, key: act(field, q, obs, key)[0], q)
         return ascend if terms is None else add(q=(1.0, ascend), **terms(policy, q))
 
-    def bootstrap(s: Seen) -> NextLaw:
-        return next_law(
-            behave.policy(s.before), s.before.actor, critic_function(s.before.critic), s.before.target
-        )
-
     return algorithm(
         name,
         "off_policy",
         explore=behave.explore,
         evaluate=acts(policy.act),
-        deviations=critics.deviations(),
-        critic=critics.fitted(bootstrap),
+        critic=critics.fitted(behave.next_value),
         actor=behave.delayed(trained(policy.make, improve, make_optimiser())),
         target=behave.delayed(critics.averaged()),
         **behave.stages,

@@ -34,6 +34,7 @@ from dpolicy.networks._laws import GaussianValue as GaussianValue
 from dpolicy.networks._laws import Points as Points
 from dpolicy.networks._laws import QuantileValue as QuantileValue
 from dpolicy.networks._laws import ReturnLaw as ReturnLaw
+from dpolicy.networks._laws import SampledValue as SampledValue
 from dpolicy.networks._laws import mean_of as mean_of
 from dpolicy.networks._layers import INITIALISATIONS as INITIALISATIONS
 from dpolicy.networks._layers import Fixed as Fixed

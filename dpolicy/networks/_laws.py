@@ -18,12 +18,27 @@ class Points(NamedTuple):
         # Added up, not a matrix product: TF32 keeps ten bits, too few for values that differ little.
         return jnp.sum(self.value * self.weight, axis=-1)
 
+    def moved(self, by: Any) -> "Points":
+        """The law of what it is of, plus a number."""
+        return self._replace(value=self.value + by)
+
 
 class GaussianValue(NamedTuple):
     """The law N(mean, std^2) of a return; its mean is Q(s, a)."""
 
     mean: Float[Array, "..."]
     std: Float[Array, "..."]
+
+    def moved(self, by: Any) -> "GaussianValue":
+        """The law of what it is of, plus a number."""
+        return self._replace(mean=self.mean + by)
+
+
+class SampledValue(NamedTuple):
+    """A law by its mean and by one draw of it: what Gaussian critics are fitted to."""
+
+    mean: Float[Array, "..."]
+    sample: Float[Array, "..."]
 
 
 class CategoricalValue(NamedTuple):
@@ -65,6 +80,5 @@ ReturnLaw: TypeAlias = GaussianValue | CategoricalValue | QuantileValue
 
 def mean_of(value: Any) -> Any:
     """The number that a critic's return, or a target, stands for: the mean of a law, and a number itself."""
-    return (
-        value.mean if isinstance(value, (Points, GaussianValue, CategoricalValue, QuantileValue)) else value
-    )
+    laws = (Points, GaussianValue, SampledValue, CategoricalValue, QuantileValue)
+    return value.mean if isinstance(value, laws) else value
