@@ -34,6 +34,8 @@ TINY = {
     "crossq": {"hidden": (8,), "critic_hidden": (8,)},
     "dsac_t": {"hidden": (8,), "critic_hidden": (8,)},
     "fast_td3": {"hidden": (8,), "critic_hidden": (8,), "critic_atoms": 5},
+    "fast_sac": {"hidden": (8,), "critic_hidden": (8,), "critic_atoms": 5, "actor_interval": 1},
+    "flash_sac": {"hidden": (8,), "critic_hidden": (8,), "atoms": 5},
     "bro": {
         "hidden": (8,),
         "critic_hidden": (8,),
@@ -151,6 +153,7 @@ SECOND = {
     "exploration_updates": 0.0,
     "selection_temperature": 1e-4,
     "pessimism": 0.5,
+    "target_entropy_scale": 0.5,
     "consistency_weight": 0.5,
     "random_share": 0.9,
     "target_noise_clip": 1e-4,

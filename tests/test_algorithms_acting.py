@@ -24,6 +24,8 @@ ACTS = {
     "crossq": ("actor key", "actor"),
     "dsac_t": ("actor key", "actor"),
     "fast_td3": ("actor key exploration_low exploration_high", "actor"),
+    "fast_sac": ("actor key", "actor"),
+    "flash_sac": ("actor key", "actor"),
     "bro": ("actor explorer key explorer_width", "actor"),
     "sdac": ("actor key initial_scale", "actor critic key initial_scale"),
     "qsm": ("actor key exploration_noise", "actor critic key"),
@@ -110,6 +112,8 @@ def test_what_acting_depends_on(name):
         state = eqx.tree_at(lambda s: s.discovered.live, state, replace_fn=jnp.ones_like)
     if "random_updates" in SETTINGS[name]:  # through which it may act at random, at first always
         state = Parts(state, updates=state.updates + 1)
+    if name == "fast_sac":  # whose actor starts at 0
+        state = eqx.tree_at(parts["actor"], state, jax.tree.map(lambda x: x + 0.1, parts["actor"](state)))
     for i, where in enumerate(parts.values()):  # no two copies alike
         state = eqx.tree_at(where, state, scaled(where(state), 1 - 0.1 * i))
     rows = {"nothing": (state, {}, 0)}

@@ -176,7 +176,7 @@ def test_rows_on_the_unit_sphere(backbone):
         (lambda: SimBa((2,), 1, hidden=(8,), activation="square", key=KEY), "activation must be one of"),
         (lambda: BroNet((2,), 1, hidden=(8,), final_scale=-1.0, key=KEY), "final_scale must be"),
         (lambda: SimBa((2,), 1, hidden=(8,), key=KEY)(jnp.zeros(3)), "parts[0] must"),
-        (lambda: on_backbone(QNetwork, "resnet"), "backbone must be one of mlp, simba, bronet"),
+        (lambda: on_backbone(QNetwork, "resnet"), "backbone must be one of mlp, layer_norm, simba, bronet"),
         (
             lambda: on_backbone(QNetwork, "simba")(2, 1, hidden=(8,), layer_norm=True, key=KEY),
             "layer_norm is of an mlp, got it for simba",

@@ -253,6 +253,16 @@ OWN = {  # on both tasks; on Multi-Goal; on Pendulum
         {"critic_low": -100.0, "critic_high": 20.0, "discount": 0.99},
         {"critic_low": -35.0, "critic_high": 0.0},
     ),
+    "fast_sac": (
+        {"temperature": 0.1, "temperature_learning_rate": 1e-3, "actor_interval": 2, "target_rate": 0.05},
+        {"critic_low": -100.0, "critic_high": 20.0, "discount": 0.99},
+        {"critic_low": -35.0, "critic_high": 5.0},
+    ),
+    "flash_sac": (
+        {"noise_repeats": 16, "target_rate": 0.05},
+        {"reward_discount": 0.99, "discount": 0.99},
+        {"reward_discount": 0.95, "reward_scale": 1.0},
+    ),
     "bro": ({"critic_atoms": 25}, {"reset_updates": (1_000,)}, {"reset_updates": (5_000,)}),
     "dacer": (TEN | {"entropy_interval": 250, "learning_rate": 3e-4}, {}, {}),
     "consistency_ac": (
@@ -302,12 +312,18 @@ def test_settings_found_here_off_policy(algorithm):
     later |= dict.fromkeys(("dacer", "dacerv2"), "learning_pathwise/")
     later |= dict.fromkeys(("dime", "dsac_d"), "learning_returns/")
     later |= dict.fromkeys(("bro", "fast_td3"), "learning_large/")
+    later |= dict.fromkeys(("fast_sac", "flash_sac"), "learning_fast/")
+    of_task = [dict(task) for task in (GOALS, PENDULUM)]
+    if algorithm == "flash_sac":  # whose rate is one
+        [task.pop("critic_learning_rate") for task in of_task]
     page = {"sdac": "multigoal_sweep", **later}.get(algorithm, "learning_multigoal/")
-    check(algorithm, "multigoal/multigoal", "tuned", GOALS | both | goals, f"benchmarks/results/{page}")
+    check(algorithm, "multigoal/multigoal", "tuned", of_task[0] | both | goals, f"benchmarks/results/{page}")
     page = {**dict.fromkeys(("sac", "sdac", "qsm"), "learning/"), **later}.get(
         algorithm, "learning_pendulum/"
     )
-    check(algorithm, "gymnax/Pendulum-v1", "tuned", PENDULUM | both | pendulum, f"benchmarks/results/{page}")
+    check(
+        algorithm, "gymnax/Pendulum-v1", "tuned", of_task[1] | both | pendulum, f"benchmarks/results/{page}"
+    )
 
 
 # On policy, on the same two tasks.

@@ -24,7 +24,9 @@ from dpolicy.algorithms.dppo import dppo as dppo
 from dpolicy.algorithms.dps import dps as dps
 from dpolicy.algorithms.dsac_d import dsac_d as dsac_d
 from dpolicy.algorithms.dsac_t import dsac_t as dsac_t
+from dpolicy.algorithms.fast_sac import fast_sac as fast_sac
 from dpolicy.algorithms.fast_td3 import fast_td3 as fast_td3
+from dpolicy.algorithms.flash_sac import flash_sac as flash_sac
 from dpolicy.algorithms.fpmd import fpmd as fpmd
 from dpolicy.algorithms.fpo import fpo as fpo
 from dpolicy.algorithms.fpopp import fpopp as fpopp
@@ -67,6 +69,8 @@ ALGORITHMS: dict[str, Entry] = {
     "ddpg": Entry(     ddpg,    "off_policy", "reparameterisation", "none",     "none (deterministic)",                                     "exact", "one Q",            "noisy / mode",            "arXiv 1509.02971"),
     "td3": Entry(      td3,     "off_policy", "reparameterisation", "none",     "none (deterministic)",                                     "exact", "twin Q, smoothed", "noisy / mode",            "arXiv 1802.09477"),
     "fast_td3": Entry(fast_td3, "off_policy", "reparameterisation", "uniform", "none (deterministic)",                                     "exact", "twin C51, smoothed", "noise by environment / mode", "arXiv 2505.22642"),
+    "fast_sac": Entry(fast_sac, "off_policy", "reparameterisation", "uniform", "none (squashed Gaussian)",                                 "exact", "mean of two C51, soft, layer norm", "sample / mode", "arXiv 2512.01996"),
+    "flash_sac": Entry(flash_sac, "off_policy", "reparameterisation", "uniform", "none (squashed Gaussian)",                               "exact", "twin C51, soft, batch norm, unit rows", "sample, noise repeated / mode", "arXiv 2604.04539"),
     "crossq": Entry(   crossq,  "off_policy", "reparameterisation", "uniform",  "none (squashed Gaussian)",                                 "exact", "twin Q, soft, batch renormalisation, no target", "sample / mode", "arXiv 1902.05605"),
     "dsac_t": Entry(   dsac_t,  "off_policy", "reparameterisation", "uniform",  "none (squashed Gaussian)",                                 "exact", "twin Gaussian Q, soft", "sample / mode",       "arXiv 2310.05858"),
     "bro": Entry(      bro,     "off_policy", "reparameterisation", "uniform",  "none (squashed Gaussian)",                                 "exact", "mean of two quantile Q, soft, BroNet, resets", "optimistic explorer / mode", "arXiv 2405.16158"),

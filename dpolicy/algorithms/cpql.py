@@ -81,7 +81,7 @@ def cpql(
 
     As in the code squares are averaged over the coordinates of the action. The form for data sets is `offline=True,
     normalise_q=True`, Q_j / mean |Q_k| with j by a coin, `reconstruction_weight=1` and, by task, `q_weight` .15 to 4.5
-    and `max_grad_norm` 1 to 10; the code's critics then have layer norm, as those of `critic_network="bronet"` have.
+    and `max_grad_norm` 1 to 10; the code's critics then have layer norms (`critic_network="layer_norm"`).
     For antmaze it samples in several steps, of which two have an effect, at h = 80 and 2.24: `sampler_steps=2`. Its
     values by expectiles (CPIQL) are not here. It acts at random for 10,000 steps (`warmup` of the program).
 

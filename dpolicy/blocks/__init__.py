@@ -22,6 +22,7 @@ from dpolicy.blocks._critic_function import outcome_of as outcome_of
 from dpolicy.blocks._critic_kinds import CRITIC_KINDS as CRITIC_KINDS
 from dpolicy.blocks._critic_kinds import CriticKind as CriticKind
 from dpolicy.blocks._critics import CRITIC_VALUES as CRITIC_VALUES
+from dpolicy.blocks._critics import KIND_SETTINGS as KIND_SETTINGS
 from dpolicy.blocks._critics import Critics as Critics
 from dpolicy.blocks._critics import CriticValues as CriticValues
 from dpolicy.blocks._critics import acting as acting

@@ -22,6 +22,7 @@ from dpolicy.recipe import tunable
 def actor_optimiser(
     *,
     b1: Number = 0.9,
+    b2: Number = 0.999,
     learning_rate: Positive = 3e-4,
     decay_updates: Positive | None = None,
     decay_start: NonNegative | None = None,
@@ -34,6 +35,7 @@ def actor_optimiser(
 
     Args:
         b1: Decay of Adam's first moment.
+        b2: Of its second.
         learning_rate: Adam's rate for the actor.
         decay_updates: Updates over which the actor's rate falls; None keeps it (see `annealed`).
         decay_start: Updates before it begins to fall; 0 unless given.
@@ -50,11 +52,11 @@ def actor_optimiser(
         for setting, value in (("start", decay_start), ("share", decay_share), ("shape", decay_shape)):
             if value is not None:
                 raise ValueError(f"decay_{setting} needs decay_updates, got {value!r} without.")
-        return adam(learning_rate, b1=b1, **bounds)
+        return adam(learning_rate, b1=b1, b2=b2, **bounds)
     begin = 0.0 if decay_start is None else decay_start
     share = 0.0 if decay_share is None else decay_share
     shape = "linear" if decay_shape is None else decay_shape
     rate = by_updates(
         lambda updates: learning_rate * annealed(updates, 1.0, share, decay_updates, begin=begin, shape=shape)
     )
-    return optax.chain(adam(None, b1=b1, **bounds), rate)
+    return optax.chain(adam(None, b1=b1, b2=b2, **bounds), rate)

@@ -224,6 +224,7 @@ def q_critics(
     *,
     network: Callable[..., Any] | None = None,
     b1: Number = 0.9,
+    b2: Number = 0.999,
     critics: Count = 2,
     critic_subset: Count | None = None,
     critic_hidden: Sizes = (256, 256),
@@ -243,12 +244,14 @@ def q_critics(
     Args:
         network: Makes one critic, as `QNetwork` does, in the place of that; fitted by a loss of its own.
         b1: Decay of Adam's first moment.
+        b2: Of its second.
         critics: Critics in the ensemble.
         critic_subset: Targets are of so many of the target critics, drawn anew at each update (REDQ); None for all.
         critic_hidden: Widths of each critic's hidden layers.
         critic_activation: Activation of the critics.
         critic_reduction: Of the errors of the critics, their mean or their sum.
-        critic_network: mlp, simba or bronet; of the last two `critic_hidden` is the width, once for each block.
+        critic_network: mlp, layer_norm (an mlp with these before activations), simba or bronet; of the last two
+            `critic_hidden` is the width, once for each block.
         critic_unit_weights: Whether the rows of the critics' hidden layers are kept at norm 1 (`unit_rows`).
         critic_learning_rate: Adam's rate for the critics.
         discount: Discount gamma.
@@ -275,7 +278,7 @@ def q_critics(
         one = lambda key: build(spec.obs_size, spec.action_size, **layers, key=key)
         return ensemble(one, critics, key=key)
 
-    optimiser = adam(critic_learning_rate, b1=b1, **bounds)
+    optimiser = adam(critic_learning_rate, b1=b1, b2=b2, **bounds)
     project = unit_rows if critic_unit_weights else None
     horizon = None if n_step == 1 else Horizon(n_step, discount)
     return Critics(

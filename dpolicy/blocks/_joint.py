@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -58,15 +58,17 @@ def carrying(stage: Stage, put: Callable[[Model, tuple[Array, ...]], Model]) -> 
     return stage._replace(step=step)
 
 
-def over_the_batch(loss: Loss) -> Loss:
+def over_the_batch(loss: Loss, *, following: bool = False) -> Loss:
     """`loss`, whose model, a policy with a `RenormMLP`, takes the statistics of the batch and reports them (`carried`).
 
     Args:
         loss: On a policy whose network sees the observation.
+        following: Whether the statistics are those of observations before and after the step together.
     """
 
     def one(model: Model, example: Transition, key: Key) -> tuple[Scalar, Metrics]:
-        _, network, statistics = model.mlp.over(example.obs)
+        seen = jnp.stack([example.obs, example.next_obs]) if following else example.obs
+        _, network, statistics = model.mlp.over(seen)
         value, metrics = loss(eqx.tree_at(lambda m: m.mlp, model, network), example, key)
         return value, {**metrics, **carried(statistics)}
 
@@ -74,17 +76,19 @@ def over_the_batch(loss: Loss) -> Loss:
 
 
 class JointCritics(NamedTuple):
-    """Critics with batch renormalisation, which need no targets, and how they learn.
+    """Critics with batch (re)normalisation and how they learn, of themselves or of slow copies.
 
     Attributes:
         critics: Networks, optimiser and discount; called by their running statistics.
         rate: Share of a batch that enters these.
         atoms: Those that the critics have laws over; None for critics that are values.
+        backup: Of critics with laws, what is bootstrapped: the mean of all laws, or "min", that of the lowest mean.
     """
 
     critics: Critics
     rate: Number
     atoms: Atoms | None = None
+    backup: Literal["mean", "min"] = "mean"
 
     def value(self, critic: Model, how: str = "min") -> Critic:
         """q(obs, action) of the ensemble, by its running statistics: the minimum or mean of its values."""
@@ -98,30 +102,44 @@ class JointCritics(NamedTuple):
 
         return critic_function(values, how)
 
-    def loss(self, policy: Policy, actor: Model, critic: Model, temperature: Number | None) -> Loss:
+    def loss(
+        self,
+        policy: Policy,
+        actor: Model,
+        critic: Model,
+        temperature: Number | None,
+        target: Model | None = None,
+    ) -> Loss:
         """The error of each transition, both of whose values come of one pass over [(s, a), (s', a')].
 
-        Of values, the squared distances from the lower one at s'; of laws, cross-entropies with the mean of all at s'.
+        Of values, the squared distances from the lower one at s'; of laws, cross-entropies with what `backup` says.
 
         Args:
             policy: Draws a' ~ pi(s'), with its log-density.
             actor: Its parameters.
             critic: What it selects by, if it does.
             temperature: Weight of the entropy; None for none.
+            target: Critics whose values at s' are bootstrapped, of a pass of their own over both, so normalised by
+                their own statistics of the batch; None for those of the pass that learns.
         """
         q, discount, reduction = self.value(critic), self.critics.discount, self.critics.reduction
 
         def error(
-            pairs: Float[Array, "n 2 out"], cost: Scalar, example: Transition, key: Key
+            values: Float[Array, "n out"],
+            bootstrapped: Float[Array, "n out"],
+            cost: Scalar,
+            example: Transition,
+            key: Key,
         ) -> tuple[Scalar, Metrics]:
             if self.atoms is not None:
-                log_probabilities = jax.nn.log_softmax(pairs)
+                laws = jax.nn.log_softmax(bootstrapped)
+                if self.backup == "min":
+                    laws = laws[jnp.argmin(self.atoms.mean(laws))][None]
                 gamma = discount if example.discount is None else example.discount
-                target = self.atoms.target(log_probabilities[:, 1], example, cost, gamma)
-                return self.atoms.loss(log_probabilities[:, 0], target, reduction)
-            values = pairs[:, :, 0]
+                goal = self.atoms.target(laws, example, cost, gamma)
+                return self.atoms.loss(jax.nn.log_softmax(values), goal, reduction)
             # `bellman` cuts the gradient of the target.
-            following = jnp.min(values[:, 1]) - cost
+            following = jnp.min(bootstrapped[:, 0]) - cost
             difference = temporal_difference(lambda *_: following, discount, reduction=reduction)
             return difference(lambda *_: values[:, 0], example, key)
 
@@ -134,29 +152,47 @@ class JointCritics(NamedTuple):
                 return out, statistics
 
             pairs, statistics = eqx.filter_vmap(outputs)(model.members)
+            slow = pairs if target is None else eqx.filter_vmap(outputs)(target.members)[0]
             cost = jnp.zeros(()) if temperature is None else temperature * log_prob
-            value, metrics = error(pairs, cost, example, key)
+            value, metrics = error(pairs[:, 0], slow[:, 1], cost, example, key)
             return value, {**metrics, **carried(statistics)}
 
         return one
 
     def fitted(
-        self, policy: Policy, temperature: Callable[[Seen], Number] | None = None, *, actor: str = "actor"
+        self,
+        policy: Policy,
+        temperature: Callable[[Seen], Number] | None = None,
+        *,
+        actor: str = "actor",
+        found: bool = True,
+        target: str | None = None,
     ) -> Stage:
-        """The stage that fits them, by the policy as the update found it.
+        """The stage that fits them.
 
         Args:
             policy: Draws the next action.
             temperature: `seen -> ` the weight of the entropy; None for none.
             actor: The part whose parameters the policy has.
+            found: Whether these are as the update found them, or as the stages before this one have left them.
+            target: The part whose critics are bootstrapped; None for the critics themselves.
         """
 
         def loss(s: Seen) -> Loss:
             weight = None if temperature is None else temperature(s)
-            return self.loss(policy, getattr(s.before, actor), s.before.critic, weight)
+            slow = None if target is None else getattr(s.before, target)
+            model = getattr(s.before if found else s.now, actor)
+            return self.loss(policy, model, s.before.critic, weight, slow)
 
-        stage = trained(self.critics.make, loss, self.critics.optimiser, horizon=self.critics.horizon)
-        return carrying(stage, self.moved)
+        critics = self.critics
+        stage = trained(
+            critics.make, loss, critics.optimiser, horizon=critics.horizon, project=critics.project
+        )
+        return carrying(critics.of_some(stage), self.moved)
+
+    def averaged(self) -> Stage:
+        """The stage of slow copies, which follows the part called critic, its running statistics included."""
+        return self.critics.averaged()
 
     def moved(self, model: Model, statistics: Sequence[Array]) -> Model:
         """The ensemble, or a single network with a `RenormMLP`, with its running statistics moved."""

@@ -25,6 +25,7 @@ from dpolicy.networks._critics import QuantileQ as QuantileQ
 from dpolicy.networks._critics import ValueNetwork as ValueNetwork
 from dpolicy.networks._ensemble import Ensemble as Ensemble
 from dpolicy.networks._ensemble import ensemble as ensemble
+from dpolicy.networks._flash_net import FlashNet as FlashNet
 from dpolicy.networks._gaussian import gaussian_entropy as gaussian_entropy
 from dpolicy.networks._gaussian import gaussian_kl as gaussian_kl
 from dpolicy.networks._gaussian import gaussian_log_prob as gaussian_log_prob

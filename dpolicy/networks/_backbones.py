@@ -1,6 +1,7 @@
 """Residual networks that may be wide: SimBa and BroNet, each in the place of an `MLP`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, TypeAlias
 
 import equinox as eqx
@@ -15,7 +16,8 @@ from dpolicy.networks._layers import LayerNorm, Linear, initial_layers
 from dpolicy.networks._mlp import MLP, check_network, check_parts
 
 
-def _checked_sizes(in_sizes: Any, out_size: Any, hidden: Any, activation: Any) -> None:
+def check_residual_sizes(in_sizes: Any, out_size: Any, hidden: Any, activation: Any) -> None:
+    """Raise `ValueError` for what no residual network can be made of."""
     for size in in_sizes:
         _checks.integer("in_sizes", size, 0)
     _checks.integer("out_size", out_size)
@@ -33,7 +35,7 @@ def _check_equal(name: str, hidden: Any) -> None:
 def check_blocks(name: str, hidden: Any, backbone: str) -> None:
     """Raise `ValueError` for `hidden`, the argument `name`, with widths that the backbone cannot have."""
     _checks.one_of("backbone", backbone, BACKBONES)
-    if backbone != "mlp":
+    if backbone not in ("mlp", "layer_norm"):
         _check_equal(name, hidden)
 
 
@@ -74,7 +76,7 @@ class SimBa(eqx.Module):
         final_scale: float | int = 1.0,
         key: Key,
     ):
-        _checked_sizes(in_sizes, out_size, hidden, activation)
+        check_residual_sizes(in_sizes, out_size, hidden, activation)
         _checks.non_negative("final_scale", final_scale)
         ends_key, inner_key = jax.random.split(_checks.one_key(key))
         width, one = hidden[0], 0.5**0.5  # "orthogonal" has gain sqrt(2)
@@ -136,7 +138,7 @@ class BroNet(eqx.Module):
         final_scale: float | int = 1.0,
         key: Key,
     ):
-        _checked_sizes(in_sizes, out_size, hidden, activation)
+        check_residual_sizes(in_sizes, out_size, hidden, activation)
         _checks.non_negative("final_scale", final_scale)
         widths = [hidden[0]] * (1 + 2 * len(hidden))
         self.layers = initial_layers(
@@ -160,11 +162,16 @@ class BroNet(eqx.Module):
         return self.layers[-1](y)
 
 
-BACKBONES: dict[str, Callable[..., Any]] = {"mlp": MLP, "simba": SimBa, "bronet": BroNet}
+BACKBONES: dict[str, Callable[..., Any]] = {
+    "mlp": MLP,
+    "layer_norm": partial(MLP, layer_norm=True),
+    "simba": SimBa,
+    "bronet": BroNet,
+}
 Backbone: TypeAlias = Annotated[str, one_of(BACKBONES)]
 
 
-def on_backbone(make: Callable[..., Any], backbone: str) -> Callable[..., Any]:
+def on_backbone(make: Callable[..., Any], backbone: str | Callable[..., Any]) -> Callable[..., Any]:
     """`make`, whose networks (`QNetwork`, `TanhGaussian`, ...) are of another kind than an MLP, of the same sizes.
 
         on_backbone(QNetwork, "simba")(obs_size, action_size, hidden=(512, 512), key=key)  # two blocks of 512
@@ -172,23 +179,27 @@ def on_backbone(make: Callable[..., Any], backbone: str) -> Callable[..., Any]:
     Args:
         make: Whatever makes a module with an `mlp`, called with `hidden`, `activation` and `key` by keyword; how an MLP
             starts (`initialisation`, `layer_norm`, `initial_std`) is not for these, which bring their own.
-        backbone: A name of BACKBONES.
+        backbone: A name of BACKBONES (layer_norm: an MLP with these before activations), or what makes such a network,
+            `(in_sizes, out_size, *, hidden, key) -> network`.
     """
     _checks.function("make", make, "(...) -> module")
-    _checks.one_of("backbone", backbone, BACKBONES)
+    if not callable(backbone):
+        _checks.one_of("backbone", backbone, BACKBONES)
     if backbone == "mlp":
         return make
+    build = backbone if callable(backbone) else BACKBONES[backbone]
+    called = getattr(backbone, "__name__", backbone)
 
     def with_backbone(*sizes: Any, hidden: tuple[int, ...], key: Key, **given: Any) -> Any:
         for name in ("initialisation", "layer_norm", "initial_std"):
             if name in given:
-                raise ValueError(f"{name} is of an mlp, got it for {backbone}.")
+                raise ValueError(f"{name} is of an mlp, got it for {called}.")
         own = {name: given[name] for name in ("activation", "final_scale") if name in given}
         # Its own layers are thrown away, and so is their key: as small as can be, for their sizes alone.
         module = make(*sizes, hidden=(), key=jax.random.key(0), **given)
         where = lambda m: m.mlp if hasattr(m, "mlp") else m.q.mlp
         out_size = where(module).layers[-1].bias.size
-        network = BACKBONES[backbone](where(module).in_sizes, out_size, hidden=hidden, key=key, **own)
+        network = build(where(module).in_sizes, out_size, hidden=hidden, key=key, **own)
         return eqx.tree_at(where, module, network)
 
     return with_backbone

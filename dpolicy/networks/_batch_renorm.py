@@ -24,15 +24,16 @@ _MOST_SCALE, _MOST_SHIFT = 3.0, 5.0  # r and d stay within [1/3, 3] and [-5, 5]
 
 
 class Normalised(eqx.Module):
-    """scale (x - mean) / sqrt(var + 0.001) + shift, whatever mean and variance are of."""
+    """scale (x - mean) / sqrt(var + eps) + shift, whatever mean and variance are of."""
 
     scale: Float[Array, " n"]
     shift: Float[Array, " n"]
     mean: Float[Array, " n"]
     var: Float[Array, " n"]
+    eps: float = eqx.field(static=True, default=_EPS)
 
     def __call__(self, x: Float[Array, " n"]) -> Float[Array, " n"]:
-        return (x - self.mean) * jax.lax.rsqrt(self.var + _EPS) * self.scale + self.shift
+        return (x - self.mean) * jax.lax.rsqrt(self.var + self.eps) * self.scale + self.shift
 
 
 class BatchRenorm(eqx.Module):
@@ -49,10 +50,11 @@ class BatchRenorm(eqx.Module):
 
     Args:
         size: Features.
-        warmup: Calls on a batch before it renormalises.
+        warmup: Calls on a batch before it renormalises; None for never, which is batch normalisation.
+        eps: Added to variances.
 
     Raises:
-        ValueError: For a size that is no positive int, or a warm-up that is no int of at least 0.
+        ValueError: For a size that is no positive int, a warm-up that is no int of at least 0, or a negative eps.
     """
 
     scale: Float[Array, " n"]
@@ -60,19 +62,22 @@ class BatchRenorm(eqx.Module):
     mean: Float[Array, " n"]
     var: Float[Array, " n"]
     calls: Int[Array, ""]
-    warmup: int = eqx.field(static=True)
+    warmup: int | None = eqx.field(static=True)
+    eps: float = eqx.field(static=True)
     undecayed: ClassVar[tuple[str, ...]] = ("mean", "var")
 
-    def __init__(self, size: int, *, warmup: int = 100_000):
+    def __init__(self, size: int, *, warmup: int | None = 100_000, eps: float = _EPS):
         _checks.integer("size", size)
-        _checks.integer("warmup", warmup, 0)
+        if warmup is not None:
+            _checks.integer("warmup", warmup, 0)
+        _checks.non_negative("eps", eps)
         self.scale, self.shift = jnp.ones(size), jnp.zeros(size)
         self.mean, self.var = jnp.zeros(size), jnp.ones(size)
         self.calls = jnp.zeros((), jnp.int32)
-        self.warmup = warmup
+        self.warmup, self.eps = warmup, eps
 
     def __call__(self, x: Float[Array, " n"]) -> Float[Array, " n"]:
-        return Normalised(self.scale, self.shift, *jax.lax.stop_gradient((self.mean, self.var)))(x)
+        return Normalised(self.scale, self.shift, *jax.lax.stop_gradient((self.mean, self.var)), self.eps)(x)
 
     def over(self, x: Float[Array, "*k n"]) -> tuple[Normalised, Float[Array, "2 n"]]:
         """The layer that normalises by the statistics of the batch, and these: mean and variance.
@@ -83,13 +88,15 @@ class BatchRenorm(eqx.Module):
         axes = tuple(range(x.ndim - 1))
         mean = batch_mean(jnp.mean(x, axes))
         var = batch_mean(jnp.mean((x - jnp.broadcast_to(mean, x.shape)) ** 2, axes))
-        std, running = jnp.sqrt(var + _EPS), jnp.sqrt(self.var + _EPS)
+        if self.warmup is None:
+            return Normalised(self.scale, self.shift, mean, var, self.eps), jnp.stack([mean, var])
+        std, running = jnp.sqrt(var + self.eps), jnp.sqrt(self.var + self.eps)
         warm = self.calls < self.warmup
         ratio = jnp.clip(std / running, 1 / _MOST_SCALE, _MOST_SCALE)
         gap = jnp.clip((mean - self.mean) / running, -_MOST_SHIFT, _MOST_SHIFT)
         r, d = jax.lax.stop_gradient((jnp.where(warm, 1, ratio), jnp.where(warm, 0, gap)))
         # (x - mean) / std * r + d is x normalised by another mean and deviation: mean - d std / r and std / r.
-        layer = Normalised(self.scale, self.shift, mean - d * std / r, (std / r) ** 2 - _EPS)
+        layer = Normalised(self.scale, self.shift, mean - d * std / r, (std / r) ** 2 - self.eps, self.eps)
         return layer, jnp.stack([mean, var])
 
     def moved(self, statistics: Float[Array, "*members 2 n"], rate: Number) -> "BatchRenorm":

@@ -94,12 +94,13 @@ def adam(
     learning_rate: Positive | None,
     *,
     b1: Annotated[Number, within(0, 1, open_high=True)] = 0.9,
+    b2: Annotated[Number, within(0, 1, open_high=True)] = 0.999,
     max_grad_norm: Positive | None = None,
     weight_decay: NonNegative | None = None,
 ) -> optax.GradientTransformation:
     """Adam with optional clipping of the global gradient norm (before it) and decoupled weight decay (after it).
 
-    Its first moment decays by `b1` a step, its second by .999. Without a learning rate the result is Adam's direction,
+    Its first moment decays by `b1` a step, its second by `b2`. Without a learning rate the result is Adam's direction,
     for a rate of another kind (`by_updates`, `by_kl`) after it. What a module names in `undecayed`, a tuple on its
     class, does not decay: what is no parameter, and positive numbers that are learned through an inverse.
 
@@ -107,7 +108,7 @@ def adam(
         ValueError: For a rate or norm that is not above zero, or a negative decay.
     """
     links = [] if max_grad_norm is None else [optax.clip_by_global_norm(max_grad_norm)]
-    links.append(optax.scale_by_adam(b1=b1, eps=1e-8))
+    links.append(optax.scale_by_adam(b1=b1, b2=b2, eps=1e-8))
     if weight_decay is not None:
         links.append(optax.add_decayed_weights(weight_decay, mask=_decays))
     if learning_rate is not None:

@@ -1,8 +1,8 @@
-"""Off-policy training of thousands of environments at once: FastTD3's settings, for it and for other actors."""
+"""Off-policy training of thousands of environments at once: FastTD3, FastSAC, FlashSAC, and loops for other actors."""
 
 from typing import Any
 
-from dpolicy.presets._preset import Preset, Table
+from dpolicy.presets._preset import Preset, Table, joined
 
 _ENVS = 1_024
 _LOOP: dict[str, Any] = {
@@ -84,4 +84,81 @@ def _fast_td3() -> Table:
     return table
 
 
-PUBLISHED = _fast_td3()
+# FastSAC's code has its own tasks of the same two robots, which stand here for Playground's.
+_HUMANOIDS = (
+    *("G1JoystickFlatTerrain", "G1JoystickRoughTerrain", "T1JoystickFlatTerrain", "T1JoystickRoughTerrain"),
+)
+_FAST_SAC_ENVS = 4_096
+_FAST_SAC: dict[str, Any] = {
+    "steps": 50_000 * _FAST_SAC_ENVS,
+    "num_envs": _FAST_SAC_ENVS,
+    "replay_size": 1_024 * _FAST_SAC_ENVS,
+    "warmup": 10 * _FAST_SAC_ENVS,
+    "batch_size": 8_192,
+    "updates_per_step": 8,
+    "normalise_observations": True,
+    "evaluation_interval": 2_500 * _FAST_SAC_ENVS,
+    "evaluation_episodes": 128,
+    "resets": "pool",
+    "critic_low": -20.0,
+    "critic_high": 20.0,
+    "critic_atoms": 101,
+    "discount": 0.97,
+    "target_rate": 0.125,
+    "weight_decay": 1e-3,
+    "learning_rate": 3e-4,
+    "critic_learning_rate": 3e-4,
+}
+_FLASH_LOOP: dict[str, Any] = {
+    "steps": 50_000_896,
+    "num_envs": _ENVS,
+    "replay_size": 9_766 * _ENVS,  # 10M, whole steps of all environments
+    "warmup": 100_000,
+    "batch_size": 2_048,
+    "updates_per_step": 2,
+    "noise_repeats": 16,
+    "noise_exponent": 2.0,
+    "reward_discount": 0.97,
+    "return_bound": 5.0,
+    "evaluation_interval": 5_000 * _ENVS,
+    "evaluation_episodes": 50,
+    "resets": "pool",
+}
+_FLASH: dict[str, Any] = {
+    "discount": 0.97,
+    "target_rate": 0.01,
+    "learning_rate": 3e-4,
+    "decay_updates": 97_658,
+    "decay_share": 0.5,
+    "decay_shape": "cosine",
+}
+_FLASH_CRITICS: dict[str, Any] = {
+    "critic": "c51",
+    "critic_low": -5.0,
+    "critic_high": 5.0,
+    "critic_atoms": 101,
+    "discount": 0.97,
+    "target_rate": 0.01,
+    "critic_network": "layer_norm",
+}
+
+
+def _soft() -> Table:
+    """FastSAC (arXiv 2512.01996) and FlashSAC (arXiv 2604.04539) on Playground; FlashSAC's loop for other actors.
+
+    FlashSAC's settings are those that its code has for these tasks. FastSAC's are of the walking tasks of its own code,
+    whose rewards, bounds of actions, randomised domains and mirrored data are not here. Both show critics more than
+    actors, and average float32 and shorter numbers: not here.
+    """
+    own = "FastSAC, arXiv 2512.01996, its code, for walking tasks of its own; not run on these"
+    source = "FlashSAC, arXiv 2604.04539, its code"
+    other = "the loop of FlashSAC (arXiv 2604.04539, its code) and its atoms, its actor replaced; not tuned"
+    of = lambda preset: [(f"playground/{task}", preset) for task in _HUMANOIDS]
+    return {
+        "fast_sac": of(Preset(_FAST_SAC, own, "fast_sac")),
+        "flash_sac": of(Preset(_FLASH_LOOP | _FLASH, source, "flash_sac")),
+        **{name: of(Preset(_FLASH_LOOP | _FLASH_CRITICS, other, "flash")) for name in _ACTORS},
+    }
+
+
+PUBLISHED = joined(_fast_td3(), _soft())

@@ -53,6 +53,17 @@ _METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {"critic_low": -35.0, "critic_high": 0.0},
         {"critic_low": -100.0, "critic_high": 20.0, "discount": 0.99},
     ),
+    # A temperature that starts at .001 rises too slowly for these budgets.
+    "fast_sac": (
+        {"temperature": 0.1, "temperature_learning_rate": 1e-3, "actor_interval": 2, "target_rate": 0.05},
+        {"critic_low": -35.0, "critic_high": 5.0},
+        {"critic_low": -100.0, "critic_high": 20.0, "discount": 0.99},
+    ),
+    "flash_sac": (
+        {"noise_repeats": 16, "target_rate": 0.05},
+        {"reward_discount": 0.95, "reward_scale": 1.0},
+        {"reward_discount": 0.99, "discount": 0.99},
+    ),
     "qsm": (_FIELD, {}, _ONE),
     "idem": (_FIELD | {"samples": 32}, {}, _ONE),
     "dps": (
@@ -120,6 +131,7 @@ _GOALS = "benchmarks/results/learning_multigoal/learning.md"
 _LATER = "benchmarks/results/learning_pendulum/learning.md"
 _OF_CLASSICS = "benchmarks/results/learning_classics/learning.md"
 _OF_LARGE = "benchmarks/results/learning_large/learning.md"
+_OF_FAST = "benchmarks/results/learning_fast/learning.md"
 _OF_RETURNS = "benchmarks/results/learning_returns/learning.md"
 _OF_PATHWISE = "benchmarks/results/learning_pathwise/learning.md"
 _OF_CONSISTENCY = "benchmarks/results/learning_consistency/learning.md"
@@ -128,15 +140,30 @@ _PAGES: dict[str, tuple[str, str]] = {  # of Multi-Goal and of Pendulum, where t
     "sdac": (MULTIGOAL, LEARNING),
     **dict.fromkeys(_CLASSICS, (_OF_CLASSICS, _OF_CLASSICS)),
     **dict.fromkeys(("bro", "fast_td3"), (_OF_LARGE, _OF_LARGE)),
+    **dict.fromkeys(("fast_sac", "flash_sac"), (_OF_FAST, _OF_FAST)),
     **dict.fromkeys(("dacer", "dacerv2"), (_OF_PATHWISE, _OF_PATHWISE)),
     **dict.fromkeys(("dime", "dsac_d"), (_OF_RETURNS, _OF_RETURNS)),
     **dict.fromkeys(("cpql", "consistency_ac"), (_OF_CONSISTENCY, _OF_CONSISTENCY)),
 }
 
+# One rate serves actor and critics.
+_ONE_RATE = ("flash_sac",)
+
+
+def _for(name: str, of_task: dict[str, Any]) -> dict[str, Any]:
+    return {key: of_task[key] for key in of_task if key != "critic_learning_rate" or name not in _ONE_RATE}
+
+
 TUNED: Table = {
     name: [
-        ("multigoal/*", Preset(_MULTIGOAL_TASK | both | goals, _PAGES.get(name, (_GOALS, _LATER))[0])),
-        ("gymnax/Pendulum-v1", Preset(_PENDULUM | both | pendulum, _PAGES.get(name, (_GOALS, _LATER))[1])),
+        (
+            "multigoal/*",
+            Preset(_for(name, _MULTIGOAL_TASK) | both | goals, _PAGES.get(name, (_GOALS, _LATER))[0]),
+        ),
+        (
+            "gymnax/Pendulum-v1",
+            Preset(_for(name, _PENDULUM) | both | pendulum, _PAGES.get(name, (_GOALS, _LATER))[1]),
+        ),
     ]
     for name, (both, pendulum, goals) in _METHODS.items()
 }

@@ -10,6 +10,7 @@ from dpolicy.train._on_policy import OnPolicyLoop as OnPolicyLoop
 from dpolicy.train._on_policy import on_policy as on_policy
 from dpolicy.train.building import build as build
 from dpolicy.train.evaluate import policy_of as policy_of
+from dpolicy.train.holding import HeldKeys as HeldKeys
 from dpolicy.train.intervals import Interval as Interval
 from dpolicy.train.intervals import bootstrap_interval as bootstrap_interval
 from dpolicy.train.intervals import interquartile_interval as interquartile_interval
@@ -23,6 +24,7 @@ from dpolicy.train.loop import train_loop as train_loop
 from dpolicy.train.metrics_log import History as History
 from dpolicy.train.metrics_log import read_history as read_history
 from dpolicy.train.normalise import Normaliser as Normaliser
+from dpolicy.train.normalise import ReturnScale as ReturnScale
 from dpolicy.train.normalise import RewardScale as RewardScale
 from dpolicy.train.policy import TrainedPolicy as TrainedPolicy
 from dpolicy.train.policy import load_policy as load_policy

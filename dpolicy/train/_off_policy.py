@@ -14,17 +14,20 @@ from dpolicy.algorithm import Algorithm, Stored
 from dpolicy.envs import Environment, Step, Vector, VectorState
 from dpolicy.optimisers import keep_if
 from dpolicy.train.evaluate import evaluation, of_data, of_experience, summarised
-from dpolicy.train.normalise import Normaliser
+from dpolicy.train.holding import HeldKeys, check_holding
+from dpolicy.train.normalise import Normaliser, ReturnScale
 from dpolicy.train.program import Program, TrainState, checked_parts, guard, settled, spec_of
 from dpolicy.train.replay import Replay
 from dpolicy.train.windows import stored_steps
 
 
 class Experience(eqx.Module):
-    """The environments and what they have shown so far."""
+    """The environments and what they have shown so far; how they are explored, and what their returns are like."""
 
     envs: VectorState
     replay: Replay[Transition]
+    held: HeldKeys | None = None
+    returns: ReturnScale | None = None
 
 
 def off_policy(
@@ -41,6 +44,10 @@ def off_policy(
     evaluation_modes: tuple[str, ...] = ("evaluate",),
     normalise_observations: bool = False,
     reward_scale: Number = 1.0,
+    reward_discount: Number | None = None,
+    return_bound: Number = 5.0,
+    noise_repeats: int = 1,
+    noise_exponent: Number = 2.0,
     resets: str = "fresh",
 ) -> Program:
     """Step the environments, store, and learn from uniform replay batches.
@@ -65,6 +72,12 @@ def off_policy(
             "evaluate".
         normalise_observations: Whether the policy sees standardised observations.
         reward_scale: Factor on the rewards the algorithm learns from; reported returns are unscaled.
+        reward_discount: Given, rewards are moreover divided by the running deviation of their return with this
+            discount, or by more, so that no return seen is beyond `return_bound`; when drawn, as observations are.
+        return_bound: That bound; without a `reward_discount` there is none.
+        noise_repeats: Most steps that exploration keeps the noise of an environment for; 1 for new noise at every step.
+            Of any policy: see `dpolicy.train.HeldKeys`.
+        noise_exponent: Noise is kept for k steps with a probability proportional to k to the minus this.
         resets: "fresh" draws a new start at every reset; "pool" picks from pre-drawn ones (slow simulators).
 
     Raises:
@@ -84,6 +97,10 @@ def off_policy(
     ):
         _checks.integer(name, value)
     _checks.positive("reward_scale", reward_scale)
+    _checks.positive("return_bound", return_bound)
+    if reward_discount is not None:
+        _checks.fraction("reward_discount", reward_discount)
+    check_holding(noise_repeats, noise_exponent)
     loop = OffPolicyLoop(
         algorithm=algorithm,
         envs=Vector(env, num_envs, resets=resets),
@@ -94,6 +111,10 @@ def off_policy(
         interval=evaluation_interval,
         reward_scale=reward_scale,
         normalise_observations=normalise_observations,
+        reward_discount=reward_discount,
+        return_bound=return_bound,
+        noise_repeats=noise_repeats,
+        noise_exponent=noise_exponent,
     )
     loop.check_sizes()
     evaluate = evaluation(algorithm, env, evaluation_episodes, evaluation_modes)
@@ -118,6 +139,10 @@ class OffPolicyLoop:
         interval: Environment steps of a chunk.
         reward_scale: Factor on the rewards that are stored.
         normalise_observations: Whether observations are standardised where the policy or an update sees them.
+        reward_discount: Of the returns by whose deviation the rewards of a batch are divided; None where they are not.
+        return_bound: Of those returns.
+        noise_repeats: Most steps that exploration keeps its noise for.
+        noise_exponent: Of the law of how many.
     """
 
     algorithm: Algorithm
@@ -129,6 +154,10 @@ class OffPolicyLoop:
     interval: int
     reward_scale: Number
     normalise_observations: bool
+    reward_discount: Number | None = None
+    return_bound: Number = 5.0
+    noise_repeats: int = 1
+    noise_exponent: Number = 2.0
 
     def check_sizes(self) -> None:
         """Raise `ValueError` unless the sizes fit each other; see `off_policy`."""
@@ -170,7 +199,16 @@ class OffPolicyLoop:
         blank = Transition(zeros, jnp.zeros(spec.action_size), jnp.zeros(()), zeros, no, no)
         if memory is not None:
             blank = dataclasses.replace(blank, extras=memory.start(blank))
-        experience = Experience(self.envs.init(env_key), Replay.start(blank, self.replay_size))
+        held = None
+        if self.noise_repeats > 1:
+            hold_key, key = jax.random.split(key)
+            held = HeldKeys.start(hold_key, self.envs.num)
+        experience = Experience(
+            self.envs.init(env_key),
+            Replay.start(blank, self.replay_size),
+            held,
+            None if self.reward_discount is None else ReturnScale.start(self.envs.num),
+        )
         normaliser = Normaliser.start(spec.obs_size) if self.normalise_observations else None
 
         def random_step(carry: Any, key: Key) -> tuple[Any, None]:
@@ -219,7 +257,14 @@ class OffPolicyLoop:
             transition = dataclasses.replace(transition, extras=jax.vmap(memory.start)(transition))
         if normaliser is not None:
             normaliser = normaliser.update(obs)
-        return Experience(envs, experience.replay.add(transition)), normaliser, step
+        returns = experience.returns
+        if returns is not None and self.reward_discount is not None:
+            returns = returns.update(transition.reward, transition.done, self.reward_discount)
+        return (
+            Experience(envs, experience.replay.add(transition), experience.held, returns),
+            normaliser,
+            step,
+        )
 
     def stored(self, state: TrainState) -> Stored:
         """The replay as an algorithm sees it."""
@@ -255,6 +300,8 @@ class OffPolicyLoop:
         batch = drawn
         if (see := state.normaliser) is not None:
             batch = eqx.tree_at(lambda b: (b.obs, b.next_obs), batch, (see(batch.obs), see(batch.next_obs)))
+        if (returns := state.experience.returns) is not None:
+            batch = eqx.tree_at(lambda b: b.reward, batch, batch.reward / returns.scale(self.return_bound))
         if memory is not None:
             update_key, revise_key = jax.random.split(update_key)
             batch = memory.revise(state.algorithm, batch, revise_key)
@@ -282,6 +329,10 @@ class OffPolicyLoop:
     def iteration(self, state: TrainState, keys: tuple[Keys, Key, Keys]) -> tuple[TrainState, Metrics]:
         """One step of all environments, and the updates after it; `keys` are one entry of each of `self.keys`."""
         act_keys, env_key, learn_keys = keys
+        if (held := state.experience.held) is not None:
+            held = held.renewed(act_keys, self.noise_repeats, self.noise_exponent)
+            state = eqx.tree_at(lambda s: s.experience.held, state, held)
+            act_keys = held.keys
         action, statistics = self.act(state, act_keys), state.normaliser
         experience, normaliser, step = self.observe(state.experience, statistics, action, env_key)
         state = TrainState(

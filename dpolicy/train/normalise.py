@@ -92,3 +92,36 @@ class RewardScale(eqx.Module):
         std = jnp.sqrt(statistics.second[0] / statistics.count)
         scale = jnp.where(varies(std, statistics.mean[0]), std + 1e-8, 1.0)
         return RewardScale(carry, statistics), jnp.clip(rewards / scale, -10.0, 10.0)
+
+
+class ReturnScale(eqx.Module):
+    r"""What divides rewards off policy, so that returns keep within the atoms of a critic (FlashSAC, arXiv 2604.04539).
+
+    Per environment g_t = r_t + discount g_{t-1} within an episode, and over all g seen
+
+    $$ \bar r = r \Big/ \max\Big( \sqrt{\mathrm{var}(g) + 10^{-8}},\; \max |g| / \mathrm{bound} \Big). $$
+
+    Its code forgets g at the last step of an episode in the place of after it; here no episode reaches into the next.
+    """
+
+    returns: Float[Array, "*seeds env"]
+    most: Float[Array, "*seeds"]
+    statistics: Normaliser
+
+    @staticmethod
+    def start(num_envs: int) -> "ReturnScale":
+        """No rewards yet."""
+        return ReturnScale(jnp.zeros(num_envs), jnp.zeros(()), Normaliser.start(1))
+
+    def update(
+        self, rewards: Float[Array, " env"], done: Bool[Array, " env"], discount: Number
+    ) -> "ReturnScale":
+        """Take in a step of every environment, `done` where it was the last of an episode."""
+        totals = rewards + discount * self.returns
+        most = jnp.maximum(self.most, jnp.max(jnp.abs(totals)))
+        return ReturnScale(jnp.where(done, 0.0, totals), most, self.statistics.update(totals[:, None]))
+
+    def scale(self, bound: Number) -> Float[Array, ""]:
+        """What rewards are divided by now."""
+        variance = self.statistics.second[0] / jnp.maximum(self.statistics.count, 1)
+        return jnp.maximum(jnp.sqrt(variance + 1e-8), self.most / bound)
