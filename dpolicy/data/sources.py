@@ -60,12 +60,27 @@ def _numbers(name: str, values: Any, where: str) -> np.ndarray:
     return array
 
 
-def checked(arrays: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
+def check_actions(action: np.ndarray, where: str) -> None:
+    """Refuse actions outside [-1, 1].
+
+    Raises:
+        ValueError: With how far they go.
+    """
+    most = np.abs(action).max(initial=0.0)
+    if most > 1 + 1e-6:
+        raise ValueError(
+            f"'action' in {where} must lie in [-1, 1]: map it from the environment's own bounds first, or, where what "
+            f"is beyond is no more than rounding or noise, clip it (data_action_clip); the largest is {most:.6g}."
+        )
+
+
+def checked(arrays: Mapping[str, Any], where: str, *, bounded: bool = True) -> dict[str, np.ndarray]:
     """The arrays of a data set: `obs` [n, o], `action` [n, a] and, where given, the others of `load_npz`.
 
     Args:
         arrays: By name.
         where: What they are in, for messages.
+        bounded: Whether actions must lie in [-1, 1].
 
     Raises:
         ValueError: If an array is missing, unknown, misshapen, empty, not finite or out of range, or there are rewards
@@ -91,10 +106,8 @@ def checked(arrays: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
             raise ValueError(
                 f"{name!r} in {where} must be as long as 'action', of shape {shape}, got {array.shape}."
             )
-    if np.abs(found["action"]).max(initial=0.0) > 1 + 1e-6:
-        raise ValueError(
-            f"'action' in {where} must lie in [-1, 1]: map it from the environment's own bounds first."
-        )
+    if bounded:
+        check_actions(found["action"], where)
     if (found.get("terminated", False) & found.get("truncated", np.zeros(size, bool))).any():
         raise ValueError(f"'terminated' and 'truncated' in {where} must not be set together.")
     ended = found.get("terminated", np.zeros(size, bool))
