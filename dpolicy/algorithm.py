@@ -44,6 +44,9 @@ class Memory(NamedTuple):
             whole episodes: after the warmup, and then at every `interval`-th step of the environments. The extras
             replace those of the whole replay. None where nothing is done.
         interval: Environment steps (of all environments at once) between two calls of `organise`.
+        enter: `(state, stored, new) -> (state, new)`: a look at what one step of all environments has shown, `[n]`
+            transitions with the extras that `start` gave them, before they are stored; it may change these and the
+            state. Not asked during the warmup. None where nothing is done.
     """
 
     start: Callable[[Transition], dict[str, Any]]
@@ -51,6 +54,7 @@ class Memory(NamedTuple):
     draw: Callable[[Any, Stored, Key, int], Int[Array, " batch"]] | None = None
     organise: Callable[[Any, Stored, Key], tuple[Any, dict[str, Any]]] | None = None
     interval: int = 1
+    enter: Callable[[Any, Stored, Transition], tuple[Any, Transition]] | None = None
 
 
 class Horizon(NamedTuple):

@@ -68,6 +68,7 @@ from dpolicy.losses.distributional import categorical_error as categorical_error
 from dpolicy.losses.distributional import hl_gauss as hl_gauss
 from dpolicy.losses.distributional import quantile_error as quantile_error
 from dpolicy.losses.distributional import quantile_huber as quantile_huber
+from dpolicy.losses.embedding import next_embedding as next_embedding
 from dpolicy.losses.gaussian_value import GAUSSIAN_FORMS as GAUSSIAN_FORMS
 from dpolicy.losses.gaussian_value import gaussian_error as gaussian_error
 from dpolicy.losses.gaussian_value import gaussian_value_loss as gaussian_value_loss
@@ -132,6 +133,8 @@ from dpolicy.losses.value import expectile_weight as expectile_weight
 from dpolicy.losses.value import explained_variance as explained_variance
 from dpolicy.losses.value import f_dice_conjugate as f_dice_conjugate
 from dpolicy.losses.value import f_dice_weight as f_dice_weight
+from dpolicy.losses.value import huber as huber
+from dpolicy.losses.value import huber_error as huber_error
 from dpolicy.losses.value import reduce_ensemble as reduce_ensemble
 from dpolicy.losses.value import td_target as td_target
 from dpolicy.losses.value import value_regression as value_regression

@@ -134,6 +134,45 @@ def f_dice_weight(u: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     return jnp.where(u >= 0, u / 2 + 1, jnp.exp(jnp.minimum(u, 0)))
 
 
+def huber(u: Float[Array, "*batch"], kappa: Number = 1.0) -> Float[Array, "*batch"]:
+    """u^2 / 2 up to |u| = kappa, kappa (|u| - kappa / 2) beyond: its gradient is u, clipped to [-kappa, kappa].
+
+    Examples:
+        >>> print(huber(jnp.array([-0.5, 3.0])))
+        [0.125 2.5  ]
+    """
+    array("u", u)
+    positive("kappa", kappa)
+    size = jnp.minimum(jnp.abs(u), kappa)
+    return size * (jnp.abs(u) - size / 2)
+
+
+def huber_error(*, kappa: Number = 1.0) -> Callable[[Any, Any], tuple[Array, Metrics]]:
+    """`huber` of critics that return numbers, as an error of `bellman`.
+
+    Where transitions are drawn in proportion to max(|u|, 1)^alpha (`dpolicy.blocks.prioritised`) it is the loss of LAP
+    (arXiv 2007.06049, eq. 10): in expectation its gradient is, up to a common factor, that of u^2 / 2 up to 1 and of
+    |u|^(1 + alpha) / (1 + alpha) beyond, over transitions drawn uniformly. A squared error would be biased there.
+
+    Args:
+        kappa: Where the loss turns linear, in the units of the values.
+
+    Examples:
+        >>> print(huber_error()(jnp.array([0.0, 1.0]), jnp.array(3.0))[0])
+        [2.5 1.5]
+    """
+    positive("kappa", kappa)
+
+    def error(prediction: Any, goal: Any) -> tuple[Array, Metrics]:
+        if mean_of(prediction) is not prediction:
+            raise ValueError(
+                f"huber_error is of critics that return numbers, got a {type(prediction).__name__}."
+            )
+        return huber(prediction - returned("target", mean_of(goal)), kappa), {}
+
+    return error
+
+
 def bellman(
     target: Callable[[Any, Key], Any],
     *,

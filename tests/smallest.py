@@ -36,6 +36,11 @@ TINY = {
     "fast_td3": {"hidden": (8,), "critic_hidden": (8,), "critic_atoms": 5},
     "fast_sac": {"hidden": (8,), "critic_hidden": (8,), "critic_atoms": 5, "actor_interval": 1},
     "flash_sac": {"hidden": (8,), "critic_hidden": (8,), "atoms": 5},
+    # Copies at each update, and an assessment for each step.
+    "td7": {
+        **{"hidden": (8,), "critic_hidden": (8,), "encoder_hidden": (8,), "embedding_size": 4},
+        **{"target_interval": 1, "later_episodes": 1, "later_after": 0},
+    },
     "bro": {
         "hidden": (8,),
         "critic_hidden": (8,),
@@ -192,17 +197,25 @@ def experience(algorithm, state, key, time=4, envs=4):
 def updated(algorithm, state, batch, key):
     """One update, on drawn transitions that have been revised where the algorithm does that.
 
-    An algorithm that looks at the replay sees one that is half full of them.
+    An algorithm that looks at the replay, or draws from it, sees one that is half full of them.
     """
     memory = algorithm.memory
     if memory is not None:
         batch = dataclasses.replace(batch, extras=jax.vmap(memory.start)(batch))
-        if memory.organise is not None and memory.draw is not None:
+        if memory.draw is not None:
             size = batch.reward.shape[0]
             items = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.zeros_like(leaf)]), batch)
             stored = Stored(items, jnp.asarray(size), jnp.asarray(size), 4)
-            state, extras = memory.organise(state, stored, jax.random.fold_in(key, 1))
-            stored = stored._replace(items=dataclasses.replace(items, extras=extras))
+            if memory.organise is not None:
+                state, extras = memory.organise(state, stored, jax.random.fold_in(key, 1))
+                stored = stored._replace(items=dataclasses.replace(items, extras=extras))
+            if memory.enter is not None:  # episodes of one step
+                ended = jnp.ones_like(batch.terminated)
+                before = stored._replace(
+                    items=dataclasses.replace(items, terminated=jnp.ones_like(items.terminated))
+                )
+                new = jax.tree.map(lambda leaf: leaf[:4], dataclasses.replace(batch, terminated=ended))
+                state, _ = memory.enter(state, before, new)
             rows = memory.draw(state, stored, jax.random.fold_in(key, 2), size)
             batch = jax.tree.map(lambda leaf: leaf[rows], stored.items)
         batch = memory.revise(state, batch, jax.random.fold_in(key, 0))

@@ -23,6 +23,7 @@ ACTS = {
     "td3": ("actor key exploration_noise", "actor"),
     "crossq": ("actor key", "actor"),
     "dsac_t": ("actor key", "actor"),
+    "td7": ("behaviour key exploration_noise", "checkpoint"),
     "fast_td3": ("actor key exploration_low exploration_high", "actor"),
     "fast_sac": ("actor key", "actor"),
     "flash_sac": ("actor key", "actor"),

@@ -122,6 +122,8 @@ TABLE = {
     "hl_gauss": (of(losses.hl_gauss, ONES[0], jnp.arange(3.0)), {"width": POSITIVE}),
     "quantile_huber": (of(losses.quantile_huber, ONES, ONES), {"kappa": POSITIVE}),
     "quantile_error": (of(losses.quantile_error), {"kappa": POSITIVE}),
+    "huber": (of(losses.huber, ONES), {"kappa": POSITIVE}),
+    "huber_error": (of(losses.huber_error), {"kappa": POSITIVE}),
     "categorical_error": (
         of(losses.categorical_error),
         {"width": optional(POSITIVE), "entropy_weight": NON_NEGATIVE},

@@ -222,6 +222,7 @@ def test_other_functions_are_called_as_their_source_says():
         "joint_critics",
         "mirror_descent",
         "pathwise",
+        "embedded_critics",
     ]
     assert changed == composed
 

@@ -248,6 +248,11 @@ OWN = {  # on both tasks; on Multi-Goal; on Pendulum
     "fpmd": (TEN | {"candidates": 8}, {}, {}),
     "gempo": (TEN | {"candidates": 16, "reference_interval": 200, "target_kl": 0.5}, ONE, {}),
     "dipo": (TEN | {"ascent_steps": 20}, {}, {}),
+    "td7": (
+        {"encoder_hidden": (64, 64), "embedding_size": 64, "encoder_learning_rate": 1e-3},
+        {"first_episodes": 32},
+        {"first_episodes": 4},
+    ),
     "fast_td3": (
         {},
         {"critic_low": -100.0, "critic_high": 20.0, "discount": 0.99},
@@ -311,6 +316,7 @@ def test_settings_found_here_off_policy(algorithm):
     later |= dict.fromkeys(("cpql", "consistency_ac"), "learning_consistency/")
     later |= dict.fromkeys(("dacer", "dacerv2"), "learning_pathwise/")
     later |= dict.fromkeys(("dime", "dsac_d"), "learning_returns/")
+    later["td7"] = "learning_td7/"
     later |= dict.fromkeys(("bro", "fast_td3"), "learning_large/")
     later |= dict.fromkeys(("fast_sac", "flash_sac"), "learning_fast/")
     of_task = [dict(task) for task in (GOALS, PENDULUM)]

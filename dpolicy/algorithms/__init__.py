@@ -40,6 +40,7 @@ from dpolicy.algorithms.qvpo import qvpo as qvpo
 from dpolicy.algorithms.sac import sac as sac
 from dpolicy.algorithms.sdac import sdac as sdac
 from dpolicy.algorithms.td3 import td3 as td3
+from dpolicy.algorithms.td7 import td7 as td7
 
 
 class Entry(NamedTuple):
@@ -68,6 +69,7 @@ ALGORITHMS: dict[str, Entry] = {
     "sac": Entry(      sac,     "off_policy", "reparameterisation", "uniform",  "none (squashed Gaussian)",                                 "exact", "twin Q, soft",     "sample / mode",           "arXiv 1812.05905"),
     "ddpg": Entry(     ddpg,    "off_policy", "reparameterisation", "none",     "none (deterministic)",                                     "exact", "one Q",            "noisy / mode",            "arXiv 1509.02971"),
     "td3": Entry(      td3,     "off_policy", "reparameterisation", "none",     "none (deterministic)",                                     "exact", "twin Q, smoothed", "noisy / mode",            "arXiv 1802.09477"),
+    "td7": Entry(      td7,     "off_policy", "reparameterisation", "none",     "none (deterministic, of embeddings)",                      "exact", "twin Q of embeddings, smoothed, clipped, prioritised", "noisy / mode of the checkpoint", "arXiv 2306.02451"),
     "fast_td3": Entry(fast_td3, "off_policy", "reparameterisation", "uniform", "none (deterministic)",                                     "exact", "twin C51, smoothed", "noise by environment / mode", "arXiv 2505.22642"),
     "fast_sac": Entry(fast_sac, "off_policy", "reparameterisation", "uniform", "none (squashed Gaussian)",                                 "exact", "mean of two C51, soft, layer norm", "sample / mode", "arXiv 2512.01996"),
     "flash_sac": Entry(flash_sac, "off_policy", "reparameterisation", "uniform", "none (squashed Gaussian)",                               "exact", "twin C51, soft, batch norm, unit rows", "sample, noise repeated / mode", "arXiv 2604.04539"),

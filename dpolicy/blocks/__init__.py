@@ -12,6 +12,9 @@ from dpolicy.blocks._bootstrap import NextValue as NextValue
 from dpolicy.blocks._bootstrap import Policy as Policy
 from dpolicy.blocks._bootstrap import next_value as next_value
 from dpolicy.blocks._bootstrap import temporal_difference as temporal_difference
+from dpolicy.blocks._checkpoints import Assessment as Assessment
+from dpolicy.blocks._checkpoints import Checkpoints as Checkpoints
+from dpolicy.blocks._checkpoints import policy_checkpoints as policy_checkpoints
 from dpolicy.blocks._consistency import consistency_policy as consistency_policy
 from dpolicy.blocks._consistency import grid_levels as grid_levels
 from dpolicy.blocks._consistency import linear_levels as linear_levels
@@ -75,6 +78,10 @@ from dpolicy.blocks._pathwise import pathwise as pathwise
 from dpolicy.blocks._pretrained import Pretrained as Pretrained
 from dpolicy.blocks._pretrained import check_follows as check_follows
 from dpolicy.blocks._pretrained import starting_from as starting_from
+from dpolicy.blocks._prioritised import Errors as Errors
+from dpolicy.blocks._prioritised import Priorities as Priorities
+from dpolicy.blocks._prioritised import draw_by_weight as draw_by_weight
+from dpolicy.blocks._prioritised import prioritised as prioritised
 from dpolicy.blocks._proximal import Divergence as Divergence
 from dpolicy.blocks._proximal import acted as acted
 from dpolicy.blocks._proximal import minibatch_passes as minibatch_passes
@@ -84,3 +91,9 @@ from dpolicy.blocks._proximal import value_function as value_function
 from dpolicy.blocks._resets import resetting as resetting
 from dpolicy.blocks._residual import RESIDUAL_MODES as RESIDUAL_MODES
 from dpolicy.blocks._residual import ResidualFlow as ResidualFlow
+from dpolicy.blocks._sale import EmbeddedTargets as EmbeddedTargets
+from dpolicy.blocks._sale import Sale as Sale
+from dpolicy.blocks._sale import embedded_critics as embedded_critics
+from dpolicy.blocks._sale import sale as sale
+from dpolicy.blocks._value_range import ValueRange as ValueRange
+from dpolicy.blocks._value_range import value_range as value_range

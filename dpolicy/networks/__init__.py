@@ -23,6 +23,11 @@ from dpolicy.networks._critics import GaussianQ as GaussianQ
 from dpolicy.networks._critics import QNetwork as QNetwork
 from dpolicy.networks._critics import QuantileQ as QuantileQ
 from dpolicy.networks._critics import ValueNetwork as ValueNetwork
+from dpolicy.networks._embedded import EmbeddedDeterministic as EmbeddedDeterministic
+from dpolicy.networks._embedded import EmbeddedQ as EmbeddedQ
+from dpolicy.networks._embedded import Seeing as Seeing
+from dpolicy.networks._embedded import StateActionEncoder as StateActionEncoder
+from dpolicy.networks._embedded import avg_l1_norm as avg_l1_norm
 from dpolicy.networks._ensemble import Ensemble as Ensemble
 from dpolicy.networks._ensemble import ensemble as ensemble
 from dpolicy.networks._flash_net import FlashNet as FlashNet

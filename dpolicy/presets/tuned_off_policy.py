@@ -48,6 +48,12 @@ _METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "dsac_t": ({"temperature": 1.0, "temperature_learning_rate": 1e-3}, {}, {}),
     # Fewer quantiles than its 100, whose loss is of their square; one reset, within each of these short runs.
     "bro": ({"critic_atoms": 25}, {"reset_updates": (5_000,)}, {"reset_updates": (1_000,)}),
+    # An episode of every environment in an assessment: after a lucky one alone no later policy would pass.
+    "td7": (
+        {"encoder_hidden": SMALL, "embedding_size": 64, "encoder_learning_rate": 1e-3},
+        {"first_episodes": 4},
+        {"first_episodes": 32},
+    ),
     "fast_td3": (
         {},
         {"critic_low": -35.0, "critic_high": 0.0},
@@ -132,6 +138,7 @@ _LATER = "benchmarks/results/learning_pendulum/learning.md"
 _OF_CLASSICS = "benchmarks/results/learning_classics/learning.md"
 _OF_LARGE = "benchmarks/results/learning_large/learning.md"
 _OF_FAST = "benchmarks/results/learning_fast/learning.md"
+_OF_EMBEDDINGS = "benchmarks/results/learning_td7/learning.md"
 _OF_RETURNS = "benchmarks/results/learning_returns/learning.md"
 _OF_PATHWISE = "benchmarks/results/learning_pathwise/learning.md"
 _OF_CONSISTENCY = "benchmarks/results/learning_consistency/learning.md"
@@ -141,6 +148,7 @@ _PAGES: dict[str, tuple[str, str]] = {  # of Multi-Goal and of Pendulum, where t
     **dict.fromkeys(_CLASSICS, (_OF_CLASSICS, _OF_CLASSICS)),
     **dict.fromkeys(("bro", "fast_td3"), (_OF_LARGE, _OF_LARGE)),
     **dict.fromkeys(("fast_sac", "flash_sac"), (_OF_FAST, _OF_FAST)),
+    "td7": (_OF_EMBEDDINGS, _OF_EMBEDDINGS),
     **dict.fromkeys(("dacer", "dacerv2"), (_OF_PATHWISE, _OF_PATHWISE)),
     **dict.fromkeys(("dime", "dsac_d"), (_OF_RETURNS, _OF_RETURNS)),
     **dict.fromkeys(("cpql", "consistency_ac"), (_OF_CONSISTENCY, _OF_CONSISTENCY)),

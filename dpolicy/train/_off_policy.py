@@ -55,8 +55,9 @@ def off_policy(
     The first `warmup` environment steps act uniformly in [-1, 1] and fill the replay without learning; they are
     taken in `init`. Raw observations are stored and standardised with the current statistics when drawn. What an
     algorithm keeps beside a transition (`Algorithm.memory`) is stored with it, and rewritten when it is drawn; it may
-    also choose what is drawn, and look at all that is stored now and then. Where it learns from several steps at a time
-    (`Algorithm.horizon`), the rows drawn are the first ones of windows, and what it keeps is that of the first.
+    also look at each step that is new, choose what is drawn, and look at all that is stored now and then. Where it
+    learns from several steps at a time (`Algorithm.horizon`), the rows drawn are the first ones of windows, and what it
+    keeps is that of the first.
 
     Args:
         algorithm: An off-policy algorithm.
@@ -240,9 +241,17 @@ class OffPolicyLoop:
         return act(state.algorithm, obs, keys, "explore", jnp.linspace(0.0, 1.0, self.envs.num))[0]
 
     def observe(
-        self, experience: Experience, normaliser: Normaliser | None, action: Float[Array, "n a"], key: Key
-    ) -> tuple[Experience, Normaliser | None, Step]:
-        """Take a step in every environment and store it; the statistics take in the observations acted on."""
+        self,
+        experience: Experience,
+        normaliser: Normaliser | None,
+        action: Float[Array, "n a"],
+        key: Key,
+        learned: Any = None,
+    ) -> tuple[Experience, Normaliser | None, Step, Any]:
+        """Take a step in every environment and store it; the statistics take in the observations acted on.
+
+        The state of the algorithm, where it is given, comes back as it is after its look at the step.
+        """
         obs, memory = experience.envs.obs, self.algorithm.memory
         envs, step = self.envs.step(experience.envs, action, key)
         transition = Transition(
@@ -255,6 +264,8 @@ class OffPolicyLoop:
         )
         if memory is not None:
             transition = dataclasses.replace(transition, extras=jax.vmap(memory.start)(transition))
+            if memory.enter is not None and learned is not None:
+                learned, transition = memory.enter(learned, self._ring(experience), transition)
         if normaliser is not None:
             normaliser = normaliser.update(obs)
         returns = experience.returns
@@ -264,11 +275,15 @@ class OffPolicyLoop:
             Experience(envs, experience.replay.add(transition), experience.held, returns),
             normaliser,
             step,
+            learned,
         )
 
     def stored(self, state: TrainState) -> Stored:
         """The replay as an algorithm sees it."""
-        replay = state.experience.replay
+        return self._ring(state.experience)
+
+    def _ring(self, experience: Experience) -> Stored:
+        replay = experience.replay
         return Stored(replay.data, replay.cursor, replay.size, self.envs.num)
 
     def organised(self, state: TrainState) -> TrainState:
@@ -334,9 +349,13 @@ class OffPolicyLoop:
             state = eqx.tree_at(lambda s: s.experience.held, state, held)
             act_keys = held.keys
         action, statistics = self.act(state, act_keys), state.normaliser
-        experience, normaliser, step = self.observe(state.experience, statistics, action, env_key)
+        experience, normaliser, step, learned = self.observe(
+            state.experience, statistics, action, env_key, state.algorithm
+        )
+        if learned is not state.algorithm:
+            learned = keep_if(state.alive, state.algorithm, learned)
         state = TrainState(
-            algorithm=state.algorithm,
+            algorithm=learned,
             normaliser=normaliser,
             experience=experience,
             key=state.key,
