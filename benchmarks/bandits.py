@@ -2,7 +2,7 @@
 
 Entropic methods (SDAC, QSM, SAC) and behaviour cloning of exact samples are measured by the 2-Wasserstein distance of
 their samples to exact ones; the floor is that of a second exact sample. So are the methods that climb the critic at
-their own action (DDPG to Consistency-AC), few of which have that law for their aim, by single samples without the noise
+their own action (DDPG to FastTD3), few of which have that law for their aim, by single samples without the noise
 of exploration. QSM has another fixed point (its target at every noise level is the score of the density before
 smoothing): what its own sampler returns for exactly that field; the distance to it is given too. Policy gradients (PPO
 and its kin) seek the maximum, also in a corner of the box: the gap between max Q and the mean Q of their evaluation
@@ -28,15 +28,19 @@ from laws import mode_shares, qsm_fixed_point, shares_text, wasserstein
 from dpolicy._types import Transition
 from dpolicy.algorithms import (
     bc,
+    bro,
     consistency_ac,
     cpql,
     crossq,
     dacer,
     dacerv2,
     ddpg,
+    dime,
     dp_cppo,
     dppo,
+    dsac_d,
     dsac_t,
+    fast_td3,
     fpo,
     fpopp,
     genpo,
@@ -85,11 +89,17 @@ def task(name: str) -> Bandit:
     return Bandit(lambda action: -jnp.sum((action - corner) ** 2), action_size=2, modes=corner[None])
 
 
-def pathwise(temperature: float, network: dict[str, Any], *, silent: bool = False) -> dict[str, Any]:
+def pathwise(
+    env: Bandit, temperature: float, network: dict[str, Any], *, silent: bool = False
+) -> dict[str, Any]:
     """Methods that climb the critic at their own action, by name; their own samples only where `silent`.
 
-    Of DACER and DACERv2 the noise that holds the entropy is a part of their law. A temperature stays where it starts.
+    Of DACER, DACERv2 and DSAC-D the noise that holds the entropy is a part of their law. A temperature stays where it
+    starts. Atoms of critics hold the values of the bandit.
     """
+    anywhere = jax.random.uniform(jax.random.key(5), (10_000, env.spec.action_size), minval=-1.0)
+    values = jax.vmap(env.energy)(anywhere)
+    low, high = float(jnp.min(values)), float(jnp.max(jax.vmap(env.energy)(env.modes)))
     quiet = {"exploration_noise": 0.0} if silent else {}
     one = {"candidates": 1, "evaluation_candidates": 1} if silent else {}
     soft = {"temperature": temperature, "temperature_learning_rate": 1e-9, **network}
@@ -104,6 +114,16 @@ def pathwise(temperature: float, network: dict[str, Any], *, silent: bool = Fals
         "dsac_t": dsac_t(**soft),
         "dacer": dacer(**noisy),
         "dacerv2": dacerv2(**noisy),
+        "dsac_d": dsac_d(value_steps=5, value_samples=4, value_bound=None, **noisy),
+        "dime": dime(sampler_steps=10, time_size=64, value_low=low, value_high=high, **soft),
+        "bro": bro(critic_atoms=25, **soft),
+        "fast_td3": fast_td3(
+            critic_low=low,
+            critic_high=high,
+            exploration_low=0.0,
+            exploration_high=0.0 if silent else 0.4,
+            **network,
+        ),
         "cpql": cpql(**fast, **prompt),
         "cpql (inward)": cpql(inward=True, **fast, **prompt),
         "consistency_ac": consistency_ac(**random, **prompt),
@@ -161,7 +181,7 @@ def programs(env: Bandit, temperature: float) -> dict[str, tuple[Any, int]]:
         ),
         **{
             label: (off_policy(algorithm, env, **off), 4)
-            for label, algorithm in pathwise(temperature, nets | fast).items()
+            for label, algorithm in pathwise(env, temperature, nets | fast).items()
         },
         "ppo": (on_policy(ppo(entropy_coefficient=0.0, **policy), env, **on), 2),
         "fpo": (
@@ -226,7 +246,7 @@ def compared(name: str, arguments: argparse.Namespace) -> list[str]:
     # The noise that QSM adds while exploring is not its distribution.
     silent = qsm(temperature=temperature, exploration_noise=0.0, hidden=NET, critic_hidden=NET)
     nets: dict[str, Any] = {"hidden": NET, "critic_hidden": NET}
-    noise_free = {"qsm (paper)": silent, **pathwise(temperature, nets, silent=True)}
+    noise_free = {"qsm (paper)": silent, **pathwise(env, temperature, nets, silent=True)}
     own = {"qsm (paper)": qsm_fixed_point(env, temperature, SAMPLES)}
     best = float(jnp.max(jax.vmap(env.energy)(env.modes)))
     for algorithm, (program, calls) in programs(env, temperature).items():

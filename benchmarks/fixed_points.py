@@ -3,7 +3,9 @@
 The critics are replaced by the bandit's Q itself: what is measured is the policy improvement alone, with the method's
 own proposals, averages and temperatures, in double precision. "Own law" is what the method's documentation says its
 fixed point is, computed on a grid without any network: exp(Q / T) / Z where it samples that, else the iteration of its
-improvement step (`laws.py`). Samples are of the policy as it explores, without additive noise, one candidate, by the
+improvement step (`laws.py`). Those that climb Q at their own action have none: where they end depends on where they
+began. BRO's improvement is SAC's, FastTD3's TD3's and DSAC-D's DACER's; the joint critics of CrossQ and DIME cannot be
+exchanged for a function. Samples are of the policy as it explores, without additive noise, one candidate, by the
 method's own sampler. KL is of histograms, from the samples to the law; the floor is that of exact samples. The share of
 a mode is that of the samples to which it is the nearest, in the mean over seeds. A run that was cut short goes on with
 the methods that are missing; with --tasks or --only, the other rows of the table in --out stay.
@@ -31,6 +33,7 @@ from dpolicy._types import Transition
 from dpolicy.algorithms import ALGORITHMS
 from dpolicy.envs import make
 from dpolicy.learning import Parts
+from dpolicy.networks import GaussianValue
 from dpolicy.optimisers import adam, learner
 from dpolicy.train.intervals import interval_text
 
@@ -48,16 +51,36 @@ NET: dict[str, Any] = {
 
 
 class Known(eqx.Module):
-    """The twin critics of a bandit whose Q is known; it has nothing to train."""
+    """The twin critics of a bandit whose Q is known, or its return's law; it has nothing to train."""
 
     function: Callable[[Any], Any] = eqx.field(static=True)
+    law: bool = eqx.field(static=True)
 
     def __call__(self, obs: Any, action: Any) -> Any:
-        return jnp.full(2, self.function(action))
+        values = jnp.full(2, self.function(action))
+        return GaussianValue(values, jnp.ones(2)) if self.law else values
+
+
+def pathwise(temperature: float) -> dict[str, tuple[str, dict[str, Any], str]]:
+    """`methods` that climb Q at their own action; the noise that holds DACER's entropy is a part of its law."""
+    noisy = {"entropy_interval": 250, **NET}
+    prompt = {"target_interval": 1, "target_after": 0, "candidates": 1, "max_grad_norm": None, **NET}
+    random = {"average_interval": 1, "average_after": 0, "random_updates": 1, "random_share": 0.0}
+    started = {"candidates": 1, "max_grad_norm": None, **random, **NET}
+    return {
+        "sac": ("sac", {"temperature": temperature, "tune_temperature": False, **NET}, "none"),
+        "td3": ("td3", {"exploration_noise": 0.0, **NET}, "none"),
+        "dacer": ("dacer", noisy, "none"),
+        "dacerv2": ("dacerv2", noisy, "none"),
+        "cpql": ("cpql", prompt, "none"),
+        "cpql (inward)": ("cpql", {"inward": True, **prompt}, "none"),
+        "consistency_ac": ("consistency_ac", started, "none"),
+        "consistency_ac (inward)": ("consistency_ac", {"inward": True, **started}, "none"),
+    }
 
 
 def methods(temperature: float) -> dict[str, tuple[str, dict[str, Any], str]]:
-    """Label -> recipe, its settings, and which law it should have."""
+    """Label -> recipe, its settings, and which law it should have, if any."""
     entropic = {"temperature": temperature, "evaluation_candidates": 1, **NET}
     descent = {
         "candidates": 8,
@@ -109,6 +132,7 @@ def methods(temperature: float) -> dict[str, tuple[str, dict[str, Any], str]]:
             "exponential",
         ),
         "dipo": ("dipo", {"sampler_steps": 20, "max_grad_norm": None, **NET}, "ascent"),
+        **pathwise(temperature),
     }
 
 
@@ -125,7 +149,7 @@ def stationary(recipe: str, settings: dict[str, Any], env: Any, seeds: int, dire
 
 def trained(algorithm: Any, env: Any, seeds: int) -> np.ndarray:
     """Samples `[seeds, n, d]` of the policy that training comes to."""
-    known = Known(env.function)
+    known = Known(env.function, law=algorithm.name.startswith("dacer"))
 
     def run(key: Any) -> Any:
         init_key, pool_key, scan_key, sample_key = jax.random.split(key, 4)
@@ -200,7 +224,7 @@ def laws(env: Any, temperature: float) -> dict[str, np.ndarray]:
     }
 
 
-def draw(panels: dict[str, tuple[np.ndarray, np.ndarray]], path: Path, title: str) -> None:
+def draw(panels: dict[str, tuple[np.ndarray, np.ndarray | None]], path: Path, title: str) -> None:
     """Samples of every method beside its own law."""
     d = next(iter(panels.values()))[0].shape[-1]
     columns = 4
@@ -212,11 +236,13 @@ def draw(panels: dict[str, tuple[np.ndarray, np.ndarray]], path: Path, title: st
         if d == 1:
             bins = np.linspace(-1, 1, 51).tolist()
             axis.hist(samples[:, 0], bins, density=True, color="tab:blue", alpha=0.6, label="samples")
-            axis.hist(law[:, 0], bins, density=True, histtype="step", color="black", label="its own law")
+            if law is not None:
+                axis.hist(law[:, 0], bins, density=True, histtype="step", color="black", label="its own law")
             axis.set_xlabel("action")
             axis.set_yticks([])
         else:
-            axis.plot(*law[:1_500].T, ".", color="black", markersize=1.5, alpha=0.3, label="its own law")
+            if law is not None:
+                axis.plot(*law[:1_500].T, ".", color="black", markersize=1.5, alpha=0.3, label="its own law")
             axis.plot(*samples[:1_500].T, ".", color="tab:blue", markersize=1.5, alpha=0.5, label="samples")
             axis.set_aspect("equal")
     axes[0].legend(fontsize=7, markerscale=1 if d == 1 else 6)
@@ -245,7 +271,7 @@ def compared(name: str, arguments: argparse.Namespace) -> list[str]:
             continue
         begun = time.perf_counter()
         samples = stationary(recipe, settings, env, arguments.seeds, arguments.runs / f"{name}, {label}")
-        panels[label] = samples[0], law[own]
+        panels[label] = samples[0], law.get(own)
 
         def over_seeds(measure: Any, target: np.ndarray, samples: np.ndarray = samples) -> str:
             return interval_text(np.asarray([measure(cloud, target) for cloud in samples]), digits=3)
@@ -257,10 +283,10 @@ def compared(name: str, arguments: argparse.Namespace) -> list[str]:
             "exp(Q/T)/Z" if own == "boltzmann" else own,
             over_seeds(divergence, law["boltzmann"]),
             # Atoms have no density.
-            "-" if own == "ascent" else over_seeds(divergence, law[own]),
+            "-" if own in ("ascent", "none") else over_seeds(divergence, law[own]),
             f"{floors[0]:.3g}",
             over_seeds(distance, law["boltzmann"]),
-            over_seeds(distance, law[own]),
+            "-" if own == "none" else over_seeds(distance, law[own]),
             f"{floors[1]:.3g}",
             f"{found} of {len(env.modes)}",
             shares_text(mode_shares(env, samples).mean(axis=0)),

@@ -6,6 +6,7 @@ A run that was cut short goes on where it stopped; finished ones are only read a
 """
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,19 @@ JOBS = {
     "multigoal/multigoal": OFF_POLICY,
     **{f"brax/{task}": OFF_POLICY for task in ("hopper", "walker2d", "halfcheetah", "ant")},
     "brax/hopper, longer": ("sac", "ppo"),
+    **{
+        f"playground/{task}": ("sac", "td3", "crossq", "dacer", "dime", "sdac")
+        for task in ("CartpoleBalance", "CheetahRun", "WalkerWalk")
+    },
+}
+# For a GPU, where they are named: `--env "playground/CheetahRun, long" "playground/WalkerWalk, long" --seeds 8`.
+LONG = {
+    f"playground/{task}, long": ("sac", "td3", "dacer", "dime", "sdac")
+    for task in ("CheetahRun", "WalkerWalk")
 }
 # The published presets of these tasks need a larger machine. All methods have the networks, batches and samples of
-# their presets for Pendulum instead, and these settings; hopper, the smallest, gets twice the steps of the others.
-BRAX: dict[str, Any] = {
+# their presets for Pendulum instead, and these settings.
+SMALL: dict[str, Any] = {
     "num_envs": 16,
     "updates_per_step": 4,
     "replay_size": 48_000,
@@ -52,7 +62,9 @@ NOTES = {
     "gymnax": "Pendulum counts as solved at a mean of -200 or better; the starts are random, so single evaluations "
     "vary by tens.",
     "brax": "Brax runs on its spring backend, whose returns must not be compared with other backends; there all "
-    f"off-policy methods have their presets for Pendulum with {BRAX}, but for the rows named longer.",
+    f"off-policy methods have their presets for Pendulum with {SMALL}, but for the rows named longer.",
+    "playground": f"All methods have their presets for Pendulum with {SMALL}; returns are of 1,000 steps, of at most "
+    "1 each.",
 }
 
 
@@ -75,7 +87,9 @@ def seconds_of(directory: Path) -> tuple[float, float]:
 
 def aggregate(finals: dict[str, dict[str, np.ndarray]], randoms: dict[str, float]) -> list[str]:
     """Rows of the off-policy methods over all tasks that they were trained on, SAC among them."""
-    tasks = [env for env in randoms if set(OFF_POLICY) <= set(JOBS[env]) and env in finals.get("sac", {})]
+    tasks = [
+        env for env in randoms if set(OFF_POLICY) <= set(JOBS.get(env, ())) and env in finals.get("sac", {})
+    ]
     rows = []
     for name, of in finals.items():
         if len(tasks) > 1 and set(tasks) <= set(of):
@@ -101,19 +115,24 @@ def _plain(env_name: str) -> str:
     return env_name.replace("/", "-").replace(", ", "-")
 
 
-def brax_settings(env_name: str) -> dict[str, Any]:
-    """`BRAX` with the steps of a task."""
-    training = 40_000 if env_name == "brax/hopper" else 19_200
-    return BRAX | {"steps": BRAX["warmup"] + training, "evaluation_interval": training // 4}
+def small_settings(env_name: str) -> dict[str, Any]:
+    """`SMALL` with the steps of a task, which are fewest where all methods are trained on a slow simulator."""
+    if env_name.endswith(", long"):
+        loop = {"num_envs": 128, "updates_per_step": 16, "replay_size": 1_024_000, "warmup": 8_192}
+        return SMALL | loop | {"steps": 8_192 + 1_024_000, "evaluation_interval": 128_000}
+    training = (
+        64_000 if env_name.startswith("playground") else 40_000 if env_name == "brax/hopper" else 19_200
+    )
+    return SMALL | {"steps": SMALL["warmup"] + training, "evaluation_interval": training // 4}
 
 
 def run(algorithm: str, env_name: str, seeds: int, runs: Path) -> tuple[History, dict[str, Any], Path]:
-    """Train a preset (or with `brax_settings`), or read the finished run."""
+    """Train a preset (or with `small_settings`), or read the finished run."""
     name, *longer = env_name.split(", ")
-    if name.startswith("brax") and not longer:
+    if name.startswith(("brax", "playground")) and longer != ["longer"]:
         small = preset(algorithm, "gymnax/Pendulum-v1", "tuned")
         del small["source"]
-        config = resolve(algorithm, name, small | brax_settings(name), choose="none")
+        config = resolve(algorithm, name, small | small_settings(env_name), choose="none")
     else:
         config = resolve(algorithm, name)
     config |= {"seeds": seeds, "seed": 0}
@@ -130,10 +149,12 @@ def main() -> None:
         seeds=3,
         only="algorithms",
     )
-    parser.add_argument("--env", nargs="*", help="environments; all by default")
+    parser.add_argument(
+        "--env", nargs="*", choices=[[], *JOBS, *LONG], help="all but the long ones by default"
+    )
     arguments = parser.parse_args()
     flags = [
-        f" --{name} {' '.join(getattr(arguments, name))}"
+        f" --{name} {shlex.join(getattr(arguments, name))}"
         for name in ("env", "only")
         if getattr(arguments, name)
     ]
@@ -148,9 +169,8 @@ def main() -> None:
     pictures = []
     finals: dict[str, dict[str, np.ndarray]] = {}
     randoms: dict[str, float] = {}
-    for env_name, algorithms in JOBS.items():
-        if arguments.env and env_name not in arguments.env:
-            continue
+    jobs = {name: (JOBS | LONG)[name] for name in arguments.env or JOBS}
+    for env_name, algorithms in jobs.items():
         directories: dict[str, list[Path]] = {}  # by family: their steps differ by an order of magnitude
         for algorithm in algorithms:
             if arguments.only and algorithm not in arguments.only:
