@@ -130,6 +130,15 @@ ABLATIONS = {
             for network in ("mlp", "simba", "bronet")
         },
     ),
+    "noise_repeats": Ablation(
+        "Steps that exploration keeps its noise for, at most (FlashSAC)",
+        "sac",
+        {
+            f"{name}, {most}": {"algorithm": name, "noise_repeats": most}
+            for name in ("sac", "fast_td3", "qsm")
+            for most in (1, 16)
+        },
+    ),
     "dp_cppo_flow_steps": Ablation(
         "Flow steps (DP-CPPO, figure 11)", "dp_cppo", {f"{k} flow steps": {"flow_steps": k} for k in (8, 16)}
     ),
@@ -219,7 +228,8 @@ def ablate(
             continue
         algorithm = values.get("algorithm", ablation.algorithm)
         base = resolve(algorithm, env_name, (settings or {}) | changes, choose=choose)
-        own = {k: v for k, v in values.items() if k != "algorithm" and v != base["hyperparameters"][k]}
+        given = base["hyperparameters"] | base["program"]
+        own = {k: v for k, v in values.items() if k != "algorithm" and v != given[k]}
         config = resolve(algorithm, env_name, (settings or {}) | own | changes, choose=choose)
         config |= {"seeds": seeds, "seed": 0}
         tried |= {config["hyperparameters"].get("evaluation_candidates", 1)}
