@@ -139,7 +139,20 @@ def test_every_public_name_has_a_docstring(package):
     assert [name for name, node in found.items() if node is not None and not ast.get_docstring(node)] == []
 
 
-HEAVY = ("brax", "flax", "gymnasium", "gymnax", "matplotlib", "mujoco", "orbax", "rich", "sklearn", "tyro")
+HEAVY = (
+    "brax",
+    "flax",
+    "gymnasium",
+    "gymnax",
+    "h5py",
+    "matplotlib",
+    "mujoco",
+    "orbax",
+    "pyarrow",
+    "rich",
+    "sklearn",
+    "tyro",
+)
 
 
 def test_importing_dpolicy_imports_nothing_heavy():

@@ -1,6 +1,20 @@
 """Data sets for offline learning, as `Transition`s with one leading axis."""
 
+from dpolicy.data.d4rl import TIMEOUTS as TIMEOUTS
+from dpolicy.data.d4rl import read_d4rl as read_d4rl
+from dpolicy.data.d4rl import without_distant_goals as without_distant_goals
+from dpolicy.data.minari import read_minari as read_minari
+from dpolicy.data.ogbench import Goals as Goals
+from dpolicy.data.ogbench import compact as compact
+from dpolicy.data.ogbench import read_ogbench as read_ogbench
+from dpolicy.data.ogbench import rewards_of as rewards_of
+from dpolicy.data.ogbench import task_goals as task_goals
 from dpolicy.data.order import check_order as check_order
+from dpolicy.data.places import FOLDERS as FOLDERS
+from dpolicy.data.places import located as located
+from dpolicy.data.reading import load as load
+from dpolicy.data.reading import read as read
+from dpolicy.data.reading import stored_form as stored_form
 from dpolicy.data.recording import episode_returns as episode_returns
 from dpolicy.data.recording import in_chunks as in_chunks
 from dpolicy.data.recording import record as record
@@ -14,5 +28,4 @@ from dpolicy.data.sets import DataSet as DataSet
 from dpolicy.data.sets import DataStatistics as DataStatistics
 from dpolicy.data.sets import as_data_set as as_data_set
 from dpolicy.data.sources import exact_samples as exact_samples
-from dpolicy.data.sources import load as load
 from dpolicy.data.sources import load_npz as load_npz

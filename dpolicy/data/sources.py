@@ -11,7 +11,7 @@ import numpy as np
 from dpolicy import _checks
 from dpolicy._files import as_path
 from dpolicy._types import Number, Transition
-from dpolicy.envs import Bandit, Environment
+from dpolicy.envs import Bandit
 
 _REQUIRED = ("obs", "action")
 _OPTIONAL = ("reward", "next_obs", "terminated", "truncated")
@@ -125,6 +125,21 @@ def columns(data: Transition) -> dict[str, Any]:
     return {name: value for name, value in vars(data).items() if name not in left_out}
 
 
+def npz_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file; what would have to be unpickled is refused.
+
+    Raises:
+        ValueError: For a file that is none, or damaged.
+    """
+    with open(path, "rb") as file:
+        try:
+            stored = np.load(file, allow_pickle=False)
+            return {name: stored[name] for name in stored.files}
+        # numpy raises what its parsers do: of a zip file, of a header, of a shape that is too large, ...
+        except Exception:
+            raise ValueError(f"data must be an .npz file of numeric arrays, got {str(path)!r}.") from None
+
+
 def load_npz(path: str | Path) -> Transition:
     """A data set from an .npz file.
 
@@ -137,13 +152,7 @@ def load_npz(path: str | Path) -> Transition:
             rewards without `next_obs`.
     """
     path = existing(path)
-    with open(path, "rb") as file:
-        try:
-            stored = np.load(file, allow_pickle=False)
-            arrays = {name: stored[name] for name in stored.files}
-        # numpy raises what its parsers do: of a zip file, of a header, of a shape that is too large, ...
-        except Exception:
-            raise ValueError(f"data must be an .npz file of numeric arrays, got {str(path)!r}.") from None
+    arrays = npz_arrays(path)
     arrays = checked(arrays, str(path))
     size = len(arrays["action"])
     zeros, no = np.zeros(size), np.zeros(size, bool)
@@ -155,19 +164,3 @@ def load_npz(path: str | Path) -> Transition:
         jnp.asarray(arrays.get("terminated", no), bool),
         jnp.asarray(arrays.get("truncated", no), bool),
     )
-
-
-def load(data: str, env: Environment, *, size: int, temperature: Number) -> Transition:
-    """The data set that `data` names: "exact" samples of a bandit, or the path of an .npz file.
-
-    Raises:
-        ValueError: For "exact" in an environment that is no bandit, and as `load_npz` does.
-    """
-    if not isinstance(data, str):
-        raise ValueError(f"data must be the path of an .npz file or 'exact', got {data!r}.")
-    if data != "exact":
-        return load_npz(data)
-    _checks.instance("env", env, Environment, "an Environment")
-    if not isinstance(env, Bandit):
-        raise ValueError(f"data must be the path of an .npz file: {env.spec.name} is no bandit, got 'exact'.")
-    return exact_samples(env, size, temperature)

@@ -1,0 +1,176 @@
+"""OGBench's NPZ files: goal-conditioned trajectories, and the rewards of one of their tasks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dpolicy import _checks
+from dpolicy._files import as_path
+from dpolicy.data.places import ogbench_task
+from dpolicy.data.sets import DataSet
+from dpolicy.data.sources import npz_arrays
+
+_REQUIRED = ("observations", "actions", "terminals")
+_UNIT, _OFFSET = 4.0, 4.0  # metres of a cell, and from its own origin to the first one's centre
+# The cells (row, column) of the goals of tasks 1 to 5, from OGBench's code (arXiv 2410.20092).
+_MAZE_GOALS = {
+    "medium": ((6, 6), (1, 6), (4, 2), (6, 1), (1, 1)),
+    "large": ((7, 10), (7, 1), (1, 10), (5, 4), (5, 4)),
+    "giant": ((10, 14), (10, 1), (1, 1), (5, 12), (3, 8)),
+    "teleport": ((7, 1), (7, 10), (7, 10), (7, 10), (7, 1)),
+}
+_SOCCER_GOALS = {
+    "arena": ((5, 2), (2, 2), (6, 6), (6, 1), (1, 6)),
+    "medium": ((6, 6), (1, 1), (6, 5), (5, 3), (1, 6)),
+}
+_BALL = 15  # where the ball's place begins in qpos
+
+
+class Goals(NamedTuple):
+    """The sub-goals of a task: places that coordinates must be near to, and states that buttons must have.
+
+    Attributes:
+        places: For each the first index in `qpos`, the values there, and how far from them still counts. 14 + 7 i is
+            that of cube i, with a tolerance of .04.
+        buttons: The states of all buttons; empty where there are none.
+    """
+
+    places: tuple[tuple[int, tuple[float, ...], float], ...] = ()
+    buttons: tuple[int, ...] = ()
+
+
+def task_goals(name: str, task: int = 0) -> Goals:
+    """The goals of a task in the mazes and in the soccer fields: the place where the agent, or the ball, must be.
+
+    Args:
+        name: Of the set, such as "antmaze-large-navigate-v0".
+        task: From 1 to 5; 0 is the default one, 4 of antsoccer and 1 of the others.
+
+    Raises:
+        ValueError: For a set whose goals are not known here, or a task that there is not.
+    """
+    _checks.integer("data_task", task, 0, 5)
+    kind, _, rest = name.partition("-")
+    size = rest.partition("-")[0]
+    table = _SOCCER_GOALS if kind == "antsoccer" else _MAZE_GOALS if kind.endswith("maze") else {}
+    if size not in table:
+        raise ValueError(
+            f"data_task must be None for {name}, whose goals are not known here (those of mazes and antsoccer are): "
+            "give them to dpolicy.data.read_ogbench from Python."
+        )
+    row, column = table[size][(task or (4 if kind == "antsoccer" else 1)) - 1]
+    place = (column * _UNIT - _OFFSET, row * _UNIT - _OFFSET)
+    return Goals(((_BALL if kind == "antsoccer" else 0, place, 1.0 if kind == "pointmaze" else 0.5),))
+
+
+def rewards_of(goals: Goals, arrays: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """r = (sub-goals that a row's own state satisfies) - (all of them), and the mask 1 - (all are satisfied).
+
+    Args:
+        goals: Of the task.
+        arrays: With `qpos` [n, q] and, where there are buttons, `button_states` [n, b].
+
+    Raises:
+        ValueError: If one of them is missing or too narrow, or there is no goal.
+    """
+    met = []
+    for first, values, tolerance in goals.places:
+        qpos = _needed(arrays, "qpos", first + len(values))
+        away = np.linalg.norm(qpos[:, first : first + len(values)] - np.asarray(values), axis=1)
+        met.append((away <= tolerance)[:, None])
+    if goals.buttons:
+        met.append(_needed(arrays, "button_states", len(goals.buttons)) == np.asarray(goals.buttons))
+    if not met:
+        raise ValueError(f"goals must have a place or a button, got {goals!r}.")
+    satisfied = np.concatenate(met, axis=1)
+    missing = satisfied.shape[1] - satisfied.sum(axis=1)
+    return np.asarray(-missing, float), np.asarray(missing > 0, float)
+
+
+def _needed(arrays: Mapping[str, Any], name: str, width: int) -> np.ndarray:
+    found = np.asarray(arrays.get(name, np.zeros((0, 0))))
+    if found.ndim != 2 or found.shape[1] < width:
+        raise ValueError(
+            f"the set must hold {name!r} with at least {width} columns to be relabelled, got {found.shape}."
+        )
+    return found
+
+
+def compact(observations: Any, actions: Any, terminals: Any) -> dict[str, np.ndarray]:
+    """OGBench's compact form: all rows, the last state of a trajectory (whose action means nothing) not valid.
+
+    Args:
+        observations: `[n, o]`.
+        actions: `[n, a]`.
+        terminals: 1 at the last state of each trajectory, `[n]`.
+
+    Returns:
+        `observations`, `actions`, `valids`, which is 0 there, and `terminals`, which is 1 there and one row before.
+    """
+    last = np.asarray(terminals, bool)
+    ends = last | np.append(last[1:], True)
+    return {
+        "observations": np.asarray(observations),
+        "actions": np.asarray(actions),
+        "valids": (~last).astype(np.float32),
+        "terminals": ends.astype(np.float32),
+    }
+
+
+def read_ogbench(
+    path: str | Path, *, task: int | None = None, goals: Goals | None = None, name: str | None = None
+) -> DataSet:
+    """The transitions of an OGBench file, in its regular form: the last state of a trajectory is no row of its own.
+
+    Example, four transitions s0 ... s4: rows s0 s1 s2 s3, which lead to s1 s2 s3 s4, the last one an end and none
+    terminated. With a task each row is given the reward of its own state, r(s) and not r(s'), and is terminated where
+    all goals are satisfied; its trajectory goes on there. Without one, rewards are zero.
+
+    Args:
+        path: The file.
+        task: Whose goals the rewards are of, as `task_goals` has them; None for none.
+        goals: The goals themselves, in the place of a task.
+        name: Of the set; by default as the file is called.
+
+    Raises:
+        ValueError: For a file that is no such one, an unknown task, or both a task and goals.
+    """
+    path = as_path("path", path)
+    arrays = npz_arrays(path)
+    missing = [key for key in _REQUIRED if key not in arrays]
+    if missing:
+        raise ValueError(f"{path} must hold {', '.join(_REQUIRED)}, got {', '.join(arrays) or 'nothing'}.")
+    name = ogbench_task(path.stem if name is None else name)[0]
+    if task is not None and goals is not None:
+        raise ValueError("goals must be None beside a task, which has its own.")
+    last = np.asarray(arrays["terminals"]).astype(bool)
+    remarks = []
+    if last.ndim != 1 or len(last) < 2 or len(last) != len(arrays["observations"]):
+        raise ValueError(f"'terminals' in {path} must be as long as 'observations', got {last.shape}.")
+    if not last[-1]:
+        remarks.append("the last trajectory is cut off: its last state is no row.")
+    last[-1] = True
+    rows = np.flatnonzero(~last)
+    if not len(rows):
+        raise ValueError(f"{path} must hold a row that leads on, got {len(last)} last states.")
+    goals = task_goals(name, task) if task is not None else goals
+    parts: dict[str, Any] = {"reward": np.zeros(len(rows)), "terminated": np.zeros(len(rows), bool)}
+    if goals is None:
+        remarks.append("no task: the rewards are zero.")
+    else:
+        reward, mask = rewards_of(goals, arrays)
+        parts = {"reward": reward[rows], "terminated": mask[rows] == 0}
+        remarks.append(f"{int((mask[rows] == 0).sum()):,} rows are at the goal.")
+    obs = arrays["observations"]
+    return DataSet(
+        obs[rows],
+        arrays["actions"][rows],
+        next_obs=obs[rows + 1],
+        end=last[rows + 1],
+        name=name,
+        source="OGBench",
+        remarks=tuple(remarks),
+        **parts,
+    )

@@ -1,0 +1,116 @@
+"""A data set by path or name, in whatever form it is stored."""
+
+from pathlib import Path
+from typing import Any
+
+from dpolicy import _checks
+from dpolicy._files import as_path
+from dpolicy._types import Number, Transition
+from dpolicy.data.d4rl import Timeouts, read_d4rl
+from dpolicy.data.hdf5 import opened
+from dpolicy.data.minari import read_minari
+from dpolicy.data.ogbench import read_ogbench
+from dpolicy.data.places import located
+from dpolicy.data.sets import DataSet, as_data_set
+from dpolicy.data.sources import exact_samples, load_npz, npz_arrays
+from dpolicy.envs import Bandit, Environment
+
+
+def stored_form(path: str | Path) -> str:
+    """In whose form a file is stored: "dpolicy", "OGBench", "D4RL" or "Minari".
+
+    Raises:
+        ImportError: For HDF5 without h5py.
+        ValueError: For a file in none of them.
+    """
+    path = as_path("data", path)
+    if path.suffix == ".npz":
+        names = set(npz_arrays(path))
+        return "OGBench" if "observations" in names and "obs" not in names else "dpolicy"
+    if path.name == "metadata.json":
+        return "Minari"
+    if path.suffix not in (".hdf5", ".h5"):
+        raise ValueError(f"data must be an .npz file, an HDF5 file or a folder of Minari, got {str(path)!r}.")
+    with opened(path) as file:
+        if any(name.startswith("episode_") for name in file):
+            return "Minari"
+        if "observations" in file:
+            return "D4RL"
+        held = ", ".join(sorted(file)) or "nothing"
+    raise ValueError(
+        f"data must hold D4RL's 'observations' or Minari's episodes, got {str(path)!r} with {held}."
+    )
+
+
+def read(
+    data: Any,
+    *,
+    timeouts: Timeouts = "drop",
+    keys: tuple[str, ...] = (),
+    task: int | None = None,
+    time_limit: int | None = None,
+) -> DataSet:
+    """The set that a path or a name means, in whatever form it is stored.
+
+    Args:
+        data: As `dpolicy.data.located` takes it.
+        timeouts: Of D4RL's files, see `read_d4rl`.
+        keys: Of Minari's dictionaries, see `read_minari`.
+        task: Of OGBench's files, see `read_ogbench`; a name with "-singletask" says it, too.
+        time_limit: Of D4RL's files without time-outs.
+
+    Raises:
+        ImportError: Where what reads it is not installed.
+        ValueError: As `located` and the readers; and for a setting of another form.
+    """
+    place = located(data)
+    form = stored_form(place.path)
+    others = {"data_keys": ("Minari", keys), "data_task": ("OGBench", task)}
+    for setting, (owner, value) in others.items():
+        if value not in ((), None) and form != owner:
+            raise ValueError(
+                f"{setting} is for sets of {owner}, got {value!r} for {place.path}, which is of {form}."
+            )
+    if form == "OGBench":
+        return read_ogbench(place.path, task=place.task if task is None else task, name=place.name)
+    if form == "Minari":
+        return read_minari(place.path, keys=keys)
+    if form == "D4RL":
+        from_file = place.name == place.path.stem
+        name = None if from_file else place.name
+        return read_d4rl(place.path, timeouts=timeouts, time_limit=time_limit, name=name)
+    return as_data_set(load_npz(place.path), place.name, "dpolicy")
+
+
+def load_set(data: str, env: Environment, *, size: int, temperature: Number, **settings: Any) -> DataSet:
+    """The set that `data` means: "exact" samples of a bandit, or as `read`.
+
+    Args:
+        data: "exact", or a path or name.
+        env: Where a policy will be evaluated; its time limit is that of D4RL's files without time-outs.
+        size: Exact samples to draw.
+        temperature: Their temperature.
+        **settings: `timeouts`, `keys` and `task` of `read`.
+
+    Raises:
+        ValueError: For "exact" in an environment that is no bandit, and as `read`.
+    """
+    if not isinstance(data, str):
+        raise ValueError(f"data must be a path, the name of a set or 'exact', got {data!r}.")
+    _checks.instance("env", env, Environment, "an Environment")
+    if data != "exact":
+        return read(data, time_limit=env.spec.time_limit, **settings)
+    if not isinstance(env, Bandit):
+        raise ValueError(
+            f"data must be a path or the name of a set: {env.spec.name} is no bandit, got 'exact'."
+        )
+    return as_data_set(exact_samples(env, size, temperature), "exact samples", env.spec.name)
+
+
+def load(data: str, env: Environment, *, size: int, temperature: Number) -> Transition:
+    """The transitions of the set that `data` means: "exact" samples of a bandit, or as `read` takes them.
+
+    Raises:
+        ValueError: For "exact" in an environment that is no bandit, and as `read`.
+    """
+    return load_set(data, env, size=size, temperature=temperature).transitions()
