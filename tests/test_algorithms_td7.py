@@ -16,8 +16,8 @@ from dpolicy.algorithms import bc, ddiffpg, td3, td7
 from dpolicy.blocks import draw_by_weight, policy_checkpoints, prioritised, value_range
 from dpolicy.envs import Probe, Vector
 from dpolicy.learning import Parts, Seen
-from dpolicy.losses import huber, next_embedding
-from dpolicy.networks import StateActionEncoder, avg_l1_norm
+from dpolicy.losses import batched, huber, next_embedding
+from dpolicy.networks import Seeing, StateActionEncoder, avg_l1_norm
 from dpolicy.train import OffPolicyLoop
 from dpolicy.train.program import checked_parts
 
@@ -262,7 +262,7 @@ def test_what_is_new_has_the_highest_priority():
 def test_another_method_with_prioritised_replay(x64):
     """The error of TD3's critics, of a target drawn for the purpose, on average over them; other exponent and floor."""
     made = prioritised(
-        algorithm=td3(hidden=(4,), critic_hidden=(4,), target_noise=0.0, discount=0.9),
+        algorithm=td3(hidden=(4,), critic_hidden=(4,), target_noise=0.0, discount=0.9, critic="huber"),
         priority_exponent=1.0,
         priority_floor=1e-3,
     )
@@ -272,13 +272,20 @@ def test_another_method_with_prioritised_replay(x64):
     @jax.jit
     def run():
         batch, state = experience(KEY, SIZE), made.init(KEY, Spec)
+        batch = dataclasses.replace(batch, reward=4 * batch.reward)  # some errors on either side of 1
         batch = dataclasses.replace(batch, extras=jax.vmap(memory.start)(batch))
         revised = memory.revise(state, batch, KEY)
         following = jax.vmap(lambda o: jnp.min(state.target(o, state.target_actor(o))))(batch.next_obs)
-        values = jnp.mean(jax.vmap(state.critic)(batch.obs, batch.action), axis=1)
-        return revised.extras["priority"], jnp.abs(batch.reward + 0.9 * following - values)
+        values = jax.vmap(state.critic)(batch.obs, batch.action)
+        errors = batch.reward + 0.9 * following - jnp.mean(values, axis=1)
+        loss = jnp.mean(jnp.sum(huber(batch.reward[:, None] + 0.9 * following[:, None] - values), axis=1))
+        found = made.update(state, revised, KEY)[1]
+        return (revised.extras["priority"], jnp.abs(errors)), (found["critic/loss"], loss), jnp.abs(errors)
 
-    np.testing.assert_allclose(*run(), rtol=1e-9)
+    *pairs, sizes = run()
+    for found, expected in pairs:
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert sizes.max() > 1 > sizes.min()
 
 
 def test_the_trainer_shows_each_step():
@@ -312,6 +319,36 @@ def test_the_trainer_shows_each_step():
     # Episodes of two steps, of which the first began in the warmup; the first environment plays two.
     assert (numbers[3], numbers[4], numbers[-1] >= 3) == (0, 1, True)
     assert learned.assessment.passed >= 1
+
+
+def test_the_distance_from_actions_of_the_replay_by_hand(x64):
+    """.5 mean |Q| times the mean square of what is between them, of whose size the actor's gradient knows nothing."""
+    made, batch = td7(**TINY, imitation_weight=0.5, checkpoints=False), experience(KEY, SIZE)
+
+    @jax.jit
+    def run():
+        state, stages = made.init(KEY, Spec), made.stages
+        assert stages is not None
+        loss = stages["actor"].loss
+        assert loss is not None
+        per_example = loss(Seen(state, state, batch, state.updates + 1, {}, "actor"))
+        mean = lambda actor: batched(per_example)(actor, batch, KEY)[0]
+        q = lambda actor, e: jnp.mean(Seeing(state.critic, state.fixed_encoder)(e.obs, actor(e.obs)))
+        values = jax.vmap(lambda e: q(Seeing(state.actor, state.fixed_encoder), e))(batch)
+
+        def by_hand(actor):
+            seeing = Seeing(actor, state.fixed_encoder)
+            apart = jnp.mean((jax.vmap(seeing)(batch.obs) - batch.action) ** 2)
+            return 0.5 * jnp.mean(jnp.abs(values)) * apart - jnp.mean(jax.vmap(lambda e: q(seeing, e))(batch))
+
+        return [eqx.filter_value_and_grad(of)(state.actor) for of in (mean, by_hand)]
+
+    (value, gradient), (expected, expected_gradient) = run()
+    np.testing.assert_allclose(value, expected, rtol=1e-9)
+    for x, y in zip(leaves(gradient), leaves(expected_gradient), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-12)
+    parts = jax.eval_shape(lambda: made.init(KEY, Spec))
+    assert {"behaviour", "checkpoint", "assessment"}.isdisjoint(parts)
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,14 @@ def policy_checkpoints(
     stored (`reward_scale`). A negative return of the checkpoint is raised, not lowered, by `best_weight` below 1, as in
     the published code.
 
+    A method takes it by its stages and its memory:
+
+        kept = policy_checkpoints(policy=lambda parts: parts.actor)
+        algorithm(
+            "mine", "off_policy", critic=..., actor=..., target=..., **kept.stages, memory=kept.memory,
+            explore=acts(noisy_policy, actor="behaviour"), evaluate=acts(policy, actor="checkpoint"),
+        )
+
     Args:
         policy: What acts, of the parts of the state: networks.
         first_episodes: Episodes E of an assessment at first.

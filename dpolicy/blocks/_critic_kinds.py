@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from dpolicy._settings import Finite, Fraction, at_least
 from dpolicy.blocks._deviations import Deviations
-from dpolicy.losses import CriticError, categorical_error, quantile_error
+from dpolicy.losses import CriticError, categorical_error, huber_error, quantile_error
 from dpolicy.losses.categorical import check_support
 from dpolicy.networks import AtomicQ, CategoricalQ, GaussianQ, QNetwork, QuantileQ
 from dpolicy.recipe import tunable
 
-CriticKind: TypeAlias = Literal["scalar", "c51", "hl_gauss", "quantile", "gaussian"]
+CriticKind: TypeAlias = Literal["scalar", "huber", "c51", "hl_gauss", "quantile", "gaussian"]
 CRITIC_KINDS = get_args(CriticKind)
 _LOW, _HIGH, _ATOMS, _QUANTILES, _DEVIATION_RATE = -100.0, 100.0, 101, 100, 0.005
 
@@ -45,9 +45,10 @@ def critic_kind(
     """The networks and the error of a kind of critic.
 
     Args:
-        critic: What critics give, and are fitted by: scalar (Q, squared error), c51 (probabilities of atoms; the
-            projected law of the target), hl_gauss (the same; the target's mean as a histogram), quantile, or gaussian
-            (mean and deviation; the target's mean and a draw of it, with DSAC-T's remedies).
+        critic: What critics give, and are fitted by: scalar (Q, squared error), huber (Q, Huber's loss, for prioritised
+            replay), c51 (probabilities of atoms; the projected law of the target), hl_gauss (the same; the target's
+            mean as a histogram), quantile, or gaussian (mean and deviation; the target's mean and a draw of it, with
+            DSAC-T's remedies).
         critic_low: The lowest atom of c51 and hl_gauss, -100 unless given. Values outside the atoms cannot be learned;
             the metric "outside" is their share of the targets.
         critic_high: The highest atom, 100 unless given.
@@ -73,6 +74,8 @@ def critic_kind(
             raise ValueError(f"{name} is of {of}, got {value!r} for critic={critic!r}: give None.")
     if critic == "scalar":
         return Kind(critic, QNetwork)
+    if critic == "huber":
+        return Kind(critic, QNetwork, huber_error())
     if critic == "gaussian":
         rate = _DEVIATION_RATE if deviation_rate is None else deviation_rate
         return Kind(critic, GaussianQ, deviations=Deviations(rate, critic_form or "scaled"))

@@ -108,10 +108,10 @@ def prioritised(
     highest priority there has been. `interval` updates later, and so on, the highest is found anew among those that are
     stored, when the next transition is. Of several steps (`n_step`) the priority is stored beside the first.
 
-    Errors are weighed by no importance: what the expected gradient then descends, `dpolicy.losses.huber_error` says,
-    which a critic fitted by it has; with another loss large errors count the more.
+    Errors are weighed by no importance: with critics fitted by Huber's loss what is descended in expectation is what
+    `dpolicy.losses.huber_error` says; with another loss large errors count the more.
 
-        prioritised(algorithm=dpolicy.algorithms.td3(), interval=1_000)
+        prioritised(algorithm=dpolicy.algorithms.td3(critic="huber"), interval=1_000)
 
     Args:
         algorithm: One made of stages, off policy, with uniform draws.
