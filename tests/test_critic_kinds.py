@@ -145,7 +145,7 @@ def test_every_family_takes_critics_of_each_kind(kind):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"critic": "c52"}, "critic must be one of scalar, c51, hl_gauss, quantile, gaussian"),
+        ({"critic": "c52"}, "critic must be one of scalar, huber, c51, hl_gauss, quantile, gaussian"),
         ({"critic_network": "resnet"}, "critic_network must be one of mlp, layer_norm, simba, bronet"),
         ({"critic_low": 0.0}, "critic_low is of critics with atoms, got 0.0 for critic='scalar': give None."),
         ({"critic": "quantile", "critic_high": 1.0}, "critic_high is of critics with atoms, got 1.0"),
