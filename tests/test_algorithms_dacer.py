@@ -96,6 +96,21 @@ def test_the_entropy_is_that_of_what_it_does(estimate):
     np.testing.assert_allclose(moved.value, 3 * np.exp(-0.03), rtol=1e-4)
 
 
+def test_omega_is_held_where_it_is_told():
+    behaviour = entropic_noise(
+        policy=ends([0.0, 0.1]), entropy_estimate="gaussian", entropy_interval=1, least_noise=2.95
+    )
+    stage = behaviour.stages["noise"]
+    part = stage.start(KEY, Spec(), Parts())
+    parts = {"actor": Shift(jnp.zeros(2)), "critic": lambda obs, action: jnp.zeros(2), "noise": part}
+    moved, _, metrics = jax.jit(lambda: stage.step(part, seen(**parts)._replace(stage="noise"), KEY))()
+    np.testing.assert_allclose([moved.value, metrics[""]], 2.95, rtol=1e-6)  # 3 exp(-.03) without
+    with pytest.raises(ValueError, match="least_noise must not exceed initial_noise, got 4.0 and 3.0"):
+        dacer(least_noise=4.0)
+    with pytest.raises(ValueError, match="initial_noise must not exceed most_noise, got 3.0 and 2.0"):
+        dacer(most_noise=2.0)
+
+
 def test_more_components_than_samples_are_refused():
     with pytest.raises(ValueError, match="entropy_samples must be at least entropy_components, 3, got 2"):
         dacer(entropy_samples=2)

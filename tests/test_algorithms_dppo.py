@@ -155,8 +155,8 @@ def test_the_setting_shows(here, capsys):
         ),
         (
             "--pretrained bc --normalise-observations",
-            "normalise_observations must be off (--no-normalise-observations) for dppo that starts from a pretrained "
-            "policy, which was fitted to observations as they are.",
+            "normalise_observations must be off (--no-normalise-observations) for a policy that starts from a "
+            "pretrained one, which was fitted to observations as they are.",
         ),
         (
             "--pretrained bc --action-chunk 4",
@@ -209,7 +209,9 @@ def test_standardised_observations_are_refused_in_python_too():
     begun = lambda algorithm, **settings: (
         on_policy(algorithm, env, **settings).init(jax.random.key(0)).algorithm
     )
-    with pytest.raises(ValueError, match="normalise_observations must be off .* for dppo that starts from"):
+    with pytest.raises(
+        ValueError, match="normalise_observations must be off .* for a policy that starts from"
+    ):
         begun(dppo(pretrained=field))
     leaves_equal(begun(dppo(pretrained=field), normalise_observations=False).policy, field)
     assert begun(dppo(sampler_steps=2)).policy.prediction == "noise"

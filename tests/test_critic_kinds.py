@@ -142,6 +142,16 @@ def test_every_family_takes_critics_of_each_kind(kind):
         assert ("critic/deviation" in metrics) == ("deviations" in after) == (kind == "gaussian"), name
 
 
+def test_the_decay_of_critics_is_their_own():
+    """Of the first DDPG: with no gradient a step leaves 1 - rate decay of a parameter."""
+    settings = {"critic_learning_rate": 0.1, "critic_weight_decay": 0.5}
+    for given, left in (({}, 0.95), ({"weight_decay": 0.2}, 0.95), ({"critic_weight_decay": None}, 1.0)):
+        optimiser = q_critics(**{**settings, **given}).optimiser
+        one = jnp.ones(1)
+        step, _ = optimiser.update(jnp.zeros(1), optimiser.init(one), one)
+        np.testing.assert_allclose(one + step, left)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

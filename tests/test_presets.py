@@ -89,6 +89,23 @@ def test_what_is_given_wins_over_a_preset_and_a_preset_over_the_defaults():
     assert (chosen["steps"], defaults["steps"]) == (values["steps"], 1_000_000)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "critic", "given", "expected"),
+    [
+        ("bro", "c51", {}, {"critic_atoms": None, "critic_low": None}),  # its preset has 25 quantiles
+        ("bro", "c51", {"critic_atoms": 51}, {"critic_atoms": 51}),
+        ("bro", "quantile", {}, {"critic_atoms": 25}),
+        ("fast_td3", "hl_gauss", {}, {"critic_low": -35.0, "critic_high": 0.0}),
+        ("fast_td3", "scalar", {}, {"critic_low": None, "critic_high": None}),
+    ],
+)
+def test_what_was_chosen_for_another_kind_of_critic_does_not_stay(algorithm, critic, given, expected):
+    config = resolve(algorithm, "gymnax/Pendulum-v1", {"critic": critic, **given})
+    found = config["hyperparameters"]
+    assert found["critic"] == critic and {name: found[name] for name in expected} == expected
+    ALGORITHMS[algorithm].recipe(**found)
+
+
 def test_choosing_among_several():
     several = presets_for("ppo", "isaaclab/Isaac-Ant-v0")
     assert list(several) == ["dp-cppo", "flowrl", "review"]

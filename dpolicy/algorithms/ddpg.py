@@ -37,8 +37,9 @@ def ddpg(
     over-estimates, and its tanh saturates: `td3` is the remedy.
 
     The defaults are those of "our DDPG" in TD3's code. The first paper has `hidden=(400, 300), critic_hidden=(400,
-    300), learning_rate=1e-4, critic_learning_rate=1e-3, target_rate=1e-3`, batches of 64 and a decay of the critic's
-    weights, for which there is no setting here. Both codes act at random for 25,000 steps (`warmup` of the program).
+    300), learning_rate=1e-4, critic_learning_rate=1e-3, target_rate=1e-3, critic_weight_decay=1e-2` and batches of 64;
+    its decay is in the loss, the one here in the step. Both codes act at random for 25,000 steps (`warmup` of the
+    program).
 
     Args:
         exploration_noise: Standard deviation of Gaussian noise added to the action while exploring, which is clipped

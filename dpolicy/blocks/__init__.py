@@ -24,6 +24,7 @@ from dpolicy.blocks._critic_function import critic_function as critic_function
 from dpolicy.blocks._critic_function import outcome_of as outcome_of
 from dpolicy.blocks._critic_kinds import CRITIC_KINDS as CRITIC_KINDS
 from dpolicy.blocks._critic_kinds import CriticKind as CriticKind
+from dpolicy.blocks._critic_kinds import left_behind as left_behind
 from dpolicy.blocks._critics import CRITIC_VALUES as CRITIC_VALUES
 from dpolicy.blocks._critics import KIND_SETTINGS as KIND_SETTINGS
 from dpolicy.blocks._critics import Critics as Critics
@@ -45,6 +46,7 @@ from dpolicy.blocks._diffusion_critics import diffusion_critics as diffusion_cri
 from dpolicy.blocks._entropic_noise import ENTROPIES as ENTROPIES
 from dpolicy.blocks._entropic_noise import entropic_noise as entropic_noise
 from dpolicy.blocks._entropic_noise import tuned_by_samples as tuned_by_samples
+from dpolicy.blocks._entropic_noise import within as within
 from dpolicy.blocks._field_policy import SAMPLERS as SAMPLERS
 from dpolicy.blocks._field_policy import SCHEDULES as SCHEDULES
 from dpolicy.blocks._field_policy import FieldPolicy as FieldPolicy

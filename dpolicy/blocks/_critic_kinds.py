@@ -32,6 +32,13 @@ class Kind(NamedTuple):
     deviations: Deviations | None = None
 
 
+def left_behind(before: str, after: str) -> tuple[str, ...]:
+    """The settings of laws that were chosen for one kind of critic and mean nothing, or another thing, to another."""
+    settings = critic_kind.tunable[1:]
+    same = ("critic_low", "critic_high", "critic_atoms") if {before, after} == {"c51", "hl_gauss"} else ()
+    return () if before == after else tuple(name for name in settings if name not in same)
+
+
 @tunable("critic", "critic_low", "critic_high", "critic_atoms", "critic_form", "deviation_rate")
 def critic_kind(
     *,

@@ -217,6 +217,7 @@ class Critics(NamedTuple):
     "critic_unit_weights",
     "max_grad_norm",
     "weight_decay",
+    "critic_weight_decay",
 )
 @composed(critic_kind)
 def q_critics(
@@ -238,6 +239,7 @@ def q_critics(
     target_rate: Fraction = 0.005,
     max_grad_norm: Positive | None = None,
     weight_decay: NonNegative | None = None,
+    critic_weight_decay: NonNegative | None = None,
 ) -> Critics:
     """Twin critics, or more: networks, their optimiser, their targets.
 
@@ -259,12 +261,14 @@ def q_critics(
         target_rate: Share of the online critics that enters the targets at each update.
         max_grad_norm: Bound on the norm of the actor's gradient, and of the critics', before Adam; None for none.
         weight_decay: Decoupled decay of the parameters of actor and critics (AdamW); None for none.
+        critic_weight_decay: That of the critics, where it is another.
 
     Raises:
         ValueError: For a value out of its range.
     """
 
-    bounds: dict[str, Any] = {"max_grad_norm": max_grad_norm, "weight_decay": weight_decay}
+    decay = weight_decay if critic_weight_decay is None else critic_weight_decay
+    bounds: dict[str, Any] = {"max_grad_norm": max_grad_norm, "weight_decay": decay}
     kind = make_kind()
     if network is not None and kind.name != "scalar":
         raise ValueError(f"critic must be scalar where a network is given, got {kind.name!r}.")

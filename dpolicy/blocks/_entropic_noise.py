@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dpolicy import _checks
 from dpolicy._batch import BATCH_AXIS
 from dpolicy._settings import Count, Finite, Positive, at_least, one_of
 from dpolicy._types import Key, Number, Scalar
@@ -14,9 +15,9 @@ from dpolicy.blocks._bootstrap import Policy
 from dpolicy.blocks._critics import noisy, within_box
 from dpolicy.blocks._field_policy import FieldPolicy
 from dpolicy.blocks._noisy_best import Behaviour
-from dpolicy.learning import Parts, Seen, Stage, every, tuned
+from dpolicy.learning import Parts, Seen, Stage, Tuned, every, tuned
 from dpolicy.losses import gaussian_fit_entropy, knn_entropy, mixture_entropy
-from dpolicy.optimisers import adam
+from dpolicy.optimisers import Learner, adam
 from dpolicy.recipe import tunable
 
 # The entropy of a policy's samples in one state, `(points [n, d], key, components) -> nats`.
@@ -57,11 +58,41 @@ def tuned_by_samples(
     return Stage(dual(lambda s: jnp.zeros(())).start, step)
 
 
+def within(stage: Stage, low: Number | None = None, high: Number | None = None) -> Stage:
+    """The stage of a tuned number, which is held where a step goes beyond a bound.
+
+    Args:
+        stage: As `tuned` makes it, or `tuned_by_samples`.
+        low: What the number is held at where it would fall below; None for no bound.
+        high: The same above.
+
+    Raises:
+        ValueError: For something that is no stage, and bounds that are not above zero or in the wrong order.
+    """
+    _checks.instance("stage", stage, Stage, "a Stage")
+    for name, bound in (("low", low), ("high", high)):
+        if bound is not None:
+            _checks.positive(name, bound)
+    _checks.ordered("low", low, "high", high)
+    if low is None and high is None:
+        return stage
+
+    def step(part: Tuned, seen: Seen, key: Key) -> Any:
+        part, added, metrics = stage.step(part, seen, key)
+        ends = (None if end is None else jnp.log(end) for end in (low, high))
+        part = Tuned(Learner(jnp.clip(part.log.model, *ends), part.log.opt_state))
+        return part, added, {**metrics, "": part.value}
+
+    return stage._replace(step=step)
+
+
 @tunable(
     "exploration_noise",
     "initial_noise",
     "target_entropy_scale",
     "noise_learning_rate",
+    "least_noise",
+    "most_noise",
     "entropy_interval",
     "entropy_estimate",
     "entropy_samples",
@@ -75,6 +106,8 @@ def entropic_noise(
     initial_noise: Positive = 3.0,
     target_entropy_scale: Finite = 0.9,
     noise_learning_rate: Positive = 0.03,
+    least_noise: Positive | None = None,
+    most_noise: Positive | None = None,
     entropy_interval: Count = 10_000,
     entropy_estimate: Annotated[str, one_of(ENTROPIES)] = "mixture",
     entropy_samples: Annotated[int, at_least(2)] = 200,
@@ -94,6 +127,8 @@ def entropic_noise(
         initial_noise: Start of the learned noise factor.
         target_entropy_scale: The target entropy is minus this times the number of action dimensions, in nats.
         noise_learning_rate: Adam's rate for the logarithm of the noise factor.
+        least_noise: What the noise factor is held at where it would fall below; None for no bound, as published.
+        most_noise: The same above: an estimate of the entropy that is stuck below its target lets it rise for ever.
         entropy_interval: Updates between two steps of the noise factor.
         entropy_estimate: mixture (the bound of a fitted mixture), mixture_value (its value), gaussian or neighbours.
         entropy_samples: Samples per state for the entropy.
@@ -109,6 +144,9 @@ def entropic_noise(
         raise ValueError(
             f"entropy_samples must be at least entropy_components, {entropy_components}, got {entropy_samples}."
         )
+
+    _checks.ordered("least_noise", least_noise, "initial_noise", initial_noise)
+    _checks.ordered("initial_noise", initial_noise, "most_noise", most_noise)
 
     def behave(parts: Parts) -> Policy:
         return within_box(noisy(policy.act, exploration_noise * parts.noise))
@@ -130,5 +168,6 @@ def entropic_noise(
         lambda s: -target_entropy_scale * s.batch.action.shape[-1],
         noise_learning_rate,
     )
+    noise = within(noise, least_noise, most_noise)
     behaviour = Behaviour(behave, "actor", actor_interval, {"noise": every(noise, entropy_interval)})
     return behaviour

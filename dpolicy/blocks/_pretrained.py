@@ -49,8 +49,8 @@ def starting_from(field: AbstractField) -> Callable[[Key, Any], AbstractField]:
             ) from error
         if getattr(spec, "standardised", False):
             raise ValueError(
-                "normalise_observations must be off (--no-normalise-observations) for dppo that starts from a "
-                "pretrained policy, which was fitted to observations as they are."
+                "normalise_observations must be off (--no-normalise-observations) for a policy that starts from a "
+                "pretrained one, which was fitted to observations as they are."
             )
         return field
 

@@ -85,6 +85,17 @@ def _stored(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def _left_behind(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """None for atoms, bounds and the like that were chosen for another kind of critic than the one asked for."""
+    from dpolicy.blocks import CRITIC_KINDS, left_behind
+
+    before = settings.get("critic")
+    after = overrides.get("critic", before)
+    if before not in CRITIC_KINDS or after not in CRITIC_KINDS:
+        return {}
+    return {name: None for name in left_behind(before, after) if name in settings}
+
+
 def resolve(
     algorithm: str | Callable[..., Any],
     env: str | Callable[..., Any],
@@ -94,6 +105,8 @@ def resolve(
     env_options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole configuration of a run: defaults, then the preset, then `overrides`.
+
+    With another kind of `critic` than that of defaults and preset, their atoms and bounds, chosen for it, do not stay.
 
     Args:
         algorithm: Name in `dpolicy.algorithms.ALGORITHMS`, or your own recipe as "path/to/file.py:NAME" or as the
@@ -122,6 +135,7 @@ def resolve(
     program = defaults(PROGRAMS[family])
     settings = preset(algorithm, env, choose)
     source = settings.pop("source", None)
+    settings |= _left_behind(known | settings, overrides or {})
     settings |= overrides or {}
     steps = settings.pop("steps", DEFAULT_STEPS[family])
     for name, value in settings.items():
