@@ -32,7 +32,7 @@ from dpolicy.recipe import composed
 @composed(
     actor_optimiser,
     q_critics,
-    without=("critic_learning_rate", *KIND_SETTINGS),
+    without=("critic_learning_rate", "critic_weight_decay", "critic_subset", *KIND_SETTINGS),
     critic_hidden=(256, 256),
     target_rate=0.01,
 )

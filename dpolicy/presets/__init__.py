@@ -89,7 +89,7 @@ def _left_behind(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> d
     """None for atoms, bounds and the like that were chosen for another kind of critic than the one asked for."""
     from dpolicy.blocks import CRITIC_KINDS, left_behind
 
-    before = settings.get("critic")
+    before: Any = settings.get("critic")
     after = overrides.get("critic", before)
     if before not in CRITIC_KINDS or after not in CRITIC_KINDS:
         return {}
