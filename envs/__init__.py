@@ -16,6 +16,7 @@ from dpolicy.envs.energies import two_moons as two_moons
 from dpolicy.envs.energies import unequal_modes as unequal_modes
 from dpolicy.envs.evaluation import evaluate_episodes as evaluate_episodes
 from dpolicy.envs.gymnax_envs import Gymnax as Gymnax
+from dpolicy.envs.maze import Maze as Maze
 from dpolicy.envs.multigoal import MultiGoal as MultiGoal
 from dpolicy.envs.playground_envs import Playground as Playground
 from dpolicy.envs.probes import Probe as Probe

@@ -17,11 +17,12 @@ AT_ONCE = 1024  # episodes; more are played in turns, so that memory does not gr
 
 
 class Played(NamedTuple):
-    """Episodes: undiscounted return, length, and whether it ended because the simulation diverged."""
+    """Episodes: undiscounted return, length, whether a diverged simulation ended it, and whether the task did."""
 
     returns: Float[Array, "*batch num"]
     lengths: Int[Array, "*batch num"]
     diverged: Bool[Array, "*batch num"]
+    terminated: Bool[Array, "*batch num"]
 
 
 def _together(
@@ -30,14 +31,15 @@ def _together(
     """One episode in each of `num` copies, stepped together until the last one ends."""
     reset_key, run_key = jax.random.split(key)
     state, obs = jax.vmap(partial(start, env))(jax.random.split(reset_key, num))
-    none = Played(jnp.zeros(num, obs.dtype), jnp.zeros(num, jnp.int32), jnp.zeros(num, bool))
+    no = jnp.zeros(num, bool)
+    none = Played(jnp.zeros(num, obs.dtype), jnp.zeros(num, jnp.int32), no, no)
 
     def running(carry: Any) -> Bool[Array, ""]:
         *_, alive, count = carry
         return jnp.any(alive) & (count < max_steps)
 
     def one(carry: Any) -> Any:
-        state, obs, (returns, lengths, diverged), alive, count = carry
+        state, obs, (returns, lengths, diverged, terminated), alive, count = carry
         act_key, step_key = jax.random.split(jax.random.fold_in(run_key, count))
         actions = jax.vmap(partial(decided, policy, env))(obs, jax.random.split(act_key, num))
         taken = jax.vmap(partial(take, env))(state, obs, actions, jax.random.split(step_key, num))
@@ -45,6 +47,7 @@ def _together(
             returns + jnp.where(alive, taken.reward, 0.0),
             lengths + alive,
             diverged | (alive & taken.diverged),
+            terminated | (alive & taken.terminated & ~taken.diverged),
         )
         return taken.state, taken.obs, played, alive & ~taken.terminated, count + 1
 

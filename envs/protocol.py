@@ -21,6 +21,7 @@ class Spec(eqx.Module):
         action_size: Numbers in an action.
         time_limit: Steps after which an episode is truncated.
         standardised: Whether a policy is shown observations that have been standardised.
+        success: Whether an episode that terminates has succeeded; evaluations then tell the share of those that do.
 
     Raises:
         ValueError: For a name that is no text, or a size or a limit that is no integer from 1 to 2^31 - 1.
@@ -31,12 +32,14 @@ class Spec(eqx.Module):
     action_size: int = eqx.field(static=True)
     time_limit: int = eqx.field(static=True)
     standardised: bool = eqx.field(static=True, default=False)
+    success: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self) -> None:
         _checks.instance("name", self.name, str, 'a name "family/task"')
         _checks.count("obs_size", self.obs_size)
         _checks.count("action_size", self.action_size)
         _checks.count("time_limit", self.time_limit)
+        _checks.boolean("success", self.success)
 
 
 class Environment(eqx.Module):

@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from dpolicy import _checks, _places
-from dpolicy.envs import brax_envs, energies, gymnax_envs, playground_envs, probes
+from dpolicy.envs import brax_envs, energies, gymnax_envs, mazes, playground_envs, probes
+from dpolicy.envs.maze import Maze
 from dpolicy.envs.multigoal import MultiGoal
 from dpolicy.envs.protocol import Environment, Spec
 from dpolicy.envs.wrappers import ActionChunk, ActionRepeat, FrameStack, TimeLimit
@@ -51,6 +52,12 @@ FAMILIES: dict[str, Family] = {
         _INCLUDED,
         {"multigoal": Spec("multigoal/multigoal", 2, 2, 30)},
         _multigoal,
+    ),
+    "maze": Family(
+        "a point mass between walls, and several equally long ways to the goal",
+        _INCLUDED,
+        {task: Spec(f"maze/{task}", 2, 2, limit, success=True) for task, limit in mazes.TIME_LIMITS.items()},
+        Maze,
     ),
     "bandit": Family("one step, known energy, exact Boltzmann density", _INCLUDED, energies.TASKS, _bandit),
     "probe": Family("known values, one thing to get right each", _INCLUDED, probes.TASKS, probes.Probe),

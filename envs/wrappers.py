@@ -85,7 +85,9 @@ class ActionChunk(Environment):
     def __init__(self, env: Environment, size: int):
         limit = _shared_limit(env, "ActionChunk", "size", size)
         name = _renamed(env, f"action_chunk={size}", None)
-        self.spec = Spec(name, env.spec.obs_size, env.spec.action_size * size, limit)
+        self.spec = Spec(
+            name, env.spec.obs_size, env.spec.action_size * size, limit, success=env.spec.success
+        )
         self.env = env
         self.size = size
 
@@ -121,7 +123,7 @@ class ActionRepeat(Environment):
     def __init__(self, env: Environment, count: int, *, name: str | None = None):
         limit = _shared_limit(env, "ActionRepeat", "count", count)
         name = _renamed(env, f"action_repeat={count}", name)
-        self.spec = Spec(name, env.spec.obs_size, env.spec.action_size, limit)
+        self.spec = Spec(name, env.spec.obs_size, env.spec.action_size, limit, success=env.spec.success)
         self.env = env
         self.count = count
 
@@ -154,7 +156,13 @@ class FrameStack(Environment):
         check_environment("env", env)
         _checks.count("count", count, each=env.spec.obs_size)
         name = _renamed(env, f"frame_stack={count}", None)
-        self.spec = Spec(name, env.spec.obs_size * count, env.spec.action_size, env.spec.time_limit)
+        self.spec = Spec(
+            name,
+            env.spec.obs_size * count,
+            env.spec.action_size,
+            env.spec.time_limit,
+            success=env.spec.success,
+        )
         self.env = env
         self.count = count
 
@@ -190,7 +198,7 @@ class TimeLimit(Environment):
         check_environment("env", env)
         _checks.count("steps", steps)
         name = _renamed(env, f"time_limit={steps}", None)
-        self.spec = Spec(name, env.spec.obs_size, env.spec.action_size, steps)
+        self.spec = Spec(name, env.spec.obs_size, env.spec.action_size, steps, success=env.spec.success)
         self.env = env
 
     def reset(self, key: Key) -> tuple[Any, Observation]:

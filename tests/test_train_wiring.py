@@ -313,7 +313,9 @@ def test_episodes_that_diverged_are_told_beside_their_seed(monkeypatch, capsys):
     diverged = np.array([[0, 0, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0]], bool)
     runs = dpolicy.train.runs
     monkeypatch.setattr(runs, "load_run", lambda directory: run)
-    monkeypatch.setattr(runs, "evaluate_run", lambda run, **words: runs.Evaluation(ones, ones, diverged))
+    monkeypatch.setattr(
+        runs, "evaluate_run", lambda run, **words: runs.Evaluation(ones, ones, diverged, ~diverged)
+    )
     monkeypatch.setattr("dpolicy.train.configuration.env_title", lambda config: config["env"])
     assert main(["evaluate", "anywhere", "--episodes", "4"]) == 0
     well, spoilt, failed = capsys.readouterr().out.splitlines()[2:5]

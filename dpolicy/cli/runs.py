@@ -44,10 +44,13 @@ def evaluate(args: list[str]) -> int:
     ]
     header = ("seed", "mean return", "std over episodes", "mean length", "")
     print(table(header, rows, width=terminal_width()))
-    means = result.returns.mean(axis=1)[[step < 0 for step in failed]]
+    good = [step < 0 for step in failed]
+    means = result.returns.mean(axis=1)[good]
+    rates = 100 * result.terminated.mean(axis=1)[good]
+    success = f", success {interval_text(rates)} %" if run.env.spec.success else ""
     print(
-        f"\n{run.algorithm_name} on {env_title(run.config)}, mode {values['mode']}: return {interval_text(means)} "
-        f"({len(means)} seed{'s' * (len(means) > 1)} x {values['episodes']} episodes"
+        f"\n{run.algorithm_name} on {env_title(run.config)}, mode {values['mode']}: return {interval_text(means)}"
+        f"{success} ({len(means)} seed{'s' * (len(means) > 1)} x {values['episodes']} episodes"
         f"{', 95 % interval over seeds' if len(means) > 1 else ''})"
     )
     return 0

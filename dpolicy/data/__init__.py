@@ -3,6 +3,8 @@
 from dpolicy.data.d4rl import TIMEOUTS as TIMEOUTS
 from dpolicy.data.d4rl import read_d4rl as read_d4rl
 from dpolicy.data.d4rl import without_distant_goals as without_distant_goals
+from dpolicy.data.mazes import maze_data as maze_data
+from dpolicy.data.mazes import relabelled as relabelled
 from dpolicy.data.minari import read_minari as read_minari
 from dpolicy.data.ogbench import Goals as Goals
 from dpolicy.data.ogbench import compact as compact

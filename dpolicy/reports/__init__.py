@@ -6,11 +6,14 @@ from typing import Any
 
 # Environment -> the function that reports on it, named so that nothing heavy is imported until it is wanted; and the
 # files that it writes.
+_MAZE = ("dpolicy.reports.maze:report", ("maze.md", "maze.json", "routes.png"))
 _REPORTS = {
+    "maze/four": _MAZE,
+    "maze/large": _MAZE,
     "multigoal/multigoal": (
         "dpolicy.reports.multigoal_report:report",
         ("multigoal.md", "multigoal.json", "trajectories.png", "first_actions.png", "references"),
-    )
+    ),
 }
 
 

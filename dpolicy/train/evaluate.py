@@ -117,7 +117,7 @@ def evaluation(
 
     Every mode acts under the same keys. Its metrics are `evaluate/return`, `evaluate/length` and
     `evaluate/diverged` (episodes whose simulation diverged) for the mode "evaluate" and `evaluate/MODE/return`, ... for
-    others.
+    others; and `evaluate/success`, the share of episodes that terminated, where that is success (`Spec.success`).
 
     Raises:
         ValueError: For a mode that the algorithm does not know, or without "evaluate".
@@ -142,6 +142,8 @@ def evaluation(
             summary[f"{prefix}/return"] = jnp.mean(played.returns)
             summary[f"{prefix}/length"] = jnp.mean(played.lengths.astype(float))
             summary[f"{prefix}/diverged"] = jnp.sum(played.diverged)
+            if env.spec.success:
+                summary[f"{prefix}/success"] = jnp.mean(played.terminated.astype(float))
         return eqx.tree_at(lambda s: s.key, state, key), summary
 
     return evaluate

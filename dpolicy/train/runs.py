@@ -74,11 +74,12 @@ def load_run(directory: Path | str) -> Run:
 
 
 class Evaluation(NamedTuple):
-    """Undiscounted returns and lengths of episodes, and which ended by a diverged simulation: `[seeds, episodes]`."""
+    """Undiscounted returns and lengths of episodes, and which diverged, which the task ended: `[seeds, episodes]`."""
 
     returns: np.ndarray
     lengths: np.ndarray
     diverged: np.ndarray
+    terminated: np.ndarray
 
 
 def evaluate_run(run: Run, *, episodes: int = 10, mode: str = "evaluate", seed: int = 0) -> Evaluation:
