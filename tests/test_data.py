@@ -172,7 +172,7 @@ def test_a_step_has_no_discount_unless_it_is_given_one():
     [
         ({"data": None}, "data must be a path, the name of a set or 'exact', got None"),
         ({"data": 5}, "data must be a path, the name of a set or 'exact', got 5"),
-        ({"dataset": 5}, "dataset must be a Transition or None, got int"),
+        ({"dataset": 5}, "dataset must be a Transition, a DataSet or None, got int"),
         ({"data_size": 0}, "data_size must be an integer of at least 1, got 0"),
         ({"data_temperature": 0}, "data_temperature must be .*, got 0"),
         ({"data": "good.npz", "data_size": -7}, "data_size must be an integer of at least 1, got -7"),

@@ -1,20 +1,22 @@
 """Learning from a fixed data set in one compiled program."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
-import jax.core
 import jax.numpy as jnp
 
 from dpolicy import _checks
 from dpolicy._types import Key, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm
-from dpolicy.data import load
-from dpolicy.data.order import check_order
-from dpolicy.data.sources import checked, columns
-from dpolicy.envs import Environment
+from dpolicy.data import DataSet, normalised_score
+from dpolicy.data.d4rl import Timeouts
+from dpolicy.data.rewards import RewardTreatment
+from dpolicy.data.sets import Extra
+from dpolicy.envs import Environment, Spec
 from dpolicy.train.evaluate import evaluation, summarised
-from dpolicy.train.memory import check_room
 from dpolicy.train.normalise import Normaliser
+from dpolicy.train.offline_data import given_data
 from dpolicy.train.program import Program, TrainState, checked_parts, guard, settled, spec_of
 from dpolicy.train.windows import data_steps
 
@@ -23,10 +25,18 @@ def offline(
     algorithm: Algorithm,
     env: Environment,
     *,
-    dataset: Transition | None = None,
+    dataset: Transition | DataSet | None = None,
     data: str = "exact",
     data_size: int = 20_000,
     data_temperature: Number = 0.25,
+    data_rewards: RewardTreatment = "none",
+    data_action_clip: float | None = None,
+    data_timeouts: Timeouts = "drop",
+    data_keys: tuple[str, ...] = (),
+    data_task: int | None = None,
+    data_reference: tuple[float, float] | None = None,
+    data_extras: tuple[Extra, ...] = (),
+    data_discount: float = 0.99,
     batch_size: int = 256,
     updates_per_evaluation: int = 1_000,
     evaluation_episodes: int = 10,
@@ -37,13 +47,25 @@ def offline(
     An algorithm that learns from several steps at a time (`Algorithm.horizon`) is given windows of the data, whose rows
     must then be in order of time; where they are seen not to be, they are refused (`dpolicy.data.check_order`).
 
+    Where the set has reference returns, D4RL's by their names and Minari's by their metadata, `evaluate/score` is the
+    normalised score, 100 (R - R_min) / (R_max - R_min), of the environment's own rewards.
+
     Args:
         algorithm: An offline algorithm.
         env: Where the policy is evaluated; its sizes must be the data's.
-        dataset: Transitions with one leading axis; given, the three settings below are unused.
-        data: "exact" for samples of exp(Q / temperature) / Z in a bandit, or the path of an .npz file.
+        dataset: Transitions with one leading axis, or a `DataSet`; given, what says where data come from is unused.
+        data: "exact" for samples of exp(Q / temperature) / Z in a bandit; else the path of a file (.npz, .hdf5), of a
+            folder of Minari, or the name of a set that is on disk.
         data_size: Exact samples to draw.
         data_temperature: Their temperature.
+        data_rewards: What becomes of the rewards before training: see `dpolicy.data.treated`.
+        data_action_clip: Actions are clipped to plus and minus this; None for not at all.
+        data_timeouts: Of D4RL's files, what becomes of rows with a time-out: see `dpolicy.data.read_d4rl`.
+        data_keys: Of Minari's dictionaries, which entries are put side by side, such as: observation desired_goal.
+        data_task: Of OGBench's sets, the task whose rewards they are given; 0 for the default one.
+        data_reference: Two returns (R_min, R_max) that scores are normalised by, in the place of the set's own.
+        data_extras: What goes into the extras of the transitions: next_action, mc_return, trajectory.
+        data_discount: Of the Monte-Carlo returns in them.
         batch_size: Transitions per update.
         updates_per_evaluation: Updates between two evaluations.
         evaluation_episodes: Episodes per evaluation.
@@ -51,7 +73,8 @@ def offline(
 
     Raises:
         ValueError: For an algorithm of another family, sizes that differ from the environment's, a value out of
-            its range, or data out of order for an algorithm that learns from windows.
+            its range, data that are missing or not as their settings say, or data out of order for an algorithm that
+            learns from windows.
     """
     algorithm = checked_parts(algorithm, env, "offline")
     spec = spec_of(env, normalise_observations)
@@ -59,25 +82,22 @@ def offline(
     _checks.integer("updates_per_evaluation", updates_per_evaluation)
     _checks.integer("data_size", data_size)
     _checks.positive("data_temperature", data_temperature)
-    if dataset is None:
-        if data == "exact":
-            check_room("data_size", data_size, 8 * (env.spec.obs_size + env.spec.action_size + 1))
-        given = load(data, env, size=data_size, temperature=data_temperature)
-    elif isinstance(dataset, Transition):
-        given = dataset
-    else:
-        raise ValueError(f"dataset must be a Transition or None, got {type(dataset).__name__}.")
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
-        if dataset is not None:
-            checked(columns(dataset), "dataset")
-        if algorithm.horizon is not None and algorithm.horizon.steps > 1:
-            check_order(given, "data" if dataset is None else "dataset")
-    sizes = given.obs.shape[-1], given.action.shape[-1]
-    if sizes != (env.spec.obs_size, env.spec.action_size):
-        raise ValueError(
-            f"dataset must have observations and actions of sizes {env.spec.obs_size, env.spec.action_size} "
-            f"({env.spec.name}), got {sizes}."
-        )
+    given, reference = given_data(
+        env,
+        dataset,
+        data,
+        algorithm.horizon,
+        size=data_size,
+        temperature=data_temperature,
+        rewards=data_rewards,
+        action_clip=data_action_clip,
+        extras=data_extras,
+        discount=data_discount,
+        reference=data_reference,
+        timeouts=data_timeouts,
+        keys=data_keys,
+        task=data_task,
+    )
     evaluate = evaluation(algorithm, env, evaluation_episodes)
     normaliser = Normaliser.start(env.spec.obs_size)
     if normalise_observations:
@@ -85,11 +105,35 @@ def offline(
         see = (normaliser(given.obs), normaliser(given.next_obs))
         given = eqx.tree_at(lambda d: (d.obs, d.next_obs), given, see)
 
+    return _program(
+        algorithm,
+        spec,
+        given,
+        batch_size,
+        updates_per_evaluation,
+        evaluate,
+        normaliser if normalise_observations else None,
+        reference,
+    )
+
+
+def _program(
+    algorithm: Algorithm,
+    spec: Spec,
+    given: Transition,
+    batch_size: int,
+    updates: int,
+    evaluate: Any,
+    normaliser: Normaliser | None,
+    reference: tuple[float, float] | None,
+) -> Program:
+    """The program of rows that are as the policy sees them."""
+
     def init(key: Key) -> TrainState:
         algorithm_key, key = jax.random.split(_checks.one_key(key))
         return TrainState(
             algorithm=algorithm.init(algorithm_key, spec),
-            normaliser=normaliser if normalise_observations else None,
+            normaliser=normaliser,
             experience=None,  # the data set is a constant of the program, not a part of every checkpoint
             key=key,
             steps=jnp.zeros((), jnp.int32),
@@ -107,7 +151,11 @@ def offline(
         return state, metrics
 
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
-        ended, metrics = summarised(iteration, state, length=updates_per_evaluation)
-        return evaluate(settled(state, ended), metrics)
+        ended, metrics = summarised(iteration, state, length=updates)
+        ended, metrics = evaluate(settled(state, ended), metrics)
+        if reference is not None:
+            # Of the mean return: it is affine.
+            metrics = {**metrics, "evaluate/score": normalised_score(metrics["evaluate/return"], reference)}
+        return ended, metrics
 
-    return Program(init, step, updates_per_evaluation, algorithm)
+    return Program(init, step, updates, algorithm)

@@ -3,10 +3,12 @@
 import hashlib
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dpolicy import _places
-from dpolicy.data.sources import existing
+from dpolicy.data import located
+from dpolicy.train.offline_data import digested
 from dpolicy.train.pretrained import described
 
 
@@ -28,7 +30,19 @@ def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
         config = {**config, "hyperparameters": {**config["hyperparameters"], "pretrained": described(start)}}
     if not isinstance(data, str) or data == "exact":
         return dict(config)
-    path = existing(data).absolute()
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {**config, "program": {**config["program"], "data": str(path)}, "data_sha256": digest}
+    place = located(data)
+    path = place.path.absolute()
+    found: dict[str, Any] = {"data": str(path)}
+    # A path does not say which task a name has asked for.
+    if place.task is not None and config["program"].get("data_task") is None:
+        found |= {"data_task": place.task}
+    return {**config, "program": {**config["program"], **found}, "data_sha256": _digest(digested(path))}
+
+
+def _digest(paths: list[Path]) -> str:
+    """The SHA-256 of a file; of several that of their digests in a row."""
+    digests = []
+    for path in paths:
+        with open(path, "rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

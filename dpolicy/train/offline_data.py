@@ -1,0 +1,137 @@
+"""The data of an offline run: read, treated and checked, once, before anything is compiled."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.core
+
+from dpolicy import _checks
+from dpolicy._types import Transition
+from dpolicy.algorithm import Horizon
+from dpolicy.data import DataSet, check_order, located
+from dpolicy.data.reading import load_set
+from dpolicy.data.scores import check_reference
+from dpolicy.data.sources import checked, columns
+from dpolicy.envs import Environment
+from dpolicy.train.memory import check_room, memory_limit, size_of
+from dpolicy.train.progress import byte_text
+
+
+class Given(NamedTuple):
+    """What an offline run learns from.
+
+    Attributes:
+        rows: Transitions with one leading axis.
+        reference: Returns (R_min, R_max) that its scores are normalised by; None for no scores.
+    """
+
+    rows: Transition
+    reference: tuple[float, float] | None
+
+
+def given_data(
+    env: Environment,
+    dataset: Any,
+    data: str,
+    horizon: Horizon | None,
+    *,
+    size: int,
+    temperature: Any,
+    rewards: Any,
+    action_clip: float | None,
+    extras: Sequence[str],
+    discount: Any,
+    reference: Any,
+    **settings: Any,
+) -> Given:
+    """The transitions that `dataset` or `data` and the settings of `dpolicy.train.offline` mean.
+
+    Args:
+        env: Where the policy is evaluated.
+        dataset: Transitions or a `DataSet`; None for what `data` means.
+        data: A path, a name, or "exact".
+        horizon: Of the algorithm.
+        size: Exact samples to draw.
+        temperature: Their temperature.
+        rewards: The reward treatment.
+        action_clip: Where actions are clipped; None for nowhere.
+        extras: What goes into the extras.
+        discount: Of the Monte-Carlo returns.
+        reference: Two returns in the place of those of the set; None for those.
+        **settings: Of `dpolicy.data.read`.
+
+    Raises:
+        ValueError: For anything that is no data or no setting, for data that do not fit into memory, or out of order
+            where the algorithm learns from windows, and for sizes that differ from the environment's.
+    """
+    name = "data" if dataset is None else "dataset"
+    if action_clip is not None:
+        _checks.in_range("data_action_clip", action_clip, 0.0, 1.0, open_low=True)
+    _checks.fraction("data_discount", discount)
+    if reference is not None:
+        reference = check_reference(tuple(reference) if isinstance(reference, list) else reference)
+    if isinstance(dataset, Transition):
+        untouched = {
+            "data_rewards": rewards == "none",
+            "data_action_clip": action_clip is None,
+            "data_extras": not extras,
+        }
+        for setting, unset in untouched.items():
+            if not unset:
+                raise ValueError(
+                    f"{setting} is for data that are read, or a DataSet: dataset is given as Transitions."
+                )
+        rows = dataset
+    elif dataset is None or isinstance(dataset, DataSet):
+        found = _read(env, data, size, temperature, settings) if dataset is None else dataset
+        reference = found.reference if reference is None else reference
+        found = found.rewarded(rewards) if rewards != "none" else found
+        found = found if action_clip is None else found.clipped(action_clip)
+        rows = found.transitions(tuple(extras), discount=discount)  # pyright: ignore[reportArgumentType]
+    else:
+        raise ValueError(f"dataset must be a Transition, a DataSet or None, got {type(dataset).__name__}.")
+    _check_rows(rows, env, name, horizon, given=dataset is not None)
+    return Given(rows, reference)
+
+
+def _read(env: Environment, data: str, size: int, temperature: Any, settings: dict[str, Any]) -> DataSet:
+    if data == "exact":
+        check_room("data_size", size, 8 * (env.spec.obs_size + env.spec.action_size + 1))
+    elif isinstance(data, str):
+        _check_fits(located(data).path.stat().st_size, f"the file of {data}")
+    return load_set(data, env, size=size, temperature=temperature, **settings)
+
+
+def _check_fits(size: int, what: str) -> None:
+    limit = memory_limit()
+    if limit is not None and size > limit:
+        raise ValueError(
+            f"data must fit into the {byte_text(limit)} of memory there is: {what} takes {byte_text(size)}. Sets are "
+            "held in memory as a whole; a part of this one, saved by dpolicy.data.save_npz, would do."
+        )
+
+
+def _check_rows(
+    rows: Transition, env: Environment, name: str, horizon: Horizon | None, *, given: bool
+) -> None:
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(rows)):
+        if given:
+            checked(columns(rows), name)
+        if horizon is not None and horizon.steps > 1:
+            check_order(rows, name)
+        _check_fits(size_of(rows), "it")
+    sizes = rows.obs.shape[-1], rows.action.shape[-1]
+    if sizes != (env.spec.obs_size, env.spec.action_size):
+        raise ValueError(
+            f"dataset must have observations and actions of sizes {env.spec.obs_size, env.spec.action_size} "
+            f"({env.spec.name}), got {sizes}."
+        )
+
+
+def digested(path: Path) -> list[Path]:
+    """The files whose bytes are the data in `path`: of a folder in Arrow all of them, else the file itself."""
+    if path.name != "metadata.json":
+        return [path]
+    return sorted(each for each in path.parent.rglob("*") if each.is_file())

@@ -1,0 +1,156 @@
+"""Training from sets of other packages: settings from the command line, scores, and what is refused."""
+
+import csv
+import json
+import shutil
+
+import h5py
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+from dpolicy.algorithms import bc
+from dpolicy.cli import main
+from dpolicy.data import DataSet, exact_samples, normalised_score
+from dpolicy.envs import make
+from dpolicy.learning import algorithm, labelled
+from dpolicy.train import offline
+from dpolicy.train.offline_data import given_data
+from dpolicy.train.pinning import pinned
+
+ENV = make("bandit/double_well")
+SETTINGS = {
+    "size": 4,
+    "temperature": 1.0,
+    "rewards": "none",
+    "action_clip": None,
+    "extras": (),
+    "discount": 0.99,
+    "reference": None,
+}
+
+
+RUN = (
+    "train bc --env bandit/double_well --data hopper-medium-v2 --data-rewards iql_locomotion --data-action-clip 0.999 "
+    "--hidden 4 --sampler-steps 2 --batch-size 4 --updates-per-evaluation 2 --evaluation-episodes 2 --steps 2"
+)
+
+
+@pytest.fixture
+def hopper(tmp_path, monkeypatch):
+    """The folder of D4RL with a set that fits the bandit, of returns 3 and 12."""
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
+    with h5py.File(tmp_path / "hopper_medium-v2.hdf5", "w") as file:
+        file["observations"] = np.zeros((8, 1), np.float32)
+        file["actions"] = np.linspace(-1.05, 0.9, 8, dtype=np.float32)[:, None]
+        file["rewards"] = np.array([1, 1, 1, 9, 3, 4, 5, 9], np.float32)
+        file["terminals"] = np.zeros(8, bool)
+        file["timeouts"] = np.isin(np.arange(8), (3, 7))
+    return tmp_path
+
+
+def test_a_run_from_a_name(hopper, monkeypatch, capsys):
+    monkeypatch.chdir(hopper)
+    words = RUN.split()
+    out = hopper / "run"
+    assert main([*words, "--out", str(out), "--no-progress", "--no-report"]) == 0
+    config = json.loads((out / "config.json").read_text())
+    program = config["program"]
+    assert program["data"] == str(hopper / "hopper_medium-v2.hdf5") and len(config["data_sha256"]) == 64
+    assert (program["data_rewards"], program["data_action_clip"]) == ("iql_locomotion", 0.999)
+    (row,) = csv.DictReader((out / "metrics.csv").read_text().splitlines())
+    expected = normalised_score(float(row["evaluate/return"]), (-20.272305, 3234.3))
+    np.testing.assert_allclose(float(row["evaluate/score"]), expected, rtol=1e-4)
+    # The numbers are clipped because that was asked for, and not otherwise.
+    capsys.readouterr()
+    assert (
+        main([*(word for word in words if word not in ("--data-action-clip", "0.999")), "--print-config"])
+        == 2
+    )
+    assert "clip it (data_action_clip)" in capsys.readouterr().err
+    assert main([*words, "--data-rewards", "x1000"]) == 2
+    assert (
+        main(["train", "bc", "--env", "bandit/double_well", "--data", "hopper-expert-v2", "--print-config"])
+        == 2
+    )
+    assert "hopper_expert-v2.hdf5, " in capsys.readouterr().err
+
+
+def given(data, **settings):
+    return given_data(ENV, None, str(data), None, **SETTINGS | settings)
+
+
+def test_rewards_are_treated_once_for_the_whole_set(hopper):
+    found = given(
+        "hopper-medium-v2", rewards="iql_locomotion", action_clip=1.0, extras=("mc_return",), discount=0.5
+    )
+    rows = found.rows
+    # The rows with a time-out are left out, so the returns are 3 and 12: the factor is 1000 / 9.
+    np.testing.assert_allclose(rows.reward, np.array([1, 1, 1, 3, 4, 5]) * 1000 / 9, rtol=1e-6)
+    np.testing.assert_array_equal(rows.truncated, [0, 0, 1, 0, 0, 1])
+    np.testing.assert_allclose(rows.extras["mc_return"][:3], np.array([1.75, 1.5, 1]) * 1000 / 9, rtol=1e-6)
+    assert found.reference == (-20.272305, 3234.3) and rows.action.min() == -1.0
+    other = given("hopper-medium-v2", action_clip=0.5, reference=(0.0, 2.0))
+    assert other.reference == (0.0, 2.0) and other.rows.action.min() == -0.5
+
+
+def test_a_set_in_the_place_of_its_name():
+    data = DataSet(
+        np.zeros((3, 1)), np.full((3, 1), 0.5), np.arange(3.0), np.zeros((3, 1)), reference=(0.0, 4.0)
+    )
+    learner = algorithm(
+        "seen",
+        "offline",
+        explore=lambda s: lambda obs, key: jnp.zeros(1),
+        evaluate=lambda s: lambda obs, key: jnp.zeros(1),
+        nothing=labelled(lambda s, example, key: {}),
+    )
+    assert offline(learner, ENV, dataset=data, data_rewards="minmax").steps_per_call == 1000
+    with pytest.raises(ValueError, match="data_rewards is for data that are read, or a DataSet"):
+        offline(learner, ENV, dataset=exact_samples(ENV, 4, 0.5), data_rewards="minmax")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rewards": "x"}, "data_rewards must be one of none, iql_locomotion"),
+        ({"action_clip": 2.0}, r"data_action_clip must be a finite number in \(0, 1\]"),
+        ({"discount": 2.0}, r"data_discount must be a finite number in \[0, 1\]"),
+        ({"reference": (2.0, 1.0)}, "reference must be two returns, the lower one first"),
+        ({"timeouts": "x"}, "data_timeouts must be one of drop"),
+        ({"task": 1}, "data_task is for sets of OGBench"),
+        ({"keys": ("a",)}, "data_keys is for sets of Minari"),
+        ({"action_clip": 1.0, "extras": ("x",)}, "extras must be one of next_action"),
+    ],
+)
+def test_settings_are_refused_by_their_own_names(hopper, monkeypatch, settings, message):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=message):
+        given("hopper-medium-v2", **settings)
+    with pytest.raises(ValueError, match="dataset must be a Transition, a DataSet or None"):
+        offline(bc(), ENV, dataset={})
+
+
+def test_a_set_larger_than_memory_is_refused(hopper, monkeypatch):
+    monkeypatch.setattr("dpolicy.train.offline_data.memory_limit", lambda: 100)
+    with pytest.raises(
+        ValueError, match=r"data must fit into the 100 B of memory .* by dpolicy.data.save_npz"
+    ):
+        given("hopper-medium-v2")
+
+
+def test_the_task_of_a_name_is_pinned(tmp_path, monkeypatch):
+    monkeypatch.setenv("OGBENCH_DATASET_DIR", str(tmp_path))
+    path = tmp_path / "antmaze-large-navigate-v0.npz"
+    np.savez(path, observations=np.zeros((3, 1)), actions=np.zeros((3, 1)), terminals=[0, 0, 1])
+    config = {"algorithm": "bc", "env": "multigoal", "hyperparameters": {}}
+    program = {"data": "antmaze-large-navigate-singletask-task3-v0", "data_task": None}
+    assert pinned(config | {"program": program})["program"] == {"data": str(path), "data_task": 3}
+    (folder := tmp_path / "arrow").mkdir()
+    for name in ("metadata.json", "part.arrow"):
+        shutil.copy(path, folder / name)
+    digest = lambda: pinned(config | {"program": {"data": str(folder)}})["data_sha256"]
+    before = digest()
+    (folder / "part.arrow").write_bytes(b"other")
+    assert digest() != before
