@@ -12,7 +12,7 @@ from transitions import experience
 
 from dpolicy.algorithms import dime
 from dpolicy.audit import objective
-from dpolicy.blocks import Atoms, path_policy
+from dpolicy.blocks import path_policy
 from dpolicy.fields import LangevinControl
 from dpolicy.learning import Parts, Seen
 from dpolicy.losses import batched
@@ -81,7 +81,7 @@ def run():
     later = start.critic  # any other than that which the update has found
     seen = Seen(state, Parts(state, critic=later), batch, state.updates + 1, {}, "actor")
     here = path(batch.obs)
-    law = jnp.exp(jax.vmap(later)(batch.obs, here.point))  # by what the critics have stored
+    law = jnp.exp(jax.vmap(later)(batch.obs, here.point).log_probabilities)  # by what the critics have stored
     climbed = jnp.mean(law @ jnp.arange(-3.0, 3.0), 1)
     actors = over(made.stages["actor"].loss(seen), state.actor), state.temperature * here.log_ratio - climbed
     # Beside another target, d, which a cost of 5 is above.
@@ -132,23 +132,6 @@ def test_the_temperature_falls_while_the_cost_is_below_its_target(ran):
     assert cost[2] < 8 and cost[5] < 8  # 4 d
     np.testing.assert_allclose(states.temperature[2], 0.3 * np.exp(-1e-3), rtol=1e-6)
     np.testing.assert_allclose(ran[5], np.exp(1e-3), rtol=1e-6)
-
-
-def test_atoms_keep_the_mean_of_the_means(x64):
-    """Where nothing is clipped; an end is a law at r alone, whatever the cost."""
-    atoms = Atoms(-5.0, 5.0, 51, 0.0)
-    laws = jax.nn.log_softmax(jax.random.normal(KEY, (2, 51)) - 0.2 * jnp.arange(-25, 26)[None] ** 2 / 25)
-    batch = jax.tree.map(lambda leaf: leaf[0], transitions())
-    target = atoms.target(laws, batch, jnp.asarray(0.4), 0.7)
-    np.testing.assert_allclose(np.sum(target), 1, rtol=1e-12)
-    mean = batch.reward + 0.7 * (jnp.mean(atoms.mean(laws)) - 0.4)
-    np.testing.assert_allclose(atoms.mean(jnp.log(target)), mean, rtol=1e-9)
-    variance = lambda law: law @ np.linspace(-5, 5, 51) ** 2 - (law @ np.linspace(-5, 5, 51)) ** 2
-    mixture = np.mean(np.exp(laws), 0)
-    assert 0 <= variance(target) - 0.49 * variance(mixture) <= 0.2**2 / 4
-    over = dataclasses.replace(batch, terminated=jnp.asarray(True), reward=jnp.asarray(0.25))
-    two = np.asarray(atoms.target(laws, over, jnp.asarray(0.4), 0.7))
-    np.testing.assert_allclose(two[[26, 27]], [0.75, 0.25], atol=1e-9)
 
 
 def test_the_cost_at_the_start(x64):

@@ -100,7 +100,7 @@ def run():
     def climbs(actor):
         outputs = forward(actor.mlp, jnp.concatenate([batch.obs, batch.next_obs]))[:SIZE]
         action, log_prob = jax.vmap(drawn)(outputs, keys)
-        values = jnp.exp(jax.vmap(state.critic)(batch.obs, action)) @ jnp.linspace(-1.0, 2.0, ATOMS)
+        values = jax.vmap(state.critic)(batch.obs, action).mean
         return jnp.mean(state.temperature * log_prob - jnp.min(values, 1))
 
     actors = (

@@ -13,6 +13,7 @@ from dpolicy.blocks import (
     PathPolicy,
     actor_optimiser,
     acts,
+    critic_function,
     joint_categorical_critics,
     path_policy,
 )
@@ -71,7 +72,7 @@ def dime(
     links = [optax.zero_nans()] if gradient_bound is None else [optax.zero_nans(), optax.clip(gradient_bound)]
 
     def improve(s: Seen) -> Loss:
-        q = critics.value(s.now.critic, "mean")
+        q = critic_function(s.now.critic, "mean")
 
         def loss(actor: Model, example: Transition, key: Key) -> tuple[Scalar, Metrics]:
             path = policy.path(actor, example.obs, key)

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Annotated, Any
 
 import jax.numpy as jnp
@@ -13,19 +12,19 @@ from dpolicy._types import Key, Loss, Model
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks import (
     KIND_SETTINGS,
-    Atoms,
     Critics,
     JointCritics,
     actor_optimiser,
     acts,
     carrying,
+    critic_function,
     over_the_batch,
     q_critics,
 )
 from dpolicy.learning import Seen, algorithm, every, trained, tuned
-from dpolicy.losses import soft_value
+from dpolicy.losses import categorical_error, soft_value
 from dpolicy.losses.categorical import check_support
-from dpolicy.networks import Activation, CategoricalQ, FlashNet, TanhGaussian, on_backbone, unit_rows
+from dpolicy.networks import Activation, AtomicQ, CategoricalQ, FlashNet, TanhGaussian, on_backbone, unit_rows
 from dpolicy.recipe import composed
 
 
@@ -85,9 +84,12 @@ def flash_sac(
         actor_interval: Actor and temperature move at every so many updates.
     """
     check_support(value_low, value_high, atoms, "value_{}")
-    network = on_backbone(partial(CategoricalQ, atoms=atoms), FlashNet)
-    made = make_critics(network=network)._replace(optimiser=make_optimiser(), project=unit_rows)
-    critics = JointCritics(made, norm_rate, Atoms(value_low, value_high, atoms, 0.0), "min")
+    network = lambda *sizes, **given: AtomicQ(
+        CategoricalQ(*sizes, atoms=atoms, **given), value_low, value_high
+    )
+    made = make_critics(network=on_backbone(network, FlashNet))
+    made = made._replace(optimiser=make_optimiser(), project=unit_rows, error=categorical_error())
+    critics = JointCritics(made, norm_rate)
     sample = lambda actor, q, obs, key: actor.sample(obs, key)
 
     def make(key: Key, spec: Any) -> Model:
@@ -98,7 +100,7 @@ def flash_sac(
         )
 
     def improve(s: Seen) -> Loss:
-        lower = critics.value(s.before.critic)
+        lower = critic_function(s.before.critic)
         return over_the_batch(soft_value(TanhGaussian.sample, lower, s.before.temperature), following=True)
 
     def gap(s: Seen) -> Any:

@@ -7,7 +7,6 @@ from dpolicy.blocks._advantages import Advantages as Advantages
 from dpolicy.blocks._advantages import advantage_estimation as advantage_estimation
 from dpolicy.blocks._ascent import ascended as ascended
 from dpolicy.blocks._ascent import improved as improved
-from dpolicy.blocks._atoms import Atoms as Atoms
 from dpolicy.blocks._bootstrap import NextValue as NextValue
 from dpolicy.blocks._bootstrap import Policy as Policy
 from dpolicy.blocks._bootstrap import next_value as next_value

@@ -22,6 +22,11 @@ NextValue: TypeAlias = Callable[[Transition, Key], Scalar | Points]
 _BOUND = 3.0
 
 
+def less(value: Any, cost: Any) -> Any:
+    """A value, or the law of one, less a number."""
+    return value.moved(-cost) if isinstance(value, (Points, GaussianValue)) else value - cost
+
+
 def next_value(
     policy: Policy,
     actor: Model,
@@ -60,8 +65,7 @@ def next_value(
         value = outcome(example.next_obs, action)
         if temperature is None:
             return value
-        bonus = temperature * log_prob
-        return value.moved(-bonus) if isinstance(value, (Points, GaussianValue)) else value - bonus
+        return less(value, temperature * log_prob)
 
     def several(example: Transition, key: Key) -> Any:
         values = jax.vmap(one, in_axes=(None, 0))(example, jax.random.split(key, actions))

@@ -1,24 +1,23 @@
 """Networks with batch renormalisation as stages: statistics that a loss reports, and CrossQ's joint pass."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from dpolicy import _checks
 from dpolicy._settings import Finite, Fraction, NonNegative, at_least
-from dpolicy._types import Action, Critic, Key, Loss, Metrics, Model, Number, Observation, Scalar, Transition
-from dpolicy.blocks._atoms import Atoms
-from dpolicy.blocks._bootstrap import Policy, temporal_difference
-from dpolicy.blocks._critic_function import critic_function
+from dpolicy._types import Key, Loss, Metrics, Model, Number, Scalar, Transition
+from dpolicy.blocks._bootstrap import Policy, less, temporal_difference
+from dpolicy.blocks._critic_function import critic_function, outcome_of
 from dpolicy.blocks._critics import KIND_SETTINGS, Critics, q_critics
 from dpolicy.learning import Seen, Stage, trained
+from dpolicy.losses import categorical_error
 from dpolicy.losses.categorical import check_support
-from dpolicy.networks import CategoricalQ, Ensemble, QNetwork, renormalised
+from dpolicy.networks import AtomicQ, CategoricalQ, Ensemble, QNetwork, renormalised
 from dpolicy.recipe import composed, tunable
 
 _CARRIED = "carried_"
@@ -81,26 +80,12 @@ class JointCritics(NamedTuple):
     Attributes:
         critics: Networks, optimiser and discount; called by their running statistics.
         rate: Share of a batch that enters these.
-        atoms: Those that the critics have laws over; None for critics that are values.
-        backup: Of critics with laws, what is bootstrapped: the mean of all laws, or "min", that of the lowest mean.
+        how: What targets are made of: the min of their values, or the mean of their laws; see `critic_function`.
     """
 
     critics: Critics
     rate: Number
-    atoms: Atoms | None = None
-    backup: Literal["mean", "min"] = "mean"
-
-    def value(self, critic: Model, how: str = "min") -> Critic:
-        """q(obs, action) of the ensemble, by its running statistics: the minimum or mean of its values."""
-        if self.atoms is None:
-            return critic_function(critic, how)
-        atoms = self.atoms
-
-        def values(obs: Observation, action: Action) -> Float[Array, " n"]:
-            found = critic(obs, action)
-            return found if found.ndim == 1 else atoms.mean(found)  # an audit's critic has values
-
-        return critic_function(values, how)
+    how: str = "min"
 
     def loss(
         self,
@@ -112,8 +97,6 @@ class JointCritics(NamedTuple):
     ) -> Loss:
         """The error of each transition, both of whose values come of one pass over [(s, a), (s', a')].
 
-        Of values, the squared distances from the lower one at s'; of laws, cross-entropies with what `backup` says.
-
         Args:
             policy: Draws a' ~ pi(s'), with its log-density.
             actor: Its parameters.
@@ -122,39 +105,28 @@ class JointCritics(NamedTuple):
             target: Critics whose values at s' are bootstrapped, of a pass of their own over both, so normalised by
                 their own statistics of the batch; None for those of the pass that learns.
         """
-        q, discount, reduction = self.value(critic), self.critics.discount, self.critics.reduction
-
-        def error(
-            values: Float[Array, "n out"],
-            bootstrapped: Float[Array, "n out"],
-            cost: Scalar,
-            example: Transition,
-            key: Key,
-        ) -> tuple[Scalar, Metrics]:
-            if self.atoms is not None:
-                laws = jax.nn.log_softmax(bootstrapped)
-                if self.backup == "min":
-                    laws = laws[jnp.argmin(self.atoms.mean(laws))][None]
-                gamma = discount if example.discount is None else example.discount
-                goal = self.atoms.target(laws, example, cost, gamma)
-                return self.atoms.loss(jax.nn.log_softmax(values), goal, reduction)
-            # `bellman` cuts the gradient of the target.
-            following = jnp.min(bootstrapped[:, 0]) - cost
-            difference = temporal_difference(lambda *_: following, discount, reduction=reduction)
-            return difference(lambda *_: values[:, 0], example, key)
+        q, critics = critic_function(critic), self.critics
 
         def one(model: Model, example: Transition, key: Key) -> tuple[Scalar, Metrics]:
             action, log_prob = policy(actor, q, example.next_obs, key)
             both = jnp.stack([example.obs, example.next_obs]), jnp.stack([example.action, action])
 
-            def outputs(member: Model) -> tuple[Array, tuple[Array, ...]]:
+            def outputs(member: Model) -> tuple[Any, tuple[Array, ...]]:
                 out, _, statistics = member.mlp.over(*both)
-                return out, statistics
+                return jax.vmap(member.read)(out), statistics
 
             pairs, statistics = eqx.filter_vmap(outputs)(model.members)
             slow = pairs if target is None else eqx.filter_vmap(outputs)(target.members)[0]
-            cost = jnp.zeros(()) if temperature is None else temperature * log_prob
-            value, metrics = error(pairs[:, 0], slow[:, 1], cost, example, key)
+            here = jax.tree.map(lambda leaf: leaf[:, 0], pairs)
+            there = jax.tree.map(lambda leaf: leaf[:, 1], slow)
+            following = outcome_of(critic_function(lambda *_: there, self.how))(example.next_obs, action)
+            if temperature is not None:
+                following = less(following, temperature * log_prob)
+            # `bellman` cuts the gradient of the target.
+            difference = temporal_difference(
+                lambda *_: following, critics.discount, reduction=critics.reduction, error=critics.error
+            )
+            value, metrics = difference(lambda *_: here, example, key)
             return value, {**metrics, **carried(statistics)}
 
         return one
@@ -257,5 +229,9 @@ def joint_categorical_critics(
         ValueError: For a highest atom that is not above the lowest.
     """
     check_support(value_low, value_high, atoms, "value_{}")
-    made = make_critics(network=partial(CategoricalQ, atoms=atoms), b1=b1)
-    return made._replace(atoms=Atoms(value_low, value_high, atoms, entropy_weight))
+    network = lambda *sizes, **given: AtomicQ(
+        CategoricalQ(*sizes, atoms=atoms, **given), value_low, value_high
+    )
+    made = make_critics(network=network, b1=b1)
+    critics = made.critics._replace(error=categorical_error(entropy_weight=entropy_weight))
+    return made._replace(critics=critics, how="mean")

@@ -197,7 +197,7 @@ def on_backbone(make: Callable[..., Any], backbone: str | Callable[..., Any]) ->
         own = {name: given[name] for name in ("activation", "final_scale") if name in given}
         # Its own layers are thrown away, and so is their key: as small as can be, for their sizes alone.
         module = make(*sizes, hidden=(), key=jax.random.key(0), **given)
-        where = lambda m: m.mlp if hasattr(m, "mlp") else m.q.mlp
+        where = lambda m: m.mlp
         out_size = where(module).layers[-1].bias.size
         network = build(where(module).in_sizes, out_size, hidden=hidden, key=key, **own)
         return eqx.tree_at(where, module, network)

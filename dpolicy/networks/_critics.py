@@ -1,5 +1,7 @@
 """Critics: q(obs, action) and v(obs), scalars or laws of the return; several of them are an `ensemble`."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -46,9 +48,13 @@ class QNetwork(eqx.Module):
             key=key,
         )
 
+    def read(self, out: Float[Array, " 1"]) -> Scalar:
+        """What these outputs of its MLP say."""
+        return out[0]
+
     def __call__(self, obs: Observation, action: Action) -> Scalar:
         check_parts(self.mlp, obs=obs, action=action)
-        return self.mlp(obs, action)[0]
+        return self.read(self.mlp(obs, action))
 
 
 class ValueNetwork(eqx.Module):
@@ -119,9 +125,13 @@ class CategoricalQ(eqx.Module):
             key=key,
         )
 
+    def read(self, out: Float[Array, " n"]) -> Float[Array, " n"]:
+        """What these outputs of its MLP say."""
+        return jax.nn.log_softmax(out)
+
     def __call__(self, obs: Observation, action: Action) -> Float[Array, " n"]:
         check_parts(self.mlp, obs=obs, action=action)
-        return jax.nn.log_softmax(self.mlp(obs, action))
+        return self.read(self.mlp(obs, action))
 
 
 class AtomicQ(eqx.Module):
@@ -146,10 +156,19 @@ class AtomicQ(eqx.Module):
         self.q = q
         self.low, self.high = Fixed(jnp.asarray(low, float)), Fixed(jnp.asarray(high, float))
 
-    def __call__(self, obs: Observation, action: Action) -> CategoricalValue:
-        law = self.q(obs, action)
+    @property
+    def mlp(self) -> Any:
+        """Of the critic that it holds."""
+        return self.q.mlp
+
+    def read(self, out: Float[Array, " n"]) -> CategoricalValue:
+        """What these outputs of its MLP say."""
         low, high = self.low(), self.high()
-        return CategoricalValue(law, low + (high - low) * jnp.linspace(0.0, 1.0, law.shape[0]))
+        return CategoricalValue(self.q.read(out), low + (high - low) * jnp.linspace(0.0, 1.0, out.shape[0]))
+
+    def __call__(self, obs: Observation, action: Action) -> CategoricalValue:
+        check_parts(self.mlp, obs=obs, action=action)
+        return self.read(self.mlp(obs, action))
 
 
 class QuantileQ(eqx.Module):
@@ -182,9 +201,13 @@ class QuantileQ(eqx.Module):
             key=key,
         )
 
+    def read(self, out: Float[Array, " n"]) -> QuantileValue:
+        """What these outputs of its MLP say."""
+        return QuantileValue(out)
+
     def __call__(self, obs: Observation, action: Action) -> QuantileValue:
         check_parts(self.mlp, obs=obs, action=action)
-        return QuantileValue(self.mlp(obs, action))
+        return self.read(self.mlp(obs, action))
 
 
 class GaussianQ(eqx.Module):
@@ -220,7 +243,11 @@ class GaussianQ(eqx.Module):
             key=key,
         )
 
+    def read(self, out: Float[Array, " 2"]) -> GaussianValue:
+        """What these outputs of its MLP say."""
+        mean, raw = out
+        return GaussianValue(mean, jax.nn.softplus(raw))
+
     def __call__(self, obs: Observation, action: Action) -> GaussianValue:
         check_parts(self.mlp, obs=obs, action=action)
-        mean, raw = self.mlp(obs, action)
-        return GaussianValue(mean, jax.nn.softplus(raw))
+        return self.read(self.mlp(obs, action))
