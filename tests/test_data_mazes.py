@@ -7,7 +7,8 @@ import pytest
 
 from dpolicy.data import check_order, load_npz, maze_data, relabelled, save_npz
 from dpolicy.data.mazes import KINDS, aims
-from dpolicy.envs import Maze, mazes
+from dpolicy.data.reading import load_set
+from dpolicy.envs import Maze, MultiGoal, mazes
 
 ENV = Maze()
 
@@ -180,3 +181,17 @@ def test_bad_arguments(unchecked_types, call, message):
 def test_observations_of_another_size_are_refused(sets):
     with pytest.raises(ValueError, match=r"data must have observations of size 4 \(maze/four\), got 2"):
         relabelled(sets["play"], Maze(inertia=0.5))
+
+
+def test_a_name_means_a_set_of_the_maze_at_hand(sets):
+    """By the same settings: of a maze that pays for success, so do its data."""
+    env = Maze(reward="success", time_limit=60)
+    found = load_set("maze/play", env, size=300, temperature=1.0).transitions()
+    expected = relabelled(maze_data("play", env, steps=300), env)
+    np.testing.assert_array_equal(found.obs, expected.obs)
+    np.testing.assert_array_equal(found.reward, found.terminated.astype(float))
+    np.testing.assert_array_equal(found.truncated, expected.truncated)
+    with pytest.raises(
+        ValueError, match="data must be of the environment: multigoal/multigoal is no maze, got 'maze/play'"
+    ):
+        load_set("maze/play", MultiGoal(), size=300, temperature=1.0)

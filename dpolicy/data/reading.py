@@ -8,12 +8,15 @@ from dpolicy._files import as_path
 from dpolicy._types import Number, Transition
 from dpolicy.data.d4rl import Timeouts, read_d4rl
 from dpolicy.data.hdf5 import opened
+from dpolicy.data.mazes import KINDS, maze_data
 from dpolicy.data.minari import read_minari
 from dpolicy.data.ogbench import read_ogbench
 from dpolicy.data.places import located
 from dpolicy.data.sets import DataSet, as_data_set
 from dpolicy.data.sources import exact_samples, load_npz, npz_arrays
-from dpolicy.envs import Bandit, Environment
+from dpolicy.envs import Bandit, Environment, Maze, unwrapped
+
+_MADE = {f"maze/{kind}": kind for kind in KINDS}  # by name, for the maze that they are learned in
 
 
 def stored_form(path: str | Path) -> str:
@@ -82,22 +85,32 @@ def read(
     return as_data_set(load_npz(place.path), place.name, "dpolicy")
 
 
+def is_made(data: str) -> bool:
+    """Whether a name means a set that is made for the environment at hand, and read from no file."""
+    return data == "exact" or data in _MADE
+
+
 def load_set(data: str, env: Environment, *, size: int, temperature: Number, **settings: Any) -> DataSet:
-    """The set that `data` means: "exact" samples of a bandit, or as `read`.
+    """The set that `data` means: "exact" samples of a bandit, "maze/KIND" made in the maze at hand, or as `read`.
 
     Args:
-        data: "exact", or a path or name.
+        data: "exact", "maze/navigate" and the other kinds of `maze_data`, or a path or name.
         env: Where a policy will be evaluated; its time limit is that of D4RL's files without time-outs.
-        size: Exact samples to draw.
+        size: Exact samples to draw, or rows to make.
         temperature: Their temperature.
         **settings: `timeouts`, `keys` and `task` of `read`.
 
     Raises:
-        ValueError: For "exact" in an environment that is no bandit, and as `read`.
+        ValueError: For "exact" in an environment that is no bandit, "maze/KIND" in one that is no maze, and as `read`.
     """
     if not isinstance(data, str):
         raise ValueError(f"data must be a path, the name of a set or 'exact', got {data!r}.")
     _checks.instance("env", env, Environment, "an Environment")
+    if data in _MADE:
+        maze = unwrapped(env)
+        if not isinstance(maze, Maze):
+            raise ValueError(f"data must be of the environment: {env.spec.name} is no maze, got {data!r}.")
+        return as_data_set(maze_data(_MADE[data], maze, steps=size), data, maze.spec.name)
     if data != "exact":
         return read(data, time_limit=env.spec.time_limit, **settings)
     if not isinstance(env, Bandit):

@@ -54,9 +54,10 @@ def offline(
         algorithm: An offline algorithm.
         env: Where the policy is evaluated; its sizes must be the data's.
         dataset: Transitions with one leading axis, or a `DataSet`; given, what says where data come from is unused.
-        data: "exact" for samples of exp(Q / temperature) / Z in a bandit; else the path of a file (.npz, .hdf5), of a
-            folder of Minari, or the name of a set that is on disk.
-        data_size: Exact samples to draw.
+        data: "exact" for samples of exp(Q / temperature) / Z in a bandit; in a maze "maze/navigate" and the other kinds
+            of `dpolicy.data.maze_data`, made for that maze; else the path of a file (.npz, .hdf5), of a folder of
+            Minari, or the name of a set that is on disk.
+        data_size: Exact samples to draw, or rows of a maze to make.
         data_temperature: Their temperature.
         data_rewards: What becomes of the rewards before training: see `dpolicy.data.treated`.
         data_action_clip: Actions are clipped to plus and minus this; None for not at all.

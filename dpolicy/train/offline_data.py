@@ -11,7 +11,7 @@ from dpolicy import _checks
 from dpolicy._types import Transition
 from dpolicy.algorithm import Horizon
 from dpolicy.data import DataSet, check_order, located
-from dpolicy.data.reading import load_set
+from dpolicy.data.reading import is_made, load_set
 from dpolicy.data.scores import check_reference
 from dpolicy.data.sources import checked, columns
 from dpolicy.envs import Environment
@@ -97,7 +97,7 @@ def given_data(
 
 
 def _read(env: Environment, data: str, size: int, temperature: Any, settings: dict[str, Any]) -> DataSet:
-    if data == "exact":
+    if isinstance(data, str) and is_made(data):
         check_room("data_size", size, 8 * (env.spec.obs_size + env.spec.action_size + 1))
     elif isinstance(data, str):
         _check_fits(located(data).path.stat().st_size, f"the file of {data}")

@@ -8,6 +8,7 @@ from typing import Any
 
 from dpolicy import _places
 from dpolicy.data import located
+from dpolicy.data.reading import is_made
 from dpolicy.train.offline_data import digested
 from dpolicy.train.pretrained import described
 
@@ -28,7 +29,7 @@ def pinned(config: Mapping[str, Any]) -> dict[str, Any]:
     data, start = config["program"].get("data", "exact"), config["hyperparameters"].get("pretrained")
     if isinstance(start, (str, os.PathLike)):
         config = {**config, "hyperparameters": {**config["hyperparameters"], "pretrained": described(start)}}
-    if not isinstance(data, str) or data == "exact":
+    if not isinstance(data, str) or is_made(data):
         return dict(config)
     place = located(data)
     path = place.path.absolute()
