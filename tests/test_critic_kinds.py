@@ -122,6 +122,19 @@ def test_critics_on_the_unit_sphere():
     assert not np.array_equal(*(state.critic.members.mlp.layers[0].weights[0] for state in (start, after)))
 
 
+def traced(method):
+    """State and metrics after an update, as shapes; those of the state stay."""
+
+    def one(key):
+        start = method.init(key, SPEC)
+        return start, *updated(method, start, experience(method, start, key), key)
+
+    before, after, metrics = jax.eval_shape(one, KEY)
+    shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+    assert shapes(before) == shapes(after), method.name
+    return after, metrics
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_family_takes_critics_of_each_kind(kind):
     """Traced, not run: a method of every kind of guidance, whose update keeps shapes and reports of the critics."""
@@ -129,17 +142,25 @@ def test_every_family_takes_critics_of_each_kind(kind):
     for name in ("td3", "qsm", "sdac", "dpmd", "dipo"):
         settings = {**TINY[name], "critic_hidden": (8, 8), "critic": kind, "critic_network": backbone}
         method = ALGORITHMS[name].recipe(**settings)
-
-        def one(key, method=method):
-            start = method.init(key, SPEC)
-            return start, *updated(method, start, experience(method, start, key), key)
-
-        before, after, metrics = jax.eval_shape(one, KEY)
-        shapes = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
-        assert shapes(before) == shapes(after), name
+        after, metrics = traced(method)
         assert {"critic/value", "critic/target"} <= set(metrics), name
         assert ("critic/outside" in metrics) == (kind in ("c51", "hl_gauss")), name
         assert ("critic/deviation" in metrics) == ("deviations" in after) == (kind == "gaussian"), name
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("dsac_t", {"critic": "scalar"}),
+        ("dacer", {"critic": "c51"}),
+        ("bro", {"critic": "gaussian", "reset_updates": (1,)}),  # an optimist, and a start anew
+        ("fast_td3", {"critic": "gaussian", "critic_low": None, "critic_high": None, "actor_value": "mean"}),
+    ],
+)
+def test_methods_of_one_kind_take_another(name, settings):
+    given = {key: value for key, value in TINY[name].items() if key != "critic_atoms"}
+    after, metrics = traced(ALGORITHMS[name].recipe(**{**given, **settings}))
+    assert ("deviations" in after) == ("critic/deviation" in metrics) == (settings["critic"] == "gaussian")
 
 
 def test_the_decay_of_critics_is_their_own():
