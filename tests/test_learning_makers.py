@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dpolicy._types import Transition
-from dpolicy.blocks import q_critics, tuned_noise, within
+from dpolicy.blocks import held_within, q_critics, tuned_noise
 from dpolicy.envs import MultiGoal
 from dpolicy.learning import (
     Parts,
@@ -109,7 +109,7 @@ def test_a_dual_temperature_finds_its_divergence(getkey):
 def test_a_tuned_number_stays_within_its_bounds(slack, bounds, end):
     """It is held at the end that it is pulled across, in the state too, and comes back at once."""
     free = tuned(1.0, lambda s: s.metrics["gap"], adam(0.1))
-    held = within(free, **bounds)
+    held = held_within(free, **bounds)
     parts = [stage.start(KEY, SPEC, Parts()) for stage in (free, held)]
     for i in range(1, 4):
         at = seen(i, metrics={"gap": slack})
@@ -217,9 +217,12 @@ def test_bad_arguments():
         (lambda: every(average("actor", 1), 0), "updates must be an integer of at least 1, got 0"),
         (lambda: average("actor", 2.0), "rate must be a finite number"),
         (lambda: tuned(0.0, lambda s: 0.0), "start must be a finite number"),
-        (lambda: within(tuned(1.0, lambda s: 0.0), 2.0, 1.0), "low must not exceed high, got 2.0 and 1.0"),
-        (lambda: within(tuned(1.0, lambda s: 0.0), low=-1.0), "low must be a finite number"),
-        (lambda: within(1.0), "stage must be a Stage"),
+        (
+            lambda: held_within(tuned(1.0, lambda s: 0.0), 2.0, 1.0),
+            "low must not exceed high, got 2.0 and 1.0",
+        ),
+        (lambda: held_within(tuned(1.0, lambda s: 0.0), low=-1.0), "low must be a finite number"),
+        (lambda: held_within(1.0), "stage must be a Stage"),
         (lambda: tuned(1.0, lambda: 0.0), r"slack must be a function seen -> scalar, got one of \(\)"),
         (lambda: tuned(1.0, lambda s: 0.0, multiplier="exp"), "multiplier must be one of log, value"),
         (lambda: build(interval=0), "updates must be an integer of at least 1"),

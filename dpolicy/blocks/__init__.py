@@ -44,8 +44,8 @@ from dpolicy.blocks._diffusion_critics import DiffusionCritics as DiffusionCriti
 from dpolicy.blocks._diffusion_critics import diffusion_critics as diffusion_critics
 from dpolicy.blocks._entropic_noise import ENTROPIES as ENTROPIES
 from dpolicy.blocks._entropic_noise import entropic_noise as entropic_noise
+from dpolicy.blocks._entropic_noise import held_within as held_within
 from dpolicy.blocks._entropic_noise import tuned_by_samples as tuned_by_samples
-from dpolicy.blocks._entropic_noise import within as within
 from dpolicy.blocks._field_policy import SAMPLERS as SAMPLERS
 from dpolicy.blocks._field_policy import SCHEDULES as SCHEDULES
 from dpolicy.blocks._field_policy import FieldPolicy as FieldPolicy

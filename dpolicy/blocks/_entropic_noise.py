@@ -58,7 +58,7 @@ def tuned_by_samples(
     return Stage(dual(lambda s: jnp.zeros(())).start, step)
 
 
-def within(stage: Stage, low: Number | None = None, high: Number | None = None) -> Stage:
+def held_within(stage: Stage, low: Number | None = None, high: Number | None = None) -> Stage:
     """The stage of a tuned number, which is held where a step goes beyond a bound.
 
     Args:
@@ -168,6 +168,6 @@ def entropic_noise(
         lambda s: -target_entropy_scale * s.batch.action.shape[-1],
         noise_learning_rate,
     )
-    noise = within(noise, least_noise, most_noise)
+    noise = held_within(noise, least_noise, most_noise)
     behaviour = Behaviour(behave, "actor", actor_interval, {"noise": every(noise, entropy_interval)})
     return behaviour
