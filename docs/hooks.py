@@ -41,7 +41,10 @@ PACKAGES = {
     "samplers": ("Samplers", "ode sde ancestral best_of langevin coupled likelihood"),
     "envs": ("Environments", "registry protocol vector wrappers check multigoal energies bandits probes"),
     "train": ("Training", "loop policy runs evaluate on_policy off_policy offline program"),
-    "data": ("Data sets", "reading sets sources places rewards scores d4rl ogbench minari recording saving"),
+    "data": (
+        "Data sets",
+        "reading sets sources places rewards scores d4rl ogbench minari cep made recording saving",
+    ),
     "audit": ("Audit of losses", "alignment experience"),
 }
 # Files outside docs/ that become pages and pictures under the same path (README.md: the front page).

@@ -23,6 +23,7 @@ usage: dpolicy COMMAND ...
   train --resume DIR                  go on with a run that was stopped
   evaluate DIR                        returns of a trained policy
   record DIR --out FILE.npz           its episodes as a data set
+  data info PATH, data make NAME      what a data set holds; sets made here
   plot DIR [DIR ...]                  learning curves with intervals over seeds
   algorithms [WORD ...]               the algorithms and what each is
   taxonomy [WORD ...]                 which blocks each algorithm is made of
@@ -44,6 +45,8 @@ def _command(name: str, args: list[str]) -> int:
         from dpolicy.cli.runs import evaluate as run
     elif name == "record":
         from dpolicy.cli.record import record as run
+    elif name == "data":
+        from dpolicy.cli.data import data as run
     elif name == "plot":
         from dpolicy.cli.runs import plot as run
     elif name == "algorithms":
@@ -61,6 +64,7 @@ def _command(name: str, args: list[str]) -> int:
             "train",
             "evaluate",
             "record",
+            "data",
             "plot",
             "algorithms",
             "taxonomy",

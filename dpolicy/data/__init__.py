@@ -1,8 +1,19 @@
 """Data sets for offline learning, as `Transition`s with one leading axis."""
 
+from dpolicy.data.cep import CEP_SCALE as CEP_SCALE
+from dpolicy.data.cep import CEP_TOYS as CEP_TOYS
+from dpolicy.data.cep import CepSamples as CepSamples
+from dpolicy.data.cep import cep_energy as cep_energy
+from dpolicy.data.cep import cep_log_density as cep_log_density
+from dpolicy.data.cep import cep_samples as cep_samples
+from dpolicy.data.cep import cep_set as cep_set
+from dpolicy.data.cep import cep_weights as cep_weights
 from dpolicy.data.d4rl import TIMEOUTS as TIMEOUTS
 from dpolicy.data.d4rl import read_d4rl as read_d4rl
 from dpolicy.data.d4rl import without_distant_goals as without_distant_goals
+from dpolicy.data.made import MADE as MADE
+from dpolicy.data.made import findings as findings
+from dpolicy.data.made import make_set as make_set
 from dpolicy.data.mazes import maze_data as maze_data
 from dpolicy.data.mazes import relabelled as relabelled
 from dpolicy.data.minari import read_minari as read_minari
