@@ -222,7 +222,6 @@ def test_bad_arguments():
             "low must not exceed high, got 2.0 and 1.0",
         ),
         (lambda: held_within(tuned(1.0, lambda s: 0.0), low=-1.0), "low must be a finite number"),
-        (lambda: held_within(1.0), "stage must be a Stage"),
         (lambda: tuned(1.0, lambda: 0.0), r"slack must be a function seen -> scalar, got one of \(\)"),
         (lambda: tuned(1.0, lambda s: 0.0, multiplier="exp"), "multiplier must be one of log, value"),
         (lambda: build(interval=0), "updates must be an integer of at least 1"),
