@@ -60,8 +60,10 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=6_000, help="of each seed, batches of 256")
     arguments = parser.parse_args()
     env = Maze(arguments.layout)
+    asked = "" if arguments.layout == "four" else f" --layout {arguments.layout}"
+    asked += f" --only {' '.join(arguments.only)}" if arguments.only else ""
     lines = [
-        f"Command: `python benchmarks/mazes.py`, {env.spec.name}, {ROWS:,} rows, {arguments.seeds} seeds, "
+        f"Command: `python benchmarks/mazes.py{asked}`, {env.spec.name}, {ROWS:,} rows, {arguments.seeds} seeds, "
         f"{arguments.updates:,} updates; 400 episodes of each seed from the start, at most {env.spec.time_limit} "
         "steps; mean and 95 % bootstrap interval over seeds. Routes: by which they arrive, % of all episodes.",
         "",
@@ -85,9 +87,9 @@ def main() -> None:
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         name, note = env.spec.name, "a colour for the gate that is entered first"
-        maze_figure(env, recorded, arguments.out / "data.png", title=f"{name}: data sets, {note}")
+        maze_figure(env, recorded, arguments.out / "data.png", title=f"{name}: data sets,\n{note}")
         maze_figure(
-            env, walked, arguments.out / "clones.png", title=f"{name}: cloned by bc, first seed, {note}"
+            env, walked, arguments.out / "clones.png", title=f"{name}: cloned by bc, first seed,\n{note}"
         )
         text = "\n".join([*lines, "", "![Data sets](data.png)", "", "![Clones](clones.png)"]) + "\n"
         (arguments.out / "maze.md").write_text(text, encoding="utf-8")
