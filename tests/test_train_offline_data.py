@@ -5,6 +5,7 @@ import json
 import shutil
 
 import h5py
+import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
@@ -14,8 +15,9 @@ from dpolicy.algorithms import bc
 from dpolicy.cli import main
 from dpolicy.data import DataSet, exact_samples, normalised_score
 from dpolicy.envs import make
-from dpolicy.learning import algorithm, labelled
+from dpolicy.learning import algorithm, labelled, reported
 from dpolicy.train import offline
+from dpolicy.train.epochs import batch_of, epoch_orders
 from dpolicy.train.offline_data import given_data
 from dpolicy.train.pinning import pinned
 
@@ -33,7 +35,8 @@ SETTINGS = {
 
 RUN = (
     "train bc --env bandit/double_well --data hopper-medium-v2 --data-rewards iql_locomotion --data-action-clip 0.999 "
-    "--hidden 4 --sampler-steps 2 --batch-size 4 --updates-per-evaluation 2 --evaluation-episodes 2 --steps 2"
+    "--data-sampling epochs --hidden 4 --sampler-steps 2 --batch-size 4 --updates-per-evaluation 2 "
+    "--evaluation-episodes 2 --steps 2"
 )
 
 
@@ -154,3 +157,39 @@ def test_the_task_of_a_name_is_pinned(tmp_path, monkeypatch):
     before = digest()
     (folder / "part.arrow").write_bytes(b"other")
     assert digest() != before
+
+
+def test_epochs_take_each_row_once_whatever_the_chunks():
+    """Seven rows in batches of two: three batches of different rows, another order and another rest in each epoch."""
+    key, rows, batch = jax.random.key(3), 7, 2
+
+    def taken(first, updates):
+        orders = epoch_orders(key, jnp.asarray(first), updates, rows, batch)
+        return np.stack(
+            [batch_of(orders, jnp.asarray(first), jnp.asarray(first + i)) for i in range(updates)]
+        )
+
+    whole = taken(0, 9)
+    epochs = whole.reshape(3, 6)
+    assert (
+        all(len(set(epoch)) == 6 for epoch in epochs.tolist()) and len(set(map(tuple, epochs.tolist()))) == 3
+    )
+    np.testing.assert_array_equal(np.concatenate([taken(0, 4), taken(4, 1), taken(5, 4)]), whole)
+
+
+def test_a_program_of_epochs_sees_them():
+    """Its metric is the mean of the observations seen: over one epoch that of the data, from any state on."""
+    obs = np.arange(6.0)[:, None]
+    data = DataSet(obs, np.zeros((6, 1)), np.zeros(6), obs)
+    seen = reported(lambda s: {"seen": jnp.mean(s.batch.obs)})
+    idle = lambda s: lambda obs, key: jnp.zeros(1)
+    learner = algorithm("seen", "offline", explore=idle, evaluate=idle, seen=seen)
+    small = {"batch_size": 2, "updates_per_evaluation": 3, "evaluation_episodes": 1}
+    program = offline(learner, ENV, dataset=data, data_sampling="epochs", **small)
+    state = jax.jit(jax.vmap(program.init))(jax.random.split(jax.random.key(0), 2))
+    step = jax.jit(jax.vmap(program.step))
+    for _ in range(2):
+        state, metrics = step(state)
+        np.testing.assert_allclose(metrics["seen"], [2.5, 2.5], rtol=1e-6)
+    with pytest.raises(ValueError, match="batch_size must be at most the 6 rows of an epoch, got 7"):
+        offline(learner, ENV, dataset=data, data_sampling="epochs", **small | {"batch_size": 7})

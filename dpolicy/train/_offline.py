@@ -14,6 +14,7 @@ from dpolicy.data.d4rl import Timeouts
 from dpolicy.data.rewards import RewardTreatment
 from dpolicy.data.sets import Extra
 from dpolicy.envs import Environment, Spec
+from dpolicy.train.epochs import Sampling, batch_of, epoch_orders
 from dpolicy.train.evaluate import evaluation, summarised
 from dpolicy.train.normalise import Normaliser
 from dpolicy.train.offline_data import given_data
@@ -37,12 +38,13 @@ def offline(
     data_reference: tuple[float, float] | None = None,
     data_extras: tuple[Extra, ...] = (),
     data_discount: float = 0.99,
+    data_sampling: Sampling = "uniform",
     batch_size: int = 256,
     updates_per_evaluation: int = 1_000,
     evaluation_episodes: int = 10,
     normalise_observations: bool = False,
 ) -> Program:
-    """Gradient steps on uniform batches of a data set, with evaluations in `env`.
+    """Gradient steps on batches of a data set, with evaluations in `env`.
 
     An algorithm that learns from several steps at a time (`Algorithm.horizon`) is given windows of the data, whose rows
     must then be in order of time; where they are seen not to be, they are refused (`dpolicy.data.check_order`).
@@ -67,6 +69,7 @@ def offline(
         data_reference: Two returns (R_min, R_max) that scores are normalised by, in the place of the set's own.
         data_extras: What goes into the extras of the transitions: next_action, mc_return, trajectory.
         data_discount: Of the Monte-Carlo returns in them.
+        data_sampling: uniform draws rows with replacement; epochs takes each once in an order that is drawn anew.
         batch_size: Transitions per update.
         updates_per_evaluation: Updates between two evaluations.
         evaluation_episodes: Episodes per evaluation.
@@ -81,8 +84,6 @@ def offline(
     spec = spec_of(env, normalise_observations)
     _checks.integer("batch_size", batch_size)
     _checks.integer("updates_per_evaluation", updates_per_evaluation)
-    _checks.integer("data_size", data_size)
-    _checks.positive("data_temperature", data_temperature)
     given, reference = given_data(
         env,
         dataset,
@@ -115,6 +116,7 @@ def offline(
         evaluate,
         normaliser if normalise_observations else None,
         reference,
+        data_sampling,
     )
 
 
@@ -127,32 +129,44 @@ def _program(
     evaluate: Any,
     normaliser: Normaliser | None,
     reference: tuple[float, float] | None,
+    sampling: Sampling,
 ) -> Program:
     """The program of rows that are as the policy sees them."""
+    _checks.one_of("data_sampling", sampling, ("uniform", "epochs"))
+    if sampling == "epochs" and batch_size > (rows := given.reward.shape[0]):
+        raise ValueError(f"batch_size must be at most the {rows:,} rows of an epoch, got {batch_size}.")
 
     def init(key: Key) -> TrainState:
         algorithm_key, key = jax.random.split(_checks.one_key(key))
+        # Of all epochs of the run; their orders are not kept.
+        order_key = jax.random.fold_in(algorithm_key, 1) if sampling == "epochs" else None
         return TrainState(
             algorithm=algorithm.init(algorithm_key, spec),
             normaliser=normaliser,
-            experience=None,  # the data set is a constant of the program, not a part of every checkpoint
+            experience=order_key,  # the data set is a constant of the program, not a part of every checkpoint
             key=key,
             steps=jnp.zeros((), jnp.int32),
             alive=jnp.asarray(True),
             failed_at=jnp.asarray(-1, jnp.int32),
         )
 
-    def iteration(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+    def iteration(state: TrainState, shuffled: Any) -> tuple[TrainState, Metrics]:
         key, sample_key, update_key = jax.random.split(state.key, 3)
-        index = jax.random.randint(sample_key, (batch_size,), 0, given.reward.shape[0])
-        batch = data_steps(given, index, algorithm.horizon)
+        if shuffled is None:
+            shuffled = jax.random.randint(sample_key, (batch_size,), 0, given.reward.shape[0])
+        batch = data_steps(given, shuffled, algorithm.horizon)
         updated, metrics = algorithm.update(state.algorithm, batch, update_key)
         kept, alive, failed_at = guard(state.algorithm, updated, metrics, state, state.steps + 1)
-        state = TrainState(kept, state.normaliser, None, key, state.steps + 1, alive, failed_at)
+        state = TrainState(kept, state.normaliser, state.experience, key, state.steps + 1, alive, failed_at)
         return state, metrics
 
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
-        ended, metrics = summarised(iteration, state, length=updates)
+        rows = None
+        if sampling == "epochs":
+            orders = epoch_orders(state.experience, state.steps, updates, given.reward.shape[0], batch_size)
+            numbers = state.steps + jnp.arange(updates)
+            rows = jax.vmap(lambda update: batch_of(orders, state.steps, update))(numbers)
+        ended, metrics = summarised(iteration, state, rows, length=updates)
         ended, metrics = evaluate(settled(state, ended), metrics)
         if reference is not None:
             # Of the mean return: it is affine.

@@ -67,6 +67,8 @@ def given_data(
             where the algorithm learns from windows, and for sizes that differ from the environment's.
     """
     name = "data" if dataset is None else "dataset"
+    _checks.integer("data_size", size)
+    _checks.positive("data_temperature", temperature)
     if action_clip is not None:
         _checks.in_range("data_action_clip", action_clip, 0.0, 1.0, open_low=True)
     _checks.fraction("data_discount", discount)
