@@ -48,7 +48,7 @@ def rows_of(layout: str) -> tuple[str, ...]:
 
     Raises:
         ValueError: For an unknown name; for rows of unequal length or unknown characters, an open border, anything but
-            one start and one goal, or a goal that cannot be reached.
+            one start and one goal, or a goal or another free cell that cannot be reached.
     """
     _checks.instance("layout", layout, str, f"one of {', '.join(LAYOUTS)}, or a text of rows")
     text = LAYOUTS.get(layout, layout)
@@ -72,8 +72,13 @@ def rows_of(layout: str) -> tuple[str, ...]:
         if text.count(gate) > 1:
             raise ValueError(f"layout must have no gate twice, got {text.count(gate)} of {gate!r}.")
     start, goal = (cell_index(rows, marked(rows, mark)) for mark in (START, GOAL))
-    if distances(rows)[start, goal] < 0:
+    moves = distances(rows)[start]
+    if moves[goal] < 0:
         raise ValueError("layout must have a way from the start S to the goal G.")
+    if lost := int((moves < 0).sum()):
+        raise ValueError(
+            f"layout must have a way from the start S to every free cell: {lost} are walled in, which # can fill."
+        )
     return rows
 
 

@@ -189,6 +189,10 @@ def test_success_is_told_where_terminating_is_success():
         ({"layout": "####\n#S.#\n####"}, "layout must have one goal G, got 0"),
         ({"layout": "######\n#SaaG#\n######"}, "layout must have no gate twice, got 2 of 'a'"),
         ({"layout": "#####\n#S#G#\n#####"}, "layout must have a way from the start S to the goal G"),
+        (
+            {"layout": "######\n#SG#.#\n######"},
+            "layout must have a way from the start S to every free cell: 1 ",
+        ),
         ({"layout": 4}, "layout must be one of four, large, or a text of rows, got 4"),
         ({"speed": 0.0}, "speed must be"),
         ({"speed": 1.0}, "speed must be"),

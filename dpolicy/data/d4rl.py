@@ -11,6 +11,7 @@ from dpolicy.data.hdf5 import array, opened
 from dpolicy.data.places import d4rl_name
 from dpolicy.data.scores import reference_scores
 from dpolicy.data.sets import DataSet
+from dpolicy.data.sources import flags
 
 Timeouts: TypeAlias = Literal["drop", "drop_unless_terminal", "terminate", "stored"]
 TIMEOUTS: tuple[Timeouts, ...] = get_args(Timeouts)
@@ -51,7 +52,7 @@ def read_d4rl(
     Args:
         path: The file.
         timeouts: One of these.
-        time_limit: Steps of a trajectory, where the file has no `timeouts` and the name does not tell.
+        time_limit: Steps of a trajectory, where the file has no `timeouts`; None for those that the name tells.
         name: Of the set; by default as the file is called.
 
     Raises:
@@ -74,12 +75,12 @@ def read_d4rl(
         for key, value in found.items()
     }
     _check_lengths(rows, str(path))
-    terminal = rows["terminals"].astype(bool)
+    terminal = flags("terminals", rows["terminals"], str(path))
     remarks: list[str] = []
     if "timeouts" in rows:
-        cut = rows["timeouts"].astype(bool)
+        cut = flags("timeouts", rows["timeouts"], str(path))
     else:
-        limit = time_limit if time_limit is not None else _limit(name)
+        limit = time_limit if time_limit is not None else known_limit(name)
         cut = _counted(terminal, limit, str(path))
         remarks.append(f"no 'timeouts': a trajectory is taken to be cut after {limit:,} steps.")
     both = int((terminal & cut).sum())
@@ -93,6 +94,15 @@ _FLAT = ("rewards", "terminals", "timeouts")
 
 def _check_lengths(rows: dict[str, np.ndarray], where: str) -> None:
     size = len(rows["observations"])
+    for key in ("observations", "actions"):
+        if rows[key].ndim != 2:
+            raise ValueError(f"{key!r} in {where} must be two-dimensional, got shape {rows[key].shape}.")
+    stored = rows.get("next_observations")
+    if stored is not None and stored.shape != rows["observations"].shape:
+        raise ValueError(
+            f"'next_observations' in {where} must have the shape of 'observations', {rows['observations'].shape}, got "
+            f"{stored.shape}."
+        )
     for key, value in rows.items():
         if len(value) != size or (key in _FLAT and value.ndim != 1):
             raise ValueError(
@@ -102,7 +112,8 @@ def _check_lengths(rows: dict[str, np.ndarray], where: str) -> None:
         raise ValueError(f"{where} must hold at least two rows, got {size}.")
 
 
-def _limit(name: str) -> int | None:
+def known_limit(name: str) -> int | None:
+    """The steps after which D4RL cuts the trajectories of a set; None for a name that is none of its own."""
     known = [key for key in _LIMITS if name == key or name.startswith(f"{key}-")]
     return _LIMITS[max(known, key=len)] if known else None
 

@@ -29,20 +29,38 @@ def opened(path: Path) -> Iterator[Any]:
         yield file
 
 
+def member(group: Any, name: str, where: str) -> Any:
+    """An array or a group of a group; a link into another file is not followed.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    h5py = require("h5py", "data", "reading HDF5")
+    found = None
+    if isinstance(group, h5py.Group):
+        if isinstance(group.get(name, getlink=True), (h5py.HardLink, h5py.SoftLink)):
+            found = group.get(name)
+        if found is not None and found.file.filename == group.file.filename:
+            return found
+    held = ", ".join(sorted(group)) or "nothing" if isinstance(group, h5py.Group) else "no group"
+    if isinstance(group, h5py.Group) and name in list(group):
+        held = "a link into another file, or to nothing"
+    raise ValueError(f"{where} must hold {name!r}, got {held}.")
+
+
 def array(group: Any, name: str, where: str) -> np.ndarray:
-    """An array of numbers of a group; a link into another file is not followed.
+    """Rows of numbers of a group; a link into another file is not followed.
 
     Raises:
         ValueError: If there is none of that name, or it holds something else.
     """
     h5py = require("h5py", "data", "reading HDF5")
-    link = group.get(name, getlink=True)
-    if link is None or not isinstance(link, (h5py.HardLink, h5py.SoftLink)):
-        raise ValueError(f"{where} must hold {name!r}, got {', '.join(sorted(group)) or 'nothing'}.")
-    found = group[name]
+    found = member(group, name, where)
     if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "buif":
         held = found.dtype if isinstance(found, h5py.Dataset) else "a group"
         raise ValueError(f"{name!r} in {where} must hold numbers, got {held}.")
+    if not found.shape:
+        raise ValueError(f"{name!r} in {where} must hold rows of numbers, got shape {found.shape}.")
     try:
         return np.asarray(found[()])
     except OSError:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from dpolicy import _checks
-from dpolicy.data.hdf5 import array, opened
+from dpolicy.data.hdf5 import array, member, opened
 from dpolicy.data.places import located
 from dpolicy.data.sets import DataSet
+from dpolicy.data.sources import flags
 from dpolicy.envs.adapt import require
 
 _EPISODE = "episode_"
@@ -55,19 +56,32 @@ def read_minari(path: str | Path, *, keys: Sequence[str] = (), name: str | None 
                 f"{where} must hold one observation more than its {steps:,} rewards, got {len(obs):,} observations and "
                 f"{len(action):,} actions."
             )
-        ended = np.asarray(episode["terminations"], bool) | np.asarray(episode["truncations"], bool)
+        terminated, ended = (flags(key, episode[key], where) for key in ("terminations", "truncations"))
+        for key, value in zip(_ARRAYS, (episode["rewards"], terminated, ended), strict=True):
+            if value.shape != (steps,):
+                raise ValueError(f"{key!r} in {where} must be of shape {(steps,)}, got {value.shape}.")
+        ended = ended | terminated
         ended[-1] = True
-        found = (obs[:-1], action, episode["rewards"], obs[1:], episode["terminations"], ended)
+        found = (obs[:-1], action, episode["rewards"], obs[1:], terminated, ended)
         for key, value in zip(parts, found, strict=True):
             parts[key].append(np.asarray(value))
     if not parts["obs"]:
         raise ValueError(f"{file} must hold an episode, got none.")
+    for key, value in parts.items():
+        if len(widths := {each.shape[1:] for each in value}) > 1:
+            raise ValueError(
+                f"{file} must hold episodes of one kind, got {key} of shapes {sorted(widths)} a row."
+            )
     arrays = {key: np.concatenate(value) for key, value in parts.items()}
-    arrays["action"], remarks = _mapped(arrays["action"], metadata)
+    arrays["action"], remarks = _mapped(arrays["action"], metadata, str(file))
     if keys:
         remarks.append(f"observations are {', '.join(keys)}, side by side.")
     return DataSet(
-        **arrays, name=name, source=f"Minari ({form})", remarks=tuple(remarks), reference=_reference(metadata)
+        **arrays,
+        name=name,
+        source=f"Minari ({form})",
+        remarks=tuple(remarks),
+        reference=_reference(metadata, str(file)),
     )
 
 
@@ -84,18 +98,27 @@ def _metadata(path: Path) -> dict[str, Any]:
     return found
 
 
-def _reference(metadata: Mapping[str, Any]) -> tuple[float, float] | None:
-    low, high = (metadata.get(f"ref_{end}_score") for end in ("min", "max"))
-    return None if low is None or high is None or not low < high else (float(low), float(high))
+def _reference(metadata: Mapping[str, Any], where: str) -> tuple[float, float] | None:
+    try:
+        low, high = (float(metadata.get(f"ref_{end}_score") or 0) for end in ("min", "max"))
+    except (TypeError, ValueError):
+        raise ValueError(f"the metadata of {where} must have numbers for reference scores.") from None
+    known = all(metadata.get(f"ref_{end}_score") is not None for end in ("min", "max"))
+    return (low, high) if known and np.isfinite([low, high]).all() and low < high else None
 
 
-def _mapped(action: np.ndarray, metadata: Mapping[str, Any]) -> tuple[np.ndarray, list[str]]:
+def _mapped(action: np.ndarray, metadata: Mapping[str, Any], where: str) -> tuple[np.ndarray, list[str]]:
     """Actions in [-1, 1], from the bounds of their space."""
     space = metadata.get("action_space")
-    space = json.loads(space) if isinstance(space, str) else space
-    if not isinstance(space, dict) or space.get("type") != "Box":
-        return action, []
-    low, high = (np.asarray(space[end], np.float64).ravel() for end in ("low", "high"))
+    try:
+        space = json.loads(space) if isinstance(space, str) else space
+        if not isinstance(space, dict) or space.get("type") != "Box":
+            return action, []
+        low, high = (np.asarray(space[end], np.float64).ravel() for end in ("low", "high"))
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise ValueError(
+            f"the metadata of {where} must say the bounds of the actions, or nothing of them."
+        ) from None
     unbounded = not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all())
     if low.shape != action.shape[1:] or unbounded or ((low == -1).all() and (high == 1).all()):
         return action, []
@@ -138,18 +161,19 @@ def _of_hdf5(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with opened(path) as file:
         names = [name for name in file if name.startswith(_EPISODE) and name[len(_EPISODE) :].isdigit()]
         for name in sorted(names, key=lambda name: int(name[len(_EPISODE) :])):
-            group, where = file[name], f"{name} of {path}"
+            group, where = member(file, name, str(path)), f"{name} of {path}"
             found: dict[str, Any] = {key: array(group, key, where) for key in _ARRAYS}
             yield where, found | {key: _tree(group, key, where) for key in ("observations", "actions")}
 
 
 def _tree(group: Any, name: str, where: str) -> Any:
     """An array, or the arrays of a group by their path in it."""
-    if name not in group or not hasattr(group[name], "keys"):
+    inside = member(group, name, where)
+    if not hasattr(inside, "keys"):
         return array(group, name, where)
     found: dict[str, Any] = {}
-    for key in group[name]:
-        value = _tree(group[name], key, where)
+    for key in inside:
+        value = _tree(inside, key, where)
         found |= (
             {f"{key}/{inner}": leaf for inner, leaf in value.items()}
             if isinstance(value, dict)

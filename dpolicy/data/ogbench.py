@@ -10,7 +10,7 @@ from dpolicy import _checks
 from dpolicy._files import as_path
 from dpolicy.data.places import ogbench_task
 from dpolicy.data.sets import DataSet
-from dpolicy.data.sources import npz_arrays
+from dpolicy.data.sources import flags, npz_arrays
 
 _REQUIRED = ("observations", "actions", "terminals")
 _UNIT, _OFFSET = 4.0, 4.0  # metres of a cell, and from its own origin to the first one's centre
@@ -73,7 +73,7 @@ def rewards_of(goals: Goals, arrays: Mapping[str, Any]) -> tuple[np.ndarray, np.
         arrays: With `qpos` [n, q] and, where there are buttons, `button_states` [n, b].
 
     Raises:
-        ValueError: If one of them is missing or too narrow, or there is no goal.
+        ValueError: If one of them is missing, too narrow or not finite, or there is no goal.
     """
     met = []
     for first, values, tolerance in goals.places:
@@ -81,7 +81,12 @@ def rewards_of(goals: Goals, arrays: Mapping[str, Any]) -> tuple[np.ndarray, np.
         away = np.linalg.norm(qpos[:, first : first + len(values)] - np.asarray(values), axis=1)
         met.append((away <= tolerance)[:, None])
     if goals.buttons:
-        met.append(_needed(arrays, "button_states", len(goals.buttons)) == np.asarray(goals.buttons))
+        states = _needed(arrays, "button_states", len(goals.buttons))
+        if states.shape[1] != len(goals.buttons):
+            raise ValueError(
+                f"goals must say the states of all {states.shape[1]} buttons, got {goals.buttons}."
+            )
+        met.append(states == np.asarray(goals.buttons))
     if not met:
         raise ValueError(f"goals must have a place or a button, got {goals!r}.")
     satisfied = np.concatenate(met, axis=1)
@@ -95,6 +100,8 @@ def _needed(arrays: Mapping[str, Any], name: str, width: int) -> np.ndarray:
         raise ValueError(
             f"the set must hold {name!r} with at least {width} columns to be relabelled, got {found.shape}."
         )
+    if found.dtype.kind not in "buif" or not np.isfinite(found).all():
+        raise ValueError(f"{name!r} of the set must hold finite numbers to be relabelled.")
     return found
 
 
@@ -145,10 +152,16 @@ def read_ogbench(
     name = ogbench_task(path.stem if name is None else name)[0]
     if task is not None and goals is not None:
         raise ValueError("goals must be None beside a task, which has its own.")
-    last = np.asarray(arrays["terminals"]).astype(bool)
+    last = flags("terminals", arrays["terminals"], str(path))
     remarks = []
-    if last.ndim != 1 or len(last) < 2 or len(last) != len(arrays["observations"]):
+    size = np.shape(arrays["observations"])[:1]
+    if last.shape != size or len(last) < 2:
         raise ValueError(f"'terminals' in {path} must be as long as 'observations', got {last.shape}.")
+    for key in ("actions", "qpos", "button_states"):
+        if key in arrays and arrays[key].shape[:1] != size:
+            raise ValueError(
+                f"{key!r} in {path} must be as long as 'observations', {size[0]:,}, got {arrays[key].shape}."
+            )
     if not last[-1]:
         remarks.append("the last trajectory is cut off: its last state is no row.")
     last[-1] = True

@@ -6,17 +6,19 @@ from typing import Any
 from dpolicy import _checks
 from dpolicy._files import as_path
 from dpolicy._types import Number, Transition
-from dpolicy.data.d4rl import Timeouts, read_d4rl
+from dpolicy.data.d4rl import Timeouts, known_limit, read_d4rl
 from dpolicy.data.hdf5 import opened
 from dpolicy.data.mazes import KINDS, maze_data
 from dpolicy.data.minari import read_minari
 from dpolicy.data.ogbench import read_ogbench
-from dpolicy.data.places import located
+from dpolicy.data.places import d4rl_name, located
 from dpolicy.data.sets import DataSet, as_data_set
 from dpolicy.data.sources import exact_samples, load_npz, npz_arrays
 from dpolicy.envs import Bandit, Environment, Maze, unwrapped
 
 _MADE = {f"maze/{kind}": kind for kind in KINDS}  # by name, for the maze that they are learned in
+
+_OWNERS = {"timeouts": ("D4RL", "drop"), "keys": ("Minari", ()), "task": ("OGBench", None)}
 
 
 def stored_form(path: str | Path) -> str:
@@ -60,7 +62,7 @@ def read(
         timeouts: Of D4RL's files, see `read_d4rl`.
         keys: Of Minari's dictionaries, see `read_minari`.
         task: Of OGBench's files, see `read_ogbench`; a name with "-singletask" says it, too.
-        time_limit: Of D4RL's files without time-outs.
+        time_limit: Of D4RL's files without time-outs, where the name does not tell or is wrong.
 
     Raises:
         ImportError: Where what reads it is not installed.
@@ -68,12 +70,7 @@ def read(
     """
     place = located(data)
     form = stored_form(place.path)
-    others = {"data_keys": ("Minari", keys), "data_task": ("OGBench", task)}
-    for setting, (owner, value) in others.items():
-        if value not in ((), None) and form != owner:
-            raise ValueError(
-                f"{setting} is for sets of {owner}, got {value!r} for {place.path}, which is of {form}."
-            )
+    _check_owned(form, str(place.path), timeouts=timeouts, keys=keys, task=task)
     if form == "OGBench":
         return read_ogbench(place.path, task=place.task if task is None else task, name=place.name)
     if form == "Minari":
@@ -83,6 +80,16 @@ def read(
         name = None if from_file else place.name
         return read_d4rl(place.path, timeouts=timeouts, time_limit=time_limit, name=name)
     return as_data_set(load_npz(place.path), place.name, "dpolicy")
+
+
+def _check_owned(form: str, where: str, **settings: Any) -> None:
+    """Refuse a setting of one form of data for another, which would be ignored."""
+    for name, value in settings.items():
+        owner, unset = _OWNERS[name]
+        if form != owner and value != unset:
+            raise ValueError(
+                f"data_{name} is for sets of {owner}, got {value!r} for {where}, which is of {form}."
+            )
 
 
 def is_made(data: str) -> bool:
@@ -95,7 +102,8 @@ def load_set(data: str, env: Environment, *, size: int, temperature: Number, **s
 
     Args:
         data: "exact", "maze/navigate" and the other kinds of `maze_data`, or a path or name.
-        env: Where a policy will be evaluated; its time limit is that of D4RL's files without time-outs.
+        env: Where a policy will be evaluated; its time limit is that of D4RL's files without time-outs whose name tells
+            none.
         size: Exact samples to draw, or rows to make.
         temperature: Their temperature.
         **settings: `timeouts`, `keys` and `task` of `read`.
@@ -106,13 +114,17 @@ def load_set(data: str, env: Environment, *, size: int, temperature: Number, **s
     if not isinstance(data, str):
         raise ValueError(f"data must be a path, the name of a set or 'exact', got {data!r}.")
     _checks.instance("env", env, Environment, "an Environment")
+    if is_made(data):
+        _check_owned("dpolicy", repr(data), **settings)
     if data in _MADE:
         maze = unwrapped(env)
         if not isinstance(maze, Maze):
             raise ValueError(f"data must be of the environment: {env.spec.name} is no maze, got {data!r}.")
         return as_data_set(maze_data(_MADE[data], maze, steps=size), data, maze.spec.name)
     if data != "exact":
-        return read(data, time_limit=env.spec.time_limit, **settings)
+        # The environment may be cut elsewhere than the data were.
+        told = known_limit(d4rl_name(located(data).name))
+        return read(data, time_limit=env.spec.time_limit if told is None else None, **settings)
     if not isinstance(env, Bandit):
         raise ValueError(
             f"data must be a path or the name of a set: {env.spec.name} is no bandit, got 'exact'."

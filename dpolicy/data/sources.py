@@ -44,15 +44,25 @@ def existing(data: str | Path) -> Path:
     return path
 
 
+def flags(name: str, values: Any, where: str) -> np.ndarray:
+    """Booleans, also where they are stored as numbers.
+
+    Raises:
+        ValueError: For anything but 0 and 1.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "buif" or not np.isin(array, (0, 1)).all():
+        raise ValueError(f"{name!r} in {where} must hold booleans, or 0 and 1.")
+    return array.astype(bool)
+
+
 def _numbers(name: str, values: Any, where: str) -> np.ndarray:
     """Real, finite numbers in single precision, or booleans where flags belong."""
     array = np.asarray(values)
     if array.dtype.kind not in "buif" and str(array.dtype) != "bfloat16":
         raise ValueError(f"{name!r} in {where} must hold real numbers, got {array.dtype}.")
     if name in ("terminated", "truncated"):
-        if not np.isin(array, (0, 1)).all():
-            raise ValueError(f"{name!r} in {where} must hold booleans, or 0 and 1.")
-        return array.astype(bool)
+        return flags(name, array, where)
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
     if not np.isfinite(array).all():
