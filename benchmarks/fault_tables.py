@@ -32,6 +32,7 @@ TESTS = {
     "losses/consistency.py": "defaults consistency algorithms_cpql",
     "losses/directions.py": "defaults algorithms_dacer",
     "losses/embedding.py": "algorithms_td7",
+    "losses/extraction.py": "defaults losses_extraction blocks_in_sample",
     "losses/*": f"defaults {MATCHING} losses_tilt matching_shares matching_laws matching_recipes {WIRING} "
     "algorithms_protocol",
     "samplers/_coupled.py": "defaults samplers_coupled proximal checks",
@@ -82,6 +83,8 @@ TESTS = {
     "dpolicy/blocks/_pathwise.py": "defaults algorithms_dacer algorithms_acting algorithms_protocol",
     "dpolicy/algorithms/cpql.py": f"defaults algorithms_cpql {OFF_POLICY}",
     "dpolicy/algorithms/consistency_ac.py": f"defaults algorithms_consistency_ac {OFF_POLICY}",
+    "dpolicy/blocks/_in_sample.py": f"defaults blocks_in_sample {OFF_POLICY}",
+    "dpolicy/blocks/_several.py": "defaults blocks_in_sample",
     "dpolicy/blocks/_consistency.py": "defaults consistency algorithms_cpql algorithms_consistency_ac "
     "algorithms_protocol",
     "dpolicy/fields/_consistency.py": "defaults consistency algorithms_cpql",

@@ -73,6 +73,7 @@ from dpolicy.networks import Gaussian as Gaussian
 from dpolicy.networks import QNetwork as QNetwork
 from dpolicy.networks import ResidualGaussian as ResidualGaussian
 from dpolicy.networks import TanhGaussian as TanhGaussian
+from dpolicy.networks import TanhMeanGaussian as TanhMeanGaussian
 from dpolicy.networks import ValueNetwork as ValueNetwork
 from dpolicy.networks import ensemble as ensemble
 from dpolicy.networks import gaussian_policy as gaussian_policy

@@ -53,6 +53,7 @@ from dpolicy.losses.compose import averaged as averaged
 from dpolicy.losses.compose import batched as batched
 from dpolicy.losses.compose import given as given
 from dpolicy.losses.compose import on as on
+from dpolicy.losses.compose import sharing as sharing
 from dpolicy.losses.compose import weighted as weighted
 from dpolicy.losses.consistency import consistency_levels as consistency_levels
 from dpolicy.losses.consistency import consistency_matching as consistency_matching
@@ -69,6 +70,9 @@ from dpolicy.losses.distributional import hl_gauss as hl_gauss
 from dpolicy.losses.distributional import quantile_error as quantile_error
 from dpolicy.losses.distributional import quantile_huber as quantile_huber
 from dpolicy.losses.embedding import next_embedding as next_embedding
+from dpolicy.losses.extraction import cloning as cloning
+from dpolicy.losses.extraction import exponential_advantage as exponential_advantage
+from dpolicy.losses.extraction import noisy_q as noisy_q
 from dpolicy.losses.gaussian_value import GAUSSIAN_FORMS as GAUSSIAN_FORMS
 from dpolicy.losses.gaussian_value import gaussian_error as gaussian_error
 from dpolicy.losses.gaussian_value import gaussian_value_loss as gaussian_value_loss

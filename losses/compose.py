@@ -27,11 +27,26 @@ def add(**terms: tuple[Number, Loss]) -> Loss:
         >>> print(value, sorted(metrics))
         6.0 ['decay/loss', 'fit/loss', 'loss']
     """
+    return _summed("add", terms, jax.random.fold_in)
+
+
+def sharing(**terms: tuple[Number, Loss]) -> Loss:
+    """`add` whose terms draw from one key: where each begins with the same `perturb`, they see the same noised action.
+
+    Examples:
+        >>> terms = {"fit": (1.0, matching(perturb(schedule))), "q": (0.1, noisy_q(perturb(schedule), q))}
+        >>> print(sorted(sharing(**terms)(field, example, key)[1]))
+        ['fit/loss', 'fit/target', 'loss', 'q/loss', 'q/slope']
+    """
+    return _summed("sharing", terms, lambda key, index: key)
+
+
+def _summed(what: str, terms: dict[str, tuple[Number, Loss]], key_of: Callable[[Key, int], Key]) -> Loss:
     if not terms:
-        raise ValueError("add must be given at least one term name=(coefficient, loss), got none.")
+        raise ValueError(f"{what} must be given at least one term name=(coefficient, loss), got none.")
     for name, term in terms.items():
         if not (isinstance(term, tuple) and len(term) == 2 and callable(term[1])):
-            raise ValueError(f"add's term {name} must be a pair (coefficient, loss), got {term!r}.")
+            raise ValueError(f"{what}'s term {name} must be a pair (coefficient, loss), got {term!r}.")
         in_range(f"the coefficient of {name}", term[0])
 
     def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
@@ -39,7 +54,7 @@ def add(**terms: tuple[Number, Loss]) -> Loss:
         total, metrics = jnp.zeros(()), {}
         for index, (name, (coefficient, term)) in enumerate(terms.items()):
             seen = heeded(coefficient, model)
-            value, inner = loss_value(name, term(seen, example, jax.random.fold_in(key, index)))
+            value, inner = loss_value(name, term(seen, example, key_of(key, index)))
             total = total + weighed(coefficient, value)
             metrics |= {f"{name}/{inner_name}": x for inner_name, x in inner.items()}
         return total, {"loss": total, **metrics}

@@ -13,7 +13,7 @@ from dpolicy._select import weighed
 from dpolicy._types import Action, Critic, Key, Loss, Metrics, Number, Observation, Scalar
 from dpolicy.fields import AbstractSchedule, convert
 from dpolicy.fields._predictions import evaluate
-from dpolicy.losses.match import start
+from dpolicy.losses.match import chain, start
 from dpolicy.losses.noise import perturb
 from dpolicy.losses.times import TimeLaw
 
@@ -127,7 +127,8 @@ def one_step(
     _check_critics(q, normaliser)
     if clip is not None:
         positive("clip", clip)
-    noise = perturb(schedule, times=times)
+    # As a chain, so that in `sharing` it sees the noised action that `matching` sees.
+    noise = chain(perturb(schedule, times=times))
 
     def loss(field: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         match = noise(example, start(example), key)

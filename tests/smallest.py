@@ -24,9 +24,23 @@ SPEC = Spec()
 # Shapes only: what keeps a compilation short. Every number is left at its default.
 _ON_POLICY = {"value_hidden": (8,), "epochs": 2, "minibatches": 2}
 _DIFFUSION = {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2}
+_SLOW = {"average_interval": 1, "average_after": 0}
 _ENTROPY = {"entropy_samples": 4, "entropy_interval": 1, "actor_interval": 1}
 TINY = {
     "bc": {"hidden": (8,), "sampler_steps": 2},
+    "iql": {"hidden": (8,), "critic_hidden": (8,)},
+    "idql": {**_DIFFUSION, "candidates": 2, "evaluation_candidates": 2},
+    "ifql": {**_DIFFUSION, "candidates": 2, "evaluation_candidates": 2},
+    "diffusion_ql": {**_DIFFUSION, **_SLOW, "candidates": 2, "evaluation_candidates": 2},
+    "dac": {
+        **_DIFFUSION,
+        **_SLOW,
+        "critics": 3,
+        "backup_actions": 2,
+        "candidates": 2,
+        "evaluation_candidates": 2,
+    },
+    "fql": {**_DIFFUSION},
     "sac": {"hidden": (8,), "critic_hidden": (8,)},
     "ddpg": {"hidden": (8,), "critic_hidden": (8,)},
     # Two numbers of it matter from the second update on, whose target actor is another.

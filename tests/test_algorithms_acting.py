@@ -18,6 +18,12 @@ from dpolicy.samplers import coupled, ddim, ddpm, ode
 #   method: explores by, is evaluated by
 ACTS = {
     "bc": ("average key", "average key"),
+    "iql": ("actor key", "actor"),
+    "idql": ("average target key", "average target key"),
+    "ifql": ("actor critic key", "actor critic key"),
+    "diffusion_ql": ("actor target key selection_temperature", "actor target key selection_temperature"),
+    "dac": ("actor target key", "actor target key"),
+    "fql": ("actor key", "actor key"),
     "sac": ("actor key", "actor"),
     "ddpg": ("actor key exploration_noise", "actor"),
     "td3": ("actor key exploration_noise", "actor"),

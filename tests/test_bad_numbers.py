@@ -242,6 +242,12 @@ TABLE = {
     "expectile": (of(losses.expectile, DRAWS), {"tau": INSIDE}),
     "expectile_weight": (of(losses.expectile_weight, DRAWS), {"tau": INSIDE}),
     "expectile_regression": (of(losses.expectile_regression, linear), {"tau": INSIDE}),
+    "exponential_advantage": (
+        lambda **given: losses.exponential_advantage(
+            linear, lambda obs: jnp.zeros(()), **{"temperature": 1.0, **given}
+        ),
+        {"temperature": POSITIVE, "largest": POSITIVE},
+    ),
     "clipped_value_loss": (of(losses.clipped_value_loss, ONES, ONES, ONES), {"eps": POSITIVE}),
     "value_regression": (of(losses.value_regression), {"eps": optional(POSITIVE)}),
     "clipped": (
@@ -422,6 +428,7 @@ ELSEWHERE = {
     *(("ode", name) for name in TABLE["tsit5"][1]),
     *{
         ("add", "terms"),
+        ("sharing", "terms"),
         ("mix", "branches"),
         ("chain_log_likelihood", "bounds"),
     },  # by their own names: test_bad_pairs.py

@@ -12,10 +12,12 @@ from dpolicy.algorithms.bro import bro as bro
 from dpolicy.algorithms.consistency_ac import consistency_ac as consistency_ac
 from dpolicy.algorithms.cpql import cpql as cpql
 from dpolicy.algorithms.crossq import crossq as crossq
+from dpolicy.algorithms.dac import dac as dac
 from dpolicy.algorithms.dacer import dacer as dacer
 from dpolicy.algorithms.dacerv2 import dacerv2 as dacerv2
 from dpolicy.algorithms.ddiffpg import ddiffpg as ddiffpg
 from dpolicy.algorithms.ddpg import ddpg as ddpg
+from dpolicy.algorithms.diffusion_ql import diffusion_ql as diffusion_ql
 from dpolicy.algorithms.dime import dime as dime
 from dpolicy.algorithms.dipo import dipo as dipo
 from dpolicy.algorithms.dp_cppo import dp_cppo as dp_cppo
@@ -30,9 +32,13 @@ from dpolicy.algorithms.flash_sac import flash_sac as flash_sac
 from dpolicy.algorithms.fpmd import fpmd as fpmd
 from dpolicy.algorithms.fpo import fpo as fpo
 from dpolicy.algorithms.fpopp import fpopp as fpopp
+from dpolicy.algorithms.fql import fql as fql
 from dpolicy.algorithms.gempo import gempo as gempo
 from dpolicy.algorithms.genpo import genpo as genpo
 from dpolicy.algorithms.idem import idem as idem
+from dpolicy.algorithms.idql import idql as idql
+from dpolicy.algorithms.ifql import ifql as ifql
+from dpolicy.algorithms.iql import iql as iql
 from dpolicy.algorithms.maxentdp import maxentdp as maxentdp
 from dpolicy.algorithms.ppo import ppo as ppo
 from dpolicy.algorithms.qsm import qsm as qsm
@@ -66,6 +72,12 @@ class Entry(NamedTuple):
 ALGORITHMS: dict[str, Entry] = {
     # name             recipe   family        guidance              reference   transforms                                                  sampler  critic              selection                  source
     "bc": Entry(       bc,      "offline",    "none",               "data",     "perturb",                                                  "Euler", "none",             "one sample",              "arXiv 2210.02747"),
+    "iql": Entry(      iql,     "offline",    "weighted matching",  "data",     "none (Gaussian; likelihood weighed by exp(advantage))",    "exact", "twin Q, expectile V", "sample / mode",        "arXiv 2110.06169"),
+    "idql": Entry(     idql,    "offline",    "best of N",          "data",     "perturb",                                                  "DDPM",  "twin Q, expectile V", "best of 64",           "arXiv 2304.10573"),
+    "ifql": Entry(     ifql,    "offline",    "best of N",          "data",     "perturb",                                                  "Euler", "twin Q, expectile V", "best of 32",           "arXiv 2502.02538"),
+    "diffusion_ql": Entry(diffusion_ql, "offline", "reparameterisation", "data", "perturb; bptt_of_either",                                 "DDPM",  "twin Q",           "softmax of 50",           "arXiv 2208.06193"),
+    "dac": Entry(      dac,     "offline",    "Q-value guidance",   "data",     "perturb; noisy_q",                                         "DDPM",  "10 Q, lower bound", "best of 10",             "arXiv 2405.20555"),
+    "fql": Entry(      fql,     "offline",    "reparameterisation", "data",     "perturb; distil",                                          "one step", "twin Q",        "one sample",              "arXiv 2502.02538"),
     "sac": Entry(      sac,     "off_policy", "reparameterisation", "uniform",  "none (squashed Gaussian)",                                 "exact", "twin Q, soft",     "sample / mode",           "arXiv 1812.05905"),
     "ddpg": Entry(     ddpg,    "off_policy", "reparameterisation", "none",     "none (deterministic)",                                     "exact", "one Q",            "noisy / mode",            "arXiv 1509.02971"),
     "td3": Entry(      td3,     "off_policy", "reparameterisation", "none",     "none (deterministic)",                                     "exact", "twin Q, smoothed", "noisy / mode",            "arXiv 1802.09477"),

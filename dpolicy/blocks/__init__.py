@@ -52,6 +52,8 @@ from dpolicy.blocks._field_policy import FieldPolicy as FieldPolicy
 from dpolicy.blocks._field_policy import field_policy as field_policy
 from dpolicy.blocks._field_policy import flow_policy as flow_policy
 from dpolicy.blocks._field_policy import starting as starting
+from dpolicy.blocks._in_sample import InSample as InSample
+from dpolicy.blocks._in_sample import in_sample_critics as in_sample_critics
 from dpolicy.blocks._joint import JointCritics as JointCritics
 from dpolicy.blocks._joint import carried as carried
 from dpolicy.blocks._joint import carrying as carrying
@@ -96,5 +98,6 @@ from dpolicy.blocks._sale import EmbeddedTargets as EmbeddedTargets
 from dpolicy.blocks._sale import Sale as Sale
 from dpolicy.blocks._sale import embedded_critics as embedded_critics
 from dpolicy.blocks._sale import sale as sale
+from dpolicy.blocks._several import value_of_several as value_of_several
 from dpolicy.blocks._value_range import ValueRange as ValueRange
 from dpolicy.blocks._value_range import value_range as value_range

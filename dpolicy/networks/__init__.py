@@ -51,8 +51,10 @@ from dpolicy.networks._layers import nearest_orthogonal as nearest_orthogonal
 from dpolicy.networks._mlp import MLP as MLP
 from dpolicy.networks._policies import WIDTHS as WIDTHS
 from dpolicy.networks._policies import Gaussian as Gaussian
+from dpolicy.networks._policies import NoiseActor as NoiseActor
 from dpolicy.networks._policies import ResidualGaussian as ResidualGaussian
 from dpolicy.networks._policies import TanhDeterministic as TanhDeterministic
 from dpolicy.networks._policies import TanhGaussian as TanhGaussian
+from dpolicy.networks._policies import TanhMeanGaussian as TanhMeanGaussian
 from dpolicy.networks._policies import gaussian_policy as gaussian_policy
 from dpolicy.networks._unit_rows import unit_rows as unit_rows

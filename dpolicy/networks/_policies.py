@@ -21,6 +21,7 @@ from dpolicy.recipe import tunable
 
 WIDTHS = ("exp", "softplus", "tanh")
 LEAST_STD = 1e-3  # of width "softplus"
+LOG_STD_BOUNDS = (-5.0, 2.0)  # of `TanhMeanGaussian`
 
 
 def _drawn(mean: Action, log_std: Action, key: Key) -> Action:
@@ -59,6 +60,37 @@ class TanhDeterministic(eqx.Module):
         """The action, within (-1, 1)."""
         check_parts(self.mlp, obs=obs)
         return jnp.tanh(self.mlp(obs))
+
+
+class NoiseActor(eqx.Module):
+    """a = f(s, z), an MLP over the observation and noise of the action's size: FQL's actor (arXiv 2502.02538)."""
+
+    mlp: MLP
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        *,
+        hidden: tuple[int, ...] = (256, 256),
+        activation: str = "gelu",
+        initialisation: str = "xavier_uniform",
+        key: Key,
+    ):
+        _checks.integer("obs_size", obs_size, 0)
+        _checks.integer("action_size", action_size)
+        sizes, layers = (obs_size, action_size), {"hidden": hidden, "activation": activation}
+        self.mlp = MLP(sizes, action_size, **layers, initialisation=initialisation, key=key)
+
+    def __call__(self, obs: Observation, noise: Action) -> Action:
+        """The action, not bounded."""
+        check_parts(self.mlp, obs=obs, noise=noise)
+        return self.mlp(obs, noise)
+
+    def sample(self, obs: Observation, key: Key) -> Action:
+        """The action of z ~ N(0, I), clipped to [-1, 1]."""
+        size = self.mlp.in_sizes[1]
+        return jnp.clip(self(obs, jax.random.normal(_checks.one_key(key), (size,))), -1.0, 1.0)
 
 
 class TanhGaussian(eqx.Module):
@@ -235,6 +267,60 @@ class Gaussian(_FreeWidth):
         """log pi(a | s)."""
         _checks.shaped("action", action, self.log_std.shape)
         return gaussian_log_prob(action, self.mean(obs), self.log_std)
+
+
+class TanhMeanGaussian(_FreeWidth):
+    """a ~ N(tanh(f(s)), std^2) with one free log std per action dimension, held to [-5, 2] (IQL, arXiv 2110.06169).
+
+    The mean is squashed, the density is not: actions at a face of the box have a finite one.
+    """
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        *,
+        hidden: tuple[int, ...] = (256, 256),
+        activation: str = "relu",
+        initialisation: str = "orthogonal",
+        key: Key,
+    ):
+        super().__init__(
+            obs_size,
+            action_size,
+            hidden=hidden,
+            activation=activation,
+            initialisation=initialisation,
+            final_scale=math.sqrt(2),
+            key=key,
+        )
+
+    def _inputs(self, obs_size: int, action_size: int) -> tuple[int, ...]:
+        return (obs_size,)
+
+    def parameters(self, obs: Observation) -> tuple[Action, Action]:
+        """(mean, log_std)."""
+        check_parts(self.mlp, obs=obs)
+        return jnp.tanh(self.mlp(obs)), jnp.clip(self.log_std, *LOG_STD_BOUNDS)
+
+    def mode(self, obs: Observation) -> Action:
+        """The mean action, within (-1, 1)."""
+        return self.parameters(obs)[0]
+
+    def sample(self, obs: Observation, key: Key) -> tuple[Action, Scalar]:
+        """An action, unbounded, and its log-probability."""
+        mean, log_std = self.parameters(obs)
+        action = _drawn(mean, log_std, key)
+        return action, gaussian_log_prob(action, mean, log_std)
+
+    def log_prob(self, obs: Observation, action: Action) -> Scalar:
+        """log pi(a | s)."""
+        _checks.shaped("action", action, self.log_std.shape)
+        return gaussian_log_prob(action, *self.parameters(obs))
+
+    def entropy(self) -> Scalar:
+        """Entropy in nats, the same in every state."""
+        return gaussian_entropy(jnp.clip(self.log_std, *LOG_STD_BOUNDS))
 
 
 class ResidualGaussian(_FreeWidth):

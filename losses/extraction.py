@@ -1,0 +1,111 @@
+"""Policies extracted from values over data: likelihoods weighed by advantages, and the noised action pushed by Q."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from dpolicy._batch import batch_mean
+from dpolicy._checks import critic, function, positive, returned
+from dpolicy._types import Critic, Key, Loss, Metrics, Number, Scalar
+from dpolicy.fields import convert
+from dpolicy.fields._predictions import evaluate
+from dpolicy.losses.match import Chain, Transform, chain, same_schedule, start
+
+
+def cloning(log_likelihood: Callable[[Any, Any, Key], Array]) -> Loss:
+    """-log pi(a | s) of the data's action: behaviour cloning of a policy that has a density.
+
+    Args:
+        log_likelihood: (model, example, key) -> log-density, such as `gaussian_log_likelihood`.
+
+    Examples:
+        >>> policy = dp.Gaussian(1, 2, hidden=(4,), initial_std=1.0, final_scale=0.0, key=key)
+        >>> print(f"{cloning(gaussian_log_likelihood)(policy, example, key)[0]:.3f}")
+        1.938
+    """
+    function("log_likelihood", log_likelihood, "(model, example, key) -> scalar")
+
+    def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        value = -returned("log_likelihood", log_likelihood(model, example, key))
+        return value, {"loss": value}
+
+    return loss
+
+
+def exponential_advantage(
+    q: Critic, value: Callable[[Any], Scalar], temperature: Number, *, largest: Number = 100.0
+) -> Callable[[Any], Scalar]:
+    """The weight of an example, min(exp((q(s, a) - value(s)) / temperature), largest); for `weighted`.
+
+    The policy that minimises the weighted likelihood is nu exp((q - value) / temperature), normalised:
+    advantage-weighted regression (arXiv 1910.00177), as IQL has it (arXiv 2110.06169, eq. 7, with temperature 1 /
+    beta).
+
+    Args:
+        q: The critic.
+        value: obs -> scalar, the baseline.
+        temperature: In units of q; above 0.
+        largest: Bound on the weight.
+
+    Examples:
+        >>> weight = exponential_advantage(q, lambda obs: jnp.array(-0.2), 0.1)
+        >>> print(f"{weight(example):.2f}")
+        1.00
+    """
+    critic("q", q)
+    function("value", value, "obs -> scalar")
+    positive("temperature", temperature)
+    positive("largest", largest)
+
+    def weight(example: Any) -> Scalar:
+        gap = returned("q", q(example.obs, example.action)) - returned("value", value(example.obs))
+        # Bounded before it is raised, so that no weight overflows.
+        return jax.lax.stop_gradient(jnp.exp(jnp.minimum(gap / temperature, jnp.log(largest))))
+
+    return weight
+
+
+def noisy_q(transform: Transform, q: Critic, *, normaliser: Critic | None = None) -> Loss:
+    r"""The noise prediction is pushed down the gradient of Q at the noised action (DAC, arXiv 2405.20555, code).
+
+    $$ L = \mathrm{mean}_a\, \sigma_t\, G(x_t)\, \epsilon_\theta(x_t, t, s), \qquad
+       G = \nabla_a Q(s, a)|_{a = x_t} / \mathrm{mean}_{batch} |Q(s, a)|. $$
+
+    G is a constant for the field. Beside eta times the matching loss on the same (t, x_t) the minimiser is the noise
+    E[eps | x_t] - sigma_t G / (2 eta), which is `add_q_score` with the scale 1 / (2 eta); as a term of its own it
+    leaves the fit to the data readable in the metrics.
+
+    Args:
+        transform: What noises the data's action, such as `perturb(schedule)`; a chain of that.
+        q: The critic whose gradient is taken.
+        normaliser: Its mean size over the batch, at the data's actions, divides G; None for no division.
+
+    Examples:
+        >>> noise = perturb(schedule)
+        >>> value, metrics = noisy_q(noise, q)(field, example, key)
+        >>> print(value.shape, sorted(metrics))
+        () ['loss', 'slope']
+    """
+    critic("q", q)
+    if normaliser is not None:
+        critic("normaliser", normaliser)
+    links = transform if isinstance(transform, Chain) else chain(transform)
+
+    def loss(field: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        match = jax.lax.stop_gradient(links(example, start(example), key))
+        schedule = same_schedule(match, field)
+        x, t = match.x[0], match.t[0]
+        slope = jax.grad(lambda action: returned("q", q(example.obs, action)))(x)
+        if normaliser is not None:
+            size = batch_mean(jnp.abs(returned("normaliser", normaliser(example.obs, example.action))))
+            slope = slope / (size + 1e-6)
+        prediction = evaluate(field, x, t, example.obs)
+        noise = convert(prediction, x, t, schedule=schedule, source=field.prediction, target="noise")
+        slope = jax.lax.stop_gradient(slope)
+        result = jnp.mean(schedule.sigma(t) * slope * noise)
+        return result, {"loss": result, "slope": jnp.mean(jnp.abs(slope))}
+
+    return loss
