@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dpolicy import _checks
+from dpolicy._batch import BATCH_AXIS
 from dpolicy._settings import Fraction, Positive
 from dpolicy._types import Key, Metrics, Transition
 from dpolicy.algorithm import Algorithm, Memory, Stored, check_algorithm
@@ -25,7 +26,7 @@ Errors: TypeAlias = Callable[[Any, Transition, Key], tuple[Transition, Float[Arr
 def draw_by_weight(weights: Float[Array, " n"], key: Key, count: int) -> Int[Array, " count"]:
     """`count` indices, drawn with replacement in proportion to the weights.
 
-    The weights are added up in blocks of 128, these in blocks of 128 again, and so on; a draw chooses a block of the
+    The weights are added up in blocks of 32, these in blocks of 32 again, and so on; a draw chooses a block of the
     highest level, and then one within it, each time by a number of its own. So one pass over the weights serves all
     draws, nothing is kept from one call to the next, and a weight's share is not rounded as in one cumulative sum: a
     million items of a sum in float32 would differ by an eighth.
@@ -78,12 +79,25 @@ def _of_critic(algorithm: Algorithm) -> Errors:
         raise ValueError(
             f"errors must be given for {algorithm.name}, which has no stage called critic with a loss of its own."
         )
-    of = stage.loss
+    of, names = stage.loss, list(algorithm.stages or {})
+    labels = [(algorithm.stages or {})[name].label for name in names[: names.index("critic")]]
 
     def errors(state: Any, batch: Transition, key: Key) -> tuple[Transition, Float[Array, " b"]]:
-        loss = of(Seen(state, state, batch, state.updates + 1, {}, "critic"))
-        keys = jax.random.split(key, batch.reward.shape[0])
-        metrics = jax.vmap(lambda example, key: loss(state.critic, example, key)[1])(batch, keys)
+        # The axis is named for critics that are normalised over the batch.
+        each = lambda one, given, key: jax.vmap(one, axis_name=BATCH_AXIS)(
+            given, jax.random.split(key, batch.reward.shape[0])
+        )
+        seen = Seen(state, state, batch, state.updates + 1, {}, "critic")
+        for label in labels:
+            if label is not None:
+                label_key, key = jax.random.split(key)
+                added = each(
+                    lambda example, key, s=seen, label=label: label(s, example, key), seen.batch, label_key
+                )
+                extras = {**seen.batch.extras, **added}
+                seen = seen._replace(batch=dataclasses.replace(seen.batch, extras=extras))
+        loss = of(seen)
+        metrics = each(lambda example, key: loss(state.critic, example, key)[1], seen.batch, key)
         if not {"value", "target"} <= set(metrics):
             raise ValueError(
                 f"errors must be given for {algorithm.name}, whose critic's loss does not report value and target."
@@ -116,7 +130,8 @@ def prioritised(
     Args:
         algorithm: One made of stages, off policy, with uniform draws.
         errors: `(state, batch, key) -> (batch, errors [b])`, of the state before the update; None for the difference
-            between target and value that the loss of the stage "critic" reports, for a target drawn for the purpose.
+            between target and value that the loss of the stage "critic" reports, for a target drawn for the purpose, as
+            are the labels of stages before it.
         interval: Updates after which the highest priority is found anew.
         priority_exponent: How much the size of an error matters to how often its transition is drawn; 0 for not at all.
         priority_floor: Errors below this are taken as this, so that every transition is drawn now and then; where the
