@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from dpolicy.data import Goals, read, read_ogbench
+from dpolicy.data import DataSet, Goals, read, read_ogbench
 from dpolicy.data.reading import load_set
 from dpolicy.envs import Maze, make
 
@@ -117,6 +117,11 @@ def test_episodes_of_minari_are_of_one_width(tmp_path):
         read(path)
 
 
+def test_ends_are_booleans():
+    with pytest.raises(ValueError, match="'end' in data must hold booleans, or 0 and 1"):
+        DataSet(np.zeros((2, 1)), np.zeros((2, 1)), end=[0, np.nan])
+
+
 def test_no_link_leads_into_another_file(tmp_path):
     hdf5(tmp_path / "other.hdf5", MINARI, "episode_0/")
     hdf5(tmp_path / "a.hdf5", {"episode_0": h5py.ExternalLink("other.hdf5", "/episode_0")})
@@ -147,4 +152,9 @@ def test_a_name_tells_where_its_trajectories_are_cut_and_not_the_environment(tmp
         path = hdf5(tmp_path / f"{name}.hdf5", arrays)
         found = load_set(str(path), Maze(time_limit=3), size=10, temperature=1.0)
         assert f"cut after {limit} steps" in found.remarks[0]
+    # What D4RL calls the file of walker2d-medium-replay-v0, as a run that is resumed has it.
+    found = load_set(
+        str(hdf5(tmp_path / "walker_mixed.hdf5", arrays)), Maze(time_limit=3), size=10, temperature=1.0
+    )
+    assert "cut after 1,000 steps" in found.remarks[0]
     assert "cut after 2 steps" in read(tmp_path / "hopper-medium-v2.hdf5", time_limit=2).remarks[0]

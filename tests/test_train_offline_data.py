@@ -157,6 +157,11 @@ def test_the_task_of_a_name_is_pinned(tmp_path, monkeypatch):
     before = digest()
     (folder / "part.arrow").write_bytes(b"other")
     assert digest() != before
+    # In HDF5 the metadata say the bounds that actions are mapped from.
+    shutil.copy(path, folder / "main_data.hdf5")
+    before = digest()
+    (folder / "metadata.json").write_bytes(b"other")
+    assert digest() != before
 
 
 def test_epochs_take_each_row_once_whatever_the_chunks():

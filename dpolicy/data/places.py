@@ -86,7 +86,8 @@ def d4rl_name(stem: str) -> str:
     for rest, words in _KITCHENS.items():
         if stem.startswith(words):
             return f"kitchen-{rest}-v0"
-    return stem.replace("_", "-")
+    stem = stem.replace("_", "-")
+    return stem.replace("walker-", "walker2d-", 1) if stem.startswith("walker-") else stem
 
 
 def ogbench_task(name: str) -> tuple[str, int | None]:

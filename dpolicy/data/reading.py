@@ -86,6 +86,7 @@ def _check_owned(form: str, where: str, **settings: Any) -> None:
     """Refuse a setting of one form of data for another, which would be ignored."""
     for name, value in settings.items():
         owner, unset = _OWNERS[name]
+        value = tuple(value) if isinstance(value, list) else value
         if form != owner and value != unset:
             raise ValueError(
                 f"data_{name} is for sets of {owner}, got {value!r} for {where}, which is of {form}."

@@ -8,7 +8,7 @@ import numpy as np
 from dpolicy import _checks
 from dpolicy._types import Transition
 from dpolicy.data.rewards import RewardTreatment, treated
-from dpolicy.data.sources import check_actions, checked, columns
+from dpolicy.data.sources import check_actions, checked, columns, flags
 
 Extra: TypeAlias = Literal["next_action", "mc_return", "trajectory"]
 EXTRAS: tuple[Extra, ...] = ("next_action", "mc_return", "trajectory")
@@ -97,7 +97,7 @@ class DataSet:
         self.reward = _frozen(arrays.get("reward", np.zeros(size, np.float32)))
         self.next_obs = self.obs if next_obs is None else _frozen(arrays["next_obs"])
         self.terminated = _frozen(arrays.get("terminated", np.zeros(size, bool)))
-        ends = np.array(self.terminated if end is None else end, bool)
+        ends = np.array(self.terminated) if end is None else flags("end", end, name)
         if ends.shape != (size,):
             raise ValueError(
                 f"'end' in {name} must be as long as 'action', of shape {(size,)}, got {ends.shape}."

@@ -133,7 +133,11 @@ def _check_rows(
 
 
 def digested(path: Path) -> list[Path]:
-    """The files whose bytes are the data in `path`: of a folder in Arrow all of them, else the file itself."""
+    """The files whose bytes are the data in `path`: of a folder in Arrow all of them, else the file itself.
+
+    Beside Minari's HDF5 its metadata, which say the bounds of the actions.
+    """
     if path.name != "metadata.json":
-        return [path]
+        beside = path.with_name("metadata.json")
+        return [path, beside] if path.name == "main_data.hdf5" and beside.is_file() else [path]
     return sorted(each for each in path.parent.rglob("*") if each.is_file())
