@@ -168,9 +168,14 @@ def huber_error(*, kappa: Number = 1.0) -> Callable[[Any, Any], tuple[Array, Met
             raise ValueError(
                 f"huber_error is of critics that return numbers, got a {type(prediction).__name__}."
             )
-        return huber(prediction - returned("target", mean_of(goal)), kappa), {}
+        return huber(prediction - _of_members(mean_of(goal), prediction), kappa), {}
 
     return error
+
+
+def _of_members(goal: Any, prediction: Array) -> Any:
+    """The target of all members of an ensemble, a number, or of each its own."""
+    return returned("target", goal, jnp.shape(prediction) if jnp.ndim(goal) else ())
 
 
 def bellman(
@@ -183,8 +188,9 @@ def bellman(
 
     mean_i (Q_i(s, a) - y)^2 with y = target(example, key), built over target networks by the caller, e.g.
     `lambda example, key: td_target(example.reward, example.terminated, next_value(example, key), discount)`.
-    The model is called as `critic(obs, action)` and may return one value or a vector of them. The sum over them
-    instead (`reduction="sum"`) has their number times the gradient, which under Adam matters to a norm bound only.
+    The model is called as `critic(obs, action)` and may return one value or a vector of them; y is one number, or one
+    for each of them. Their sum instead (`reduction="sum"`) has their number times the gradient, which under Adam
+    matters to a norm bound only.
     Critics that return laws (`dpolicy.networks.ReturnLaw`) take another `error`, and a target that is a law or a
     number: `categorical_error`, `quantile_error`, `gaussian_error`.
 
@@ -205,7 +211,7 @@ def bellman(
                 raise ValueError(
                     f"error must be given for a critic that returns a {kind}, such as quantile_error()."
                 )
-            errors, metrics = (value - returned("target", goal)) ** 2, {}
+            errors, metrics = (value - _of_members(goal, value)) ** 2, {}
         else:
             errors, metrics = error(value, goal)
         result = jnp.sum(errors) if reduction == "sum" else jnp.mean(errors)

@@ -67,6 +67,36 @@ def test_the_law_of_several_actions(x64):
         next_value(counted, None, target, target, actions=4, over="soft")(EXAMPLE, KEY)
 
 
+@pytest.mark.parametrize("kind", ["scalar", "huber"])
+def test_critics_that_are_numbers_have_targets_of_their_own(kind, x64):
+    """FastTD3 whose actor climbs the mean: each Q is fitted to r + gamma Q_j, not to the mean of them."""
+    settings = {
+        **TINY["fast_td3"],
+        "critic": kind,
+        "critic_atoms": None,
+        "discount": 0.9,
+        "target_noise": 0.0,
+    }
+
+    @jax.jit
+    def both():
+        made = ALGORITHMS["fast_td3"].recipe(
+            **settings, critic_low=None, critic_high=None, actor_value="mean"
+        )
+        state = made.init(KEY, SPEC)
+        obs, action = jnp.ones(SPEC.obs_size), jnp.zeros(SPEC.action_size)
+        e = Transition(obs, action, jnp.asarray(3.0), 2 * obs, NO, NO)
+        loss = made.stages["critic"].loss(Seen(state, state, None, jnp.asarray(1), {}))
+        goals = 3.0 + 0.9 * state.target(2 * obs, state.actor(2 * obs))
+        apart = state.critic(obs, action) - goals
+        errors = apart**2 if kind == "scalar" else jnp.abs(apart) - 0.5
+        return loss(state.critic, e, KEY)[0], jnp.sum(errors), jnp.abs(goals[0] - goals[1])
+
+    found, expected, difference = both()
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert difference > 1e-3
+
+
 def test_mirror_descent_bootstraps_with_laws(x64):
     """DPMD's next action is drawn before, and what is there is a law: of its points' spread nothing is lost."""
     settings = {**TINY["dpmd"], "critic": "quantile", "critic_atoms": 3, "discount": 0.9}

@@ -114,9 +114,10 @@ def temporal_difference(
         following = value(example, key)
         if isinstance(following, Points):
             return td_target_law(example.reward, example.terminated, following, gamma)
-        back = jnp.vectorize(lambda of: td_target(example.reward, example.terminated, of, gamma))
+        one = lambda of: td_target(example.reward, example.terminated, of, gamma)
+        back = lambda of: jnp.vectorize(one)(of) if jnp.ndim(of) else one(of)
         if not sampled:
-            return td_target(example.reward, example.terminated, following, gamma)
+            return back(following)
         mean = mean_of(following)
         noise = jnp.clip(jax.random.normal(sample_key, mean.shape, mean.dtype), -_BOUND, _BOUND)
         draw = mean + following[1] * noise if isinstance(following, GaussianValue) else mean

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dpolicy._types import Action, Critic, Model, Number, Observation, Scalar
 from dpolicy.losses import reduce_ensemble
-from dpolicy.networks import CategoricalValue, GaussianValue, Points, QuantileValue, mean_of
+from dpolicy.networks import CategoricalValue, GaussianValue, QuantileValue, mean_of
 
 
 class _Reduced:
@@ -28,10 +28,11 @@ class _Reduced:
             return values[self.how]
         return reduce_ensemble(values, self.how, pessimism=self.pessimism)
 
-    def outcome(self, obs: Observation, action: Action) -> Scalar | Points | GaussianValue:
+    def outcome(self, obs: Observation, action: Action) -> Any:
         found = self.critic(obs, action)
-        laws = isinstance(found, (CategoricalValue, QuantileValue, GaussianValue))
-        return self._law(found) if laws else self(obs, action)
+        if isinstance(found, (CategoricalValue, QuantileValue, GaussianValue)):
+            return self._law(found)
+        return found if self.how == "each" else self(obs, action)
 
     def _law(self, found: Any) -> Any:
         laws, values = found if isinstance(found, GaussianValue) else found.points, found.mean
@@ -69,7 +70,7 @@ def critic_function(critic: Model, how: str | int = "min", *, pessimism: Number 
     Args:
         critic: Called `critic(obs, action) -> values [n]`, or the laws of n members.
         how: min, mean, lcb (the mean minus `pessimism` deviations), or the index of a member. "each" is the mean too,
-            but bootstraps each member of an ensemble of laws with its own.
+            but bootstraps each member of an ensemble with its own.
         pessimism: Of lcb; see `dpolicy.losses.reduce_ensemble`.
     """
     return _Reduced(critic, how, pessimism)
