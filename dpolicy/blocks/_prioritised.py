@@ -135,7 +135,7 @@ def prioritised(
         interval: Updates after which the highest priority is found anew.
         priority_exponent: How much the size of an error matters to how often its transition is drawn; 0 for not at all.
         priority_floor: Errors below this are taken as this, so that every transition is drawn now and then; where the
-            loss turns linear.
+            loss is to turn linear, which `critic="huber"` does at 1.
 
     Raises:
         ValueError: For an algorithm of another kind, one that draws its batches itself, or one whose critic's errors
