@@ -6,6 +6,7 @@ import pytest
 
 from dpolicy.algorithms import ALGORITHMS
 from dpolicy.cli import main
+from dpolicy.cli.train import configuration_of
 from dpolicy.presets import PRESETS, preset, presets_for, resolve
 from dpolicy.train import PROGRAMS
 
@@ -104,6 +105,16 @@ def test_what_was_chosen_for_another_kind_of_critic_does_not_stay(algorithm, cri
     found = config["hyperparameters"]
     assert found["critic"] == critic and {name: found[name] for name in expected} == expected
     ALGORITHMS[algorithm].recipe(**found)
+
+
+def test_a_kind_of_critic_on_the_command_line_leaves_the_bounds_of_a_preset_behind():
+    words = ["--env", "gymnax/Pendulum-v1", "--critic", "scalar"]
+    settings = configuration_of("fast_sac", words)[0]["hyperparameters"]
+    assert settings["critic"] == "scalar" and settings["critic_low"] is settings["critic_high"] is None
+    settings = configuration_of("fast_sac", [*words[:3], "hl_gauss", "--critic-low", "-9"])[0][
+        "hyperparameters"
+    ]
+    assert (settings["critic_low"], settings["critic_high"]) == (-9.0, 5.0)
 
 
 def test_choosing_among_several():

@@ -182,6 +182,7 @@ def configuration_of(name: str, args: list[str]) -> tuple[dict[str, Any], dict[s
         UsageError: With one sentence about what is wrong.
         SystemExit: After printing the help.
     """
+    from dpolicy.blocks import CRITIC_KINDS
     from dpolicy.envs import full_name
     from dpolicy.presets import presets_for, resolve
     from dpolicy.train import PROGRAMS
@@ -201,6 +202,10 @@ def configuration_of(name: str, args: list[str]) -> tuple[dict[str, Any], dict[s
     chosen = None if env_name is None else _word_after(args, "--preset")
     with explained(prog):
         config = resolve(name, env_name or "", choose=chosen)
+        # Atoms and bounds of a preset do not stay with another kind of critic, so they are no defaults of its flags.
+        critic = _word_after(args, "--critic")
+        if critic in CRITIC_KINDS and "critic" in config["hyperparameters"]:
+            config = resolve(name, env_name or "", {"critic": critic}, choose=chosen)
     run = _run_flags(config["steps"], tuple(presets_for(name, env_name or "")))
     settings = [flag for flag in flags_of(make_algorithm) if flag.name in config["hyperparameters"]]
     recipe = _defaulting(_prefixed(settings, "algorithm"), config["hyperparameters"])
