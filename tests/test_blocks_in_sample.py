@@ -83,3 +83,15 @@ def test_eta_rises_where_the_fit_is_worse_than_its_budget(fit, expected):
 def test_an_expectile_of_one_is_refused():
     with pytest.raises(ValueError, match="expectile must be"):
         iql(expectile=1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"eta": 1e-5}, "eta must be"),
+        ({"behaviour_budget": None, "eta_rate": 0.1}, "eta_rate must be None without a behaviour_budget"),
+    ],
+)
+def test_what_would_be_clipped_or_ignored_of_eta_is_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        dac(**settings)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import jax.numpy as jnp
 import optax
 
+from dpolicy import _checks
 from dpolicy._settings import Count, Fraction, NonNegative, Positive, at_least
 from dpolicy._types import Key, Loss, Number
 from dpolicy.algorithm import Algorithm
@@ -26,6 +27,13 @@ from dpolicy.networks import mean_of
 from dpolicy.recipe import composed
 
 LEAST, MOST = 1e-3, 100.0  # of eta
+
+
+def _check_budget(eta: Number, budget: Number | None, rate: Number | None) -> None:
+    if budget is None and rate is not None:
+        raise ValueError(f"eta_rate must be None without a behaviour_budget, which keeps eta, got {rate!r}.")
+    if budget is not None:
+        _checks.in_range("eta", eta, LEAST, MOST)
 
 
 def _budgeted(start: Number, budget: Number | None, rate: Number) -> Stage:
@@ -60,7 +68,7 @@ def dac(
     *,
     eta: Positive = 1.0,
     behaviour_budget: Positive | None = 1.0,
-    eta_rate: NonNegative = 1e-3,
+    eta_rate: NonNegative | None = None,
     pessimism: NonNegative = 1.0,
     backup_actions: Count = 10,
     backup: Literal["mean", "max"] = "mean",
@@ -91,8 +99,8 @@ def dac(
 
     Args:
         eta: Weight of the fit to the data: its start, or its value where there is no budget.
-        behaviour_budget: The fit at which eta stays; None keeps eta.
-        eta_rate: Step size of eta.
+        behaviour_budget: The fit at which eta stays, which then must be from .001 to 100; None keeps eta.
+        eta_rate: Step size of eta, .001 unless given.
         pessimism: Deviations below the mean of the critics, in targets.
         backup_actions: Actions in a target.
         backup: Their mean, or the largest, within each critic.
@@ -102,6 +110,7 @@ def dac(
         candidates: Samples of which the best is taken while exploring.
         evaluation_candidates: The same in evaluation.
     """
+    _check_budget(eta, behaviour_budget, eta_rate)
     policy, critics = make_field(), make_critics()
     noise = perturb(policy.schedule, times=policy.times)
 
@@ -131,6 +140,6 @@ def dac(
         critic=critics.fitted(value),
         actor=trained(policy.make, improve, make_optimiser()),
         average=every(average("actor", actor_rate), average_interval, after=average_after),
-        eta=_budgeted(eta, behaviour_budget, eta_rate),
+        eta=_budgeted(eta, behaviour_budget, 1e-3 if eta_rate is None else eta_rate),
         target=critics.averaged(),
     )

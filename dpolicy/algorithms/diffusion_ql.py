@@ -70,7 +70,7 @@ def diffusion_ql(
     Args:
         q_weight: c_Q.
         max_backup: Whether targets take the largest of several actions.
-        backup_actions: So many.
+        backup_actions: So many, where it does.
         actor_rate: Share of the actor that enters its slow copy.
         average_interval: The slow copy moves at every so many updates.
         average_after: Updates at the start through which it waits.

@@ -60,7 +60,8 @@ def fql(
     F ten Euler steps of the flow from the noise z, clipped to the box at the end. Q never reaches the flow, and no
     gradient passes its steps; the distillation bounds how far the actor leaves the data (in the 2-Wasserstein
     distance). All three networks step on what the update found, as one step on the sum of their losses does. The next
-    action is one of the current actor, which also acts: a single sample, mu(s, z).
+    action is one of the current actor, which also acts: a single sample, mu(s, z). The two terms of the actor's loss
+    have noise of their own.
 
     With linear Q the actor's optimum is F(s, z) + D g / (2 alpha), g the gradient of Q and D the action's dimension.
     `distillation_weight` counts in units of Q and must be tuned: 3 or 10 for antmaze, up to 30,000 for adroit, 10 to

@@ -39,8 +39,9 @@ def idql(
     draws the candidates. With one candidate the policy is the data's; with many it finds the maximum of Q where the
     data is, and its errors: the KL to the data grows like log n - (n - 1) / n. The paper tunes `evaluation_candidates`
     among 16, 64 and 256 by domain, has `expectile` .7 for locomotion and .9 for antmaze, batches of 512 and three
-    million updates over which rates fall by a cosine. Its network is a residual one with layer norm and dropout; the
-    field's `residual` has shortcuts without either.
+    million updates over which rates fall by a cosine. Its network is a residual one with layer norm and dropout, and
+    its Adam decays weights; the field's `residual` has shortcuts without either. Its sampler clips the action after
+    every step, ours what it predicts the action to be.
 
     Args:
         actor_rate: Share of the actor that enters its slow copy at each update.

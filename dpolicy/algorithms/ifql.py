@@ -6,7 +6,15 @@ import optax
 
 from dpolicy._settings import Count
 from dpolicy.algorithm import Algorithm
-from dpolicy.blocks import FieldPolicy, InSample, actor_optimiser, acts, field_policy, in_sample_critics
+from dpolicy.blocks import (
+    FieldPolicy,
+    InSample,
+    actor_optimiser,
+    acts,
+    ends_in_box,
+    field_policy,
+    in_sample_critics,
+)
 from dpolicy.learning import algorithm, trained
 from dpolicy.losses import matching, perturb
 from dpolicy.recipe import composed
@@ -28,6 +36,7 @@ from dpolicy.recipe import composed
     value_layer_norm=True,
     critic_hidden=(512, 512, 512, 512),
     critic_activation="gelu",
+    critic_network="layer_norm",
 )
 def ifql(
     make_field: Callable[..., FieldPolicy],
@@ -40,13 +49,13 @@ def ifql(
     r"""IFQL: a flow fitted to the data's actions, IQL's critics, and the best of 32 samples (arXiv 2502.02538, code).
 
     As IDQL, with a rectified flow of ten Euler steps, whose current parameters draw the candidates, and the lower
-    ONLINE critic, which selects among them.
+    ONLINE critic, which selects among them. Samples are clipped to the box where they end, not on the way.
 
     Args:
         candidates: Samples of which the best is taken while exploring.
         evaluation_candidates: The same in evaluation.
     """
-    policy, critics = make_field(), make_critics()
+    policy, critics = ends_in_box(make_field(clip=None)), make_critics()
     fit = matching(perturb(policy.schedule))
     return algorithm(
         "ifql",

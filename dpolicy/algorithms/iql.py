@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 from dpolicy._settings import Positive, Sizes
@@ -31,7 +32,8 @@ def iql(
        \pi = N(\tanh f(s), \sigma^2). $$
 
     No critic is ever asked about an action that the data does not hold. In an update V comes first, then the actor and
-    the critics, which see the new V; the actor's Q is the lower target value. It acts by the mean.
+    the critics, which see the new V; the actor's Q is the lower target value. It acts by the mean, and explores by a
+    sample clipped to the box.
 
     The paper's settings are `temperature` 1/3 and `expectile` .7 for locomotion, 1/10 and .9 for antmaze, 2 and .7 for
     kitchen and adroit (there with dropout in the actor, which is not here), and a rate of the actor that falls to 0
@@ -59,10 +61,10 @@ def iql(
     return algorithm(
         "iql",
         "offline",
-        explore=lambda s: lambda obs, key: s.actor.sample(obs, key)[0],
+        explore=lambda s: lambda obs, key: jnp.clip(s.actor.sample(obs, key)[0], -1.0, 1.0),
         evaluate=lambda s: lambda obs, key: s.actor.mode(obs),
         value=critics.valued(),
-        actor=trained(make, extract, make_optimiser()),
+        actor=critics.critics.of_some(trained(make, extract, make_optimiser())),
         critic=critics.fitted(),
         target=critics.critics.averaged(),
     )

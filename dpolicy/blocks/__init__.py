@@ -49,6 +49,7 @@ from dpolicy.blocks._entropic_noise import tuned_by_samples as tuned_by_samples
 from dpolicy.blocks._field_policy import SAMPLERS as SAMPLERS
 from dpolicy.blocks._field_policy import SCHEDULES as SCHEDULES
 from dpolicy.blocks._field_policy import FieldPolicy as FieldPolicy
+from dpolicy.blocks._field_policy import ends_in_box as ends_in_box
 from dpolicy.blocks._field_policy import field_policy as field_policy
 from dpolicy.blocks._field_policy import flow_policy as flow_policy
 from dpolicy.blocks._field_policy import starting as starting

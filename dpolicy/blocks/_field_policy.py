@@ -221,6 +221,12 @@ def field_policy(
     return FieldPolicy(chosen, make, made)
 
 
+def ends_in_box(policy: FieldPolicy) -> FieldPolicy:
+    """The policy whose samples are clipped to [-1, 1] where they end, and not on the way (FQL, arXiv 2502.02538)."""
+    sample = policy.sample
+    return policy._replace(sample=lambda field, obs, key: jnp.clip(sample(field, obs, key), -1.0, 1.0))
+
+
 def starting(sampler: Any, how: str, *, part: str = "policy") -> Acting:
     """An acting slot: a sample of the part's field from a "random" x_1, or always from "zero"."""
 

@@ -12,7 +12,6 @@ from dpolicy.blocks._critics import Critics, q_critics
 from dpolicy.learning import Stage, trained
 from dpolicy.losses import expectile_regression
 from dpolicy.networks import Activation, ValueNetwork
-from dpolicy.optimisers import adam
 from dpolicy.recipe import composed, tunable
 
 
@@ -80,4 +79,4 @@ def in_sample_critics(
         critic_activation=critic_activation,
         critic_learning_rate=critic_learning_rate,
     )
-    return InSample(critics, make, adam(critic_learning_rate), expectile)
+    return InSample(critics, make, critics.optimiser, expectile)
