@@ -116,7 +116,9 @@ def test_rewards_by_the_returns_seen():
     [
         ({"noise_repeats": 0}, "noise_repeats must be"),
         ({"noise_exponent": -1.0}, "noise_exponent must be"),
+        ({"noise_exponent": 1.0}, "noise_exponent needs noise_repeats above 1, got 1.0 without."),
         ({"return_bound": 0.0}, "return_bound must be"),
+        ({"return_bound": 2.0}, "return_bound needs a reward_discount, got 2.0 without."),
         ({"reward_discount": 1.5}, "reward_discount must be"),
     ],
 )

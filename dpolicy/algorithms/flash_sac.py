@@ -69,8 +69,8 @@ def flash_sac(
     and 1024 environments make 2 updates of 2048 transitions for each step of them all
     (`dpolicy train flash_sac --env playground/... --print-config`).
 
-    In the code each rate counts its own steps, so that the actor's falls half as fast. Warming up starts, as published,
-    from the rate at which it ends, and is left out.
+    In the code the actor moves at the first of two updates, and each rate counts its own steps, so that the actor's
+    falls half as fast. Warming up starts, as published, from the rate at which it ends, and is left out.
 
     Args:
         temperature: Weight lambda of the entropy at first.

@@ -45,9 +45,9 @@ def off_policy(
     normalise_observations: bool = False,
     reward_scale: Number = 1.0,
     reward_discount: Number | None = None,
-    return_bound: Number = 5.0,
+    return_bound: Number | None = None,
     noise_repeats: int = 1,
-    noise_exponent: Number = 2.0,
+    noise_exponent: Number | None = None,
     resets: str = "fresh",
 ) -> Program:
     """Step the environments, store, and learn from uniform replay batches.
@@ -75,10 +75,11 @@ def off_policy(
         reward_scale: Factor on the rewards the algorithm learns from; reported returns are unscaled.
         reward_discount: Given, rewards are moreover divided by the running deviation of their return with this
             discount, or by more, so that no return seen is beyond `return_bound`; when drawn, as observations are.
-        return_bound: That bound; without a `reward_discount` there is none.
+        return_bound: That bound, 5 unless given; it needs a `reward_discount`.
         noise_repeats: Most steps that exploration keeps the noise of an environment for; 1 for new noise at every step.
             Of any policy: see `dpolicy.train.HeldKeys`.
-        noise_exponent: Noise is kept for k steps with a probability proportional to k to the minus this.
+        noise_exponent: Noise is kept for k steps with a probability proportional to k to the minus this, 2 unless
+            given; it needs `noise_repeats` above 1.
         resets: "fresh" draws a new start at every reset; "pool" picks from pre-drawn ones (slow simulators).
 
     Raises:
@@ -98,7 +99,10 @@ def off_policy(
     ):
         _checks.integer(name, value)
     _checks.positive("reward_scale", reward_scale)
-    _checks.positive("return_bound", return_bound)
+    if return_bound is not None:
+        _checks.positive("return_bound", return_bound)
+        if reward_discount is None:
+            raise ValueError(f"return_bound needs a reward_discount, got {return_bound!r} without.")
     if reward_discount is not None:
         _checks.fraction("reward_discount", reward_discount)
     check_holding(noise_repeats, noise_exponent)
@@ -113,9 +117,9 @@ def off_policy(
         reward_scale=reward_scale,
         normalise_observations=normalise_observations,
         reward_discount=reward_discount,
-        return_bound=return_bound,
+        return_bound=5.0 if return_bound is None else return_bound,
         noise_repeats=noise_repeats,
-        noise_exponent=noise_exponent,
+        noise_exponent=2.0 if noise_exponent is None else noise_exponent,
     )
     loop.check_sizes()
     evaluate = evaluation(algorithm, env, evaluation_episodes, evaluation_modes)

@@ -47,7 +47,10 @@ class HeldKeys(eqx.Module):
         return HeldKeys(*jax.vmap(one)(self.keys, self.left, keys))
 
 
-def check_holding(noise_repeats: int, noise_exponent: Number) -> None:
-    """Raise `ValueError` for a longest hold or an exponent out of its range."""
+def check_holding(noise_repeats: int, noise_exponent: Number | None) -> None:
+    """Raise `ValueError` for a longest hold or an exponent out of its range, and for one where nothing is held."""
     _checks.integer("noise_repeats", noise_repeats)
-    _checks.non_negative("noise_exponent", noise_exponent)
+    if noise_exponent is not None:
+        _checks.non_negative("noise_exponent", noise_exponent)
+        if noise_repeats == 1:
+            raise ValueError(f"noise_exponent needs noise_repeats above 1, got {noise_exponent!r} without.")
