@@ -172,7 +172,7 @@ SECOND = {
     "exploration_updates": 0.0,
     "selection_temperature": 1e-4,
     "pessimism": 0.5,
-    "target_entropy_scale": 0.5,
+    "target_entropy_scale": 0.7,
     "consistency_weight": 0.5,
     "random_share": 0.9,
     "target_noise_clip": 1e-4,
