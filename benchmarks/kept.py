@@ -1,5 +1,6 @@
 """Results that outlive a run cut short: arrays in files, computed only where a file is missing; rows of tables."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -53,3 +54,10 @@ def merged(path: Path, head: str, rows: list[str], cells: int) -> list[str]:
             raise ValueError(f"{path} must hold a table with the head {head!r}, got {(table or [''])[0]!r}.")
         stored = table[1:]
     return [head, "|" + "---|" * head.count(" | ") + "---|", *(named(stored) | named(rows)).values()]
+
+
+def seconds_of(directory: Path) -> tuple[float, float]:
+    """Seconds of the (first) compilation and of training that a run's log holds."""
+    events = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+    compile = next(e["seconds"] for e in events if e["event"] == "compile")
+    return compile, sum(e["seconds"] for e in events if e["event"] == "chunk")

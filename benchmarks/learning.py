@@ -5,7 +5,6 @@ A run that was cut short goes on where it stopped; finished ones are only read a
     python benchmarks/learning.py --out benchmarks/results/learning
 """
 
-import json
 import shlex
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from command_line import parser_for
+from kept import seconds_of
 
 from dpolicy.algorithms import ALGORITHMS
 from dpolicy.envs import Environment, evaluate_episodes
@@ -76,13 +76,6 @@ def random_return(env: Environment, episodes: int = 64) -> float:
 
     run = jax.jit(lambda key: evaluate_episodes(env, policy, key, episodes, env.spec.time_limit)[0])
     return float(np.mean(run(jax.random.key(0))))
-
-
-def seconds_of(directory: Path) -> tuple[float, float]:
-    """Seconds of the (first) compilation and of training that a run's log holds."""
-    events = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
-    compile = next(e["seconds"] for e in events if e["event"] == "compile")
-    return compile, sum(e["seconds"] for e in events if e["event"] == "chunk")
 
 
 def aggregate(finals: dict[str, dict[str, np.ndarray]], randoms: dict[str, float]) -> list[str]:

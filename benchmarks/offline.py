@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from command_line import parser_for
-from learning import seconds_of
+from kept import seconds_of
 
 from dpolicy.algorithms import ALGORITHMS
 from dpolicy.data import episode_returns, load_npz, save_npz
