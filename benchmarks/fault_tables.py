@@ -84,6 +84,7 @@ TESTS = {
     "dpolicy/algorithms/cpql.py": f"defaults algorithms_cpql {OFF_POLICY}",
     "dpolicy/algorithms/consistency_ac.py": f"defaults algorithms_consistency_ac {OFF_POLICY}",
     "dpolicy/blocks/_in_sample.py": f"defaults blocks_in_sample {OFF_POLICY}",
+    "dpolicy/blocks/_slow_actor.py": f"defaults {OFF_POLICY}",
     "dpolicy/blocks/_several.py": "defaults blocks_in_sample",
     "dpolicy/blocks/_consistency.py": "defaults consistency algorithms_cpql algorithms_consistency_ac "
     "algorithms_protocol",

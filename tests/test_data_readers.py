@@ -231,7 +231,9 @@ def test_dictionaries_are_put_side_by_side_only_when_asked(minari):
 
 @pytest.mark.parametrize("name", ["arrow", "parquet"])
 def test_minari_in_arrow(minari, name):
-    pytest.importorskip("pyarrow")
+    pytest.importorskip(
+        "pyarrow", reason="pyarrow is large, and of the extra `arrow` alone: pip install -e '.[test,arrow]'"
+    )
     keys = ("observation", "achieved_goal") if name == "arrow" else ()
     check_minari(read_minari(minari / f"tiny/{name}-v0", keys=keys), [0, 1, 2])
 

@@ -1,13 +1,13 @@
 """Diffusion actor-critic: the noise of the data, shifted by the critic's gradient at the noised action."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import optax
 
 from dpolicy import _checks
-from dpolicy._settings import Count, Fraction, NonNegative, Positive, at_least
+from dpolicy._settings import Count, NonNegative, Positive
 from dpolicy._types import Key, Loss, Number
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks import (
@@ -19,9 +19,10 @@ from dpolicy.blocks import (
     critic_function,
     field_policy,
     q_critics,
+    slow_actor,
     value_of_several,
 )
-from dpolicy.learning import Seen, Stage, algorithm, average, every, trained
+from dpolicy.learning import Seen, Stage, algorithm, trained
 from dpolicy.losses import matching, noisy_q, perturb, sharing
 from dpolicy.networks import mean_of
 from dpolicy.recipe import composed
@@ -53,6 +54,7 @@ def _budgeted(start: Number, budget: Number | None, rate: Number) -> Stage:
     field_policy,
     actor_optimiser,
     q_critics,
+    slow_actor,
     schedule="vp",
     sampler_steps=5,
     embedding="sinusoidal_mlp",
@@ -65,6 +67,7 @@ def dac(
     make_field: Callable[..., FieldPolicy],
     make_optimiser: Callable[..., optax.GradientTransformation],
     make_critics: Callable[..., Critics],
+    make_average: Callable[..., Stage],
     *,
     eta: Positive = 1.0,
     behaviour_budget: Positive | None = 1.0,
@@ -72,9 +75,6 @@ def dac(
     pessimism: NonNegative = 1.0,
     backup_actions: Count = 10,
     backup: Literal["mean", "max"] = "mean",
-    actor_rate: Fraction = 0.005,
-    average_interval: Count = 5,
-    average_after: Annotated[int, at_least(0)] = 1_000,
     candidates: Count = 10,
     evaluation_candidates: Count = 10,
 ) -> Algorithm:
@@ -104,9 +104,6 @@ def dac(
         pessimism: Deviations below the mean of the critics, in targets.
         backup_actions: Actions in a target.
         backup: Their mean, or the largest, within each critic.
-        actor_rate: Share of the actor that enters its slow copy.
-        average_interval: The slow copy moves at every so many updates.
-        average_after: Updates at the start through which it waits.
         candidates: Samples of which the best is taken while exploring.
         evaluation_candidates: The same in evaluation.
     """
@@ -139,7 +136,7 @@ def dac(
         evaluate=best(evaluation_candidates),
         critic=critics.fitted(value),
         actor=trained(policy.make, improve, make_optimiser()),
-        average=every(average("actor", actor_rate), average_interval, after=average_after),
+        average=make_average(),
         eta=_budgeted(eta, behaviour_budget, 1e-3 if eta_rate is None else eta_rate),
         target=critics.averaged(),
     )

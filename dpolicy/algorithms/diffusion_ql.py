@@ -1,11 +1,10 @@
 """Diffusion Q-learning: cloning, and Q climbed through the whole chain."""
 
 from collections.abc import Callable
-from typing import Annotated
 
 import optax
 
-from dpolicy._settings import Count, Fraction, NonNegative, Positive, at_least
+from dpolicy._settings import Count, NonNegative, Positive
 from dpolicy._types import Loss
 from dpolicy.algorithm import Algorithm
 from dpolicy.blocks import (
@@ -17,9 +16,10 @@ from dpolicy.blocks import (
     critic_function,
     field_policy,
     q_critics,
+    slow_actor,
     value_of_several,
 )
-from dpolicy.learning import Acting, Seen, algorithm, average, every, trained
+from dpolicy.learning import Acting, Seen, Stage, algorithm, trained
 from dpolicy.losses import add, bptt_of_either, matching, perturb
 from dpolicy.networks import mean_of
 from dpolicy.recipe import composed
@@ -29,6 +29,7 @@ from dpolicy.recipe import composed
     field_policy,
     actor_optimiser,
     q_critics,
+    slow_actor,
     schedule="vp",
     sampler="ddpm_posterior",
     sampler_steps=5,
@@ -41,13 +42,11 @@ def diffusion_ql(
     make_field: Callable[..., FieldPolicy],
     make_optimiser: Callable[..., optax.GradientTransformation],
     make_critics: Callable[..., Critics],
+    make_average: Callable[..., Stage],
     *,
     q_weight: NonNegative = 1.0,
     max_backup: bool = False,
     backup_actions: Count = 10,
-    actor_rate: Fraction = 0.005,
-    average_interval: Count = 5,
-    average_after: Annotated[int, at_least(0)] = 1_000,
     candidates: Count = 50,
     evaluation_candidates: Count = 50,
     selection_temperature: Positive = 1.0,
@@ -71,9 +70,6 @@ def diffusion_ql(
         q_weight: c_Q.
         max_backup: Whether targets take the largest of several actions.
         backup_actions: So many, where it does.
-        actor_rate: Share of the actor that enters its slow copy.
-        average_interval: The slow copy moves at every so many updates.
-        average_after: Updates at the start through which it waits.
         candidates: Samples among which its action is chosen while exploring.
         evaluation_candidates: The same in evaluation.
         selection_temperature: Of the softmax over them.
@@ -100,6 +96,6 @@ def diffusion_ql(
         evaluate=select(evaluation_candidates),
         critic=critics.fitted(value),
         actor=trained(policy.make, improve, make_optimiser()),
-        average=every(average("actor", actor_rate), average_interval, after=average_after),
+        average=make_average(),
         target=critics.averaged(),
     )
