@@ -43,7 +43,8 @@ class Memory(NamedTuple):
         organise: `(state, stored, key) -> (state, extras)`: a look at everything that is stored, for methods that need
             whole episodes: after the warmup, and then at every `interval`-th step of the environments. The extras
             replace those of the whole replay. None where nothing is done.
-        interval: Environment steps (of all environments at once) between two calls of `organise`.
+            Offline before every update, of the whole data set; the state stays as it is.
+        interval: Environment steps (of all environments at once) between two calls of `organise`, off policy.
         enter: `(state, stored, new) -> (state, new)`: a look at what one step of all environments has shown, `[n]`
             transitions with the extras that `start` gave them, before they are stored; it may change these and the
             state. Not asked during the warmup. None where nothing is done.

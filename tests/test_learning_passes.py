@@ -210,6 +210,16 @@ def test_a_stage_at_intervals_costs_nothing_in_between():
     assert [float(found["count/count_min"]) for found in metrics][4:] == [np.inf, 1, np.inf, np.inf, 2]
 
 
+def test_a_stage_of_a_phase():
+    states, metrics = updated(6, count=every(counting(), 2, after=2, until=4))
+    assert [int(state["count"]) for state in states] == [0, 0, 0, 0, 1, 1, 1]
+    assert [float(found["count/due"]) for found in metrics] == [0, 0, 0, 1, 0, 0]
+    states, _ = updated(3, count=every(counting(), 1, until=2))
+    assert [int(state["count"]) for state in states] == [0, 1, 2, 2]
+    with pytest.raises(ValueError, match="until must be an integer of at least 5, got 4"):
+        every(counting(), 1, after=4, until=4)
+
+
 def test_several_parts_at_intervals():
     """Passes inside keep the names of their metrics and the order of their parts, whatever that is."""
     inner = passes(epochs=2, minibatches=2, second=counting(), first=counting())

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from dpolicy.algorithms import bc
+from dpolicy.blocks import Survey, surveyed
 from dpolicy.cli import main
 from dpolicy.data import DataSet, exact_samples, normalised_score
 from dpolicy.envs import make
-from dpolicy.learning import algorithm, labelled, reported
+from dpolicy.learning import algorithm, labelled, remembered, reported
 from dpolicy.train import offline
 from dpolicy.train.epochs import batch_of, epoch_orders
 from dpolicy.train.offline_data import given_data
@@ -198,3 +199,64 @@ def test_a_program_of_epochs_sees_them():
         np.testing.assert_allclose(metrics["seen"], [2.5, 2.5], rtol=1e-6)
     with pytest.raises(ValueError, match="batch_size must be at most the 6 rows of an epoch, got 7"):
         offline(learner, ENV, dataset=data, data_sampling="epochs", **small | {"batch_size": 7})
+
+
+def surveying(looks, due=lambda updates: updates == 3):
+    """Beside each row the sum of the observations from it on, times the update; metrics of what the batch holds."""
+
+    def look(seen, key):
+        jax.debug.callback(lambda: looks.append(1))
+        sums = jnp.cumsum(seen.batch.obs[::-1, 0])[::-1]
+        return {"ahead": seen.updates * sums + 0 * seen.batch.extras["ahead"]}
+
+    survey = surveyed(ahead=Survey(lambda row: {"ahead": row.obs[0] * 0 - 1}, look, due))
+    report = reported(
+        lambda s: {
+            "right": jnp.mean(
+                s.batch.extras["ahead"] == 3 * (5 - s.batch.obs[:, 0] + 1) * (s.batch.obs[:, 0] + 5) / 2
+            ),
+            "first": jnp.mean(s.batch.extras["ahead"] == -1),
+        }
+    )
+    idle = lambda s: lambda obs, key: jnp.zeros(1)
+    return algorithm("surveying", "offline", explore=idle, evaluate=idle, memory=survey, report=report)
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "epochs"])
+def test_a_look_at_all_rows_when_it_is_due(sampling):
+    """Two seeds in one program look once, together; what is found stands beside the rows from then on."""
+    obs = np.arange(6.0)[:, None]
+    data, looks = DataSet(obs, np.zeros((6, 1)), np.zeros(6), obs), []
+    small = {"batch_size": 2, "updates_per_evaluation": 2, "evaluation_episodes": 1}
+    program = offline(surveying(looks), ENV, dataset=data, data_sampling=sampling, **small)
+    state = jax.jit(jax.vmap(program.init))(jax.random.split(jax.random.key(0), 2))
+    step, found = jax.jit(jax.vmap(program.step)), []
+    for _ in range(3):
+        state, metrics = step(state)
+        found.append([float(metrics[name][0]) for name in ("first", "right")])
+    jax.effects_barrier()
+    assert found == [[1, 0], [0, 1], [0, 1]]
+    assert len(looks) == 1  # for both seeds
+    np.testing.assert_array_equal(state.experience.entries["ahead"][1], 3 * np.array([15, 15, 14, 12, 9, 5]))
+
+
+def test_a_look_that_finds_something_else_or_a_replays_memory_is_refused(unchecked_types):
+    idle, no = (lambda s: lambda obs, key: jnp.zeros(1)), reported(lambda s: {})
+    acting = {"explore": idle, "evaluate": idle, "no": no}
+    data = exact_samples(ENV, 4, 0.5)
+    small = {"batch_size": 2, "updates_per_evaluation": 1, "evaluation_episodes": 1}
+    wrong = Survey(lambda row: {"one": row.reward}, lambda s, key: {"two": s.batch.reward}, lambda n: n == 1)
+    program = offline(
+        algorithm("own", "offline", **acting, memory=surveyed(look=wrong)), ENV, dataset=data, **small
+    )
+    with pytest.raises(
+        ValueError, match=r"look finds must be like what it starts with, \{'one': 'float32\[4\]'\}"
+    ):
+        jax.eval_shape(lambda key: program.step(program.init(key)), jax.random.key(0))
+    kept = remembered(lambda row: {"one": row.reward}, lambda s: lambda example, key: {"one": example.reward})
+    with pytest.raises(ValueError, match="own stores entries beside the transitions of a replay"):
+        offline(algorithm("own", "offline", **acting, kept=kept), ENV, dataset=data, **small)
+    with pytest.raises(ValueError, match="at least one name=Survey"):
+        surveyed()
+    with pytest.raises(ValueError, match=r"look must be a Survey\(start, look, due\), got 3"):
+        surveyed(look=3)

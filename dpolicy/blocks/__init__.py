@@ -101,5 +101,7 @@ from dpolicy.blocks._sale import embedded_critics as embedded_critics
 from dpolicy.blocks._sale import sale as sale
 from dpolicy.blocks._several import value_of_several as value_of_several
 from dpolicy.blocks._slow_actor import slow_actor as slow_actor
+from dpolicy.blocks._surveyed import Survey as Survey
+from dpolicy.blocks._surveyed import surveyed as surveyed
 from dpolicy.blocks._value_range import ValueRange as ValueRange
 from dpolicy.blocks._value_range import value_range as value_range

@@ -31,8 +31,8 @@ from dpolicy.losses import add, batched, on
 from dpolicy.optimisers import Learner, Rate, adam, descend, learner
 
 
-def every(stage: Stage, updates: int, *, after: Number = 0) -> Stage:
-    """The stage at every `updates`-th update, once `after` of them are over.
+def every(stage: Stage, updates: int, *, after: Number = 0, until: int | None = None) -> Stage:
+    """The stage at every `updates`-th update, once `after` of them are over and until `until` of them are.
 
     In between it costs nothing, in a sweep in one program (`vmap`) neither: it runs when it is due for any of them. Its
     metrics are averaged over the updates at which it ran; "NAME/due" is their share.
@@ -41,11 +41,14 @@ def every(stage: Stage, updates: int, *, after: Number = 0) -> Stage:
         stage: Any but one that adds entries to the batch, which the stages after it could not do without.
         updates: At least 1, the interval.
         after: Updates at the start through which it waits.
+        until: The last update at which it may run, more than `after`; None for no last one.
     """
     _checks.instance("stage", stage, Stage, "a Stage")
     _checks.integer("updates", updates)
     _checks.non_negative("after", after)
-    if updates == 1 and isinstance(after, int) and after == 0:
+    if until is not None:
+        _checks.integer("until", until, after + 1 if isinstance(after, int) else 1)
+    if updates == 1 and isinstance(after, int) and after == 0 and until is None:
         return stage
 
     def step(part: Any, seen: Seen, key: Key) -> Stepped:
@@ -63,10 +66,12 @@ def every(stage: Stage, updates: int, *, after: Number = 0) -> Stage:
         def wait(arrays: Any, shapes: Any) -> tuple[Any, Metrics]:
             return arrays, {name: jnp.full(x.shape, _idle(name), x.dtype) for name, x in shapes[1].items()}
 
-        due = (seen.updates % updates == 0) & (seen.updates > after)
+        due = (
+            (seen.updates % updates == 0) & (seen.updates > after) & (until is None or seen.updates <= until)
+        )
         arrays, metrics = rarely(due, run, wait, arrays)
-        share = f"{seen.stage}/due" if stage.bare else "due"
-        return eqx.combine(arrays, rest), {}, {**metrics, share: due.astype(float)}
+        metrics[f"{seen.stage}/due" if stage.bare else "due"] = due.astype(float)
+        return eqx.combine(arrays, rest), {}, metrics
 
     return stage._replace(step=step)
 
@@ -160,10 +165,7 @@ def labelled_by_part(models: Any) -> Any:
 
 
 def _undone(going: Bool[Array, ""], before: Any, after: Any) -> Any:
-    """`after` while it goes on, else `before` with the rates of `after`.
-
-    A rate whose first step goes too far would never fall if that were undone too.
-    """
+    """`after` while it goes on, else `before` with the rates of `after`, which fall where a step goes too far."""
     is_rate = lambda node: isinstance(node, Rate)
     keep = lambda old, new: new if is_rate(new) else jnp.where(going, new, old)
     return jax.tree.map(keep, before, after, is_leaf=is_rate)

@@ -1,6 +1,6 @@
 """Learning from a fixed data set in one compiled program."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -8,12 +8,13 @@ import jax.numpy as jnp
 
 from dpolicy import _checks
 from dpolicy._types import Key, Metrics, Number, Transition
-from dpolicy.algorithm import Algorithm
+from dpolicy.algorithm import Algorithm, Memory, Stored
 from dpolicy.data import DataSet, normalised_score
 from dpolicy.data.d4rl import Timeouts
 from dpolicy.data.rewards import RewardTreatment
 from dpolicy.data.sets import Extra
 from dpolicy.envs import Environment, Spec
+from dpolicy.learning._stages import with_entries
 from dpolicy.train.epochs import Sampling, batch_of, epoch_orders
 from dpolicy.train.evaluate import evaluation, summarised
 from dpolicy.train.normalise import Normaliser
@@ -120,6 +121,31 @@ def offline(
     )
 
 
+class Beside(NamedTuple):
+    """What an offline run keeps beside its data.
+
+    Attributes:
+        order: The key of the orders of its epochs; None for draws with replacement.
+        entries: Of every row, by name.
+    """
+
+    order: Key | None
+    entries: dict[str, Any]
+
+
+def _survey_of(algorithm: Algorithm) -> Memory | None:
+    """What the algorithm keeps beside the rows of its data, or raise `ValueError` for what only a replay can keep."""
+    memory = algorithm.memory
+    if memory is not None and (
+        memory.organise is None or memory.draw is not None or memory.enter is not None
+    ):
+        raise ValueError(
+            f"{algorithm.name} stores entries beside the transitions of a replay, which a data set does not have: an "
+            "offline algorithm must have no such stage (remembered, prioritised)."
+        )
+    return memory
+
+
 def _program(
     algorithm: Algorithm,
     spec: Spec,
@@ -133,6 +159,7 @@ def _program(
 ) -> Program:
     """The program of rows that are as the policy sees them."""
     _checks.one_of("data_sampling", sampling, ("uniform", "epochs"))
+    memory = _survey_of(algorithm)
     if sampling == "epochs" and batch_size > (rows := given.reward.shape[0]):
         raise ValueError(f"batch_size must be at most the {rows:,} rows of an epoch, got {batch_size}.")
 
@@ -143,7 +170,8 @@ def _program(
         return TrainState(
             algorithm=algorithm.init(algorithm_key, spec),
             normaliser=normaliser,
-            experience=order_key,  # the data set is a constant of the program, not a part of every checkpoint
+            # The data set is a constant of the program, not a part of every checkpoint.
+            experience=order_key if memory is None else Beside(order_key, jax.vmap(memory.start)(given)),
             key=key,
             steps=jnp.zeros((), jnp.int32),
             alive=jnp.asarray(True),
@@ -152,18 +180,27 @@ def _program(
 
     def iteration(state: TrainState, shuffled: Any) -> tuple[TrainState, Metrics]:
         key, sample_key, update_key = jax.random.split(state.key, 3)
+        rows, experience = given, state.experience
+        if memory is not None and memory.organise is not None:
+            rows = with_entries(given, experience.entries)
+            stored = Stored(rows, jnp.zeros((), jnp.int32), jnp.asarray(given.reward.shape[0]), 1)
+            # A key that nothing else is made from.
+            survey_key = jax.random.fold_in(sample_key, 1)
+            experience = Beside(experience.order, memory.organise(state.algorithm, stored, survey_key)[1])
+            rows = with_entries(given, experience.entries)
         if shuffled is None:
             shuffled = jax.random.randint(sample_key, (batch_size,), 0, given.reward.shape[0])
-        batch = data_steps(given, shuffled, algorithm.horizon)
+        batch = data_steps(rows, shuffled, algorithm.horizon)
         updated, metrics = algorithm.update(state.algorithm, batch, update_key)
         kept, alive, failed_at = guard(state.algorithm, updated, metrics, state, state.steps + 1)
-        state = TrainState(kept, state.normaliser, state.experience, key, state.steps + 1, alive, failed_at)
+        state = TrainState(kept, state.normaliser, experience, key, state.steps + 1, alive, failed_at)
         return state, metrics
 
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
         rows = None
         if sampling == "epochs":
-            orders = epoch_orders(state.experience, state.steps, updates, given.reward.shape[0], batch_size)
+            order = state.experience if memory is None else state.experience.order
+            orders = epoch_orders(order, state.steps, updates, given.reward.shape[0], batch_size)
             numbers = state.steps + jnp.arange(updates)
             rows = jax.vmap(lambda update: batch_of(orders, state.steps, update))(numbers)
         ended, metrics = summarised(iteration, state, rows, length=updates)
