@@ -60,6 +60,7 @@ TAKE_KEYS = [
     lambda key: fields.Field(1, 1, **SMALL, key=key),
     lambda key: MeanField(1, 1, **SMALL, key=key),
     lambda key: ensemble(lambda key: jnp.zeros(()), 2, key=key),
+    lambda key: fields.EnergyNetwork(1, 1, hidden=(2,), key=key),
     lambda key: fields.RandomFourier(4, key=key),
     lambda key: fields.LearnableFourier(4, key=key),
     lambda key: fields.LangevinControl(1, 1, steps=2, hidden=(2,), key=key),
@@ -164,9 +165,9 @@ def test_several_keys(key):
 
 def test_keys_of_before_are_keys():
     np.testing.assert_array_equal(
-        *(TAKE_KEYS[5](key).frequencies for key in (jax.random.PRNGKey(3), jax.random.key(3)))
+        *(TAKE_KEYS[6](key).frequencies for key in (jax.random.PRNGKey(3), jax.random.key(3)))
     )
-    jax.vmap(TAKE_KEYS[5])(jax.random.split(KEY, 2))
+    jax.vmap(TAKE_KEYS[6])(jax.random.split(KEY, 2))
 
 
 @pytest.mark.parametrize(

@@ -339,6 +339,7 @@ TABLE = {
         },
     ),
     "Field": (field, {**SIZES, "output_scale": NUMBER}),
+    "EnergyNetwork": (made(fields.EnergyNetwork, obs_size=1, action_size=1), SIZES),
     "ConsistencyField": (
         made(fields.ConsistencyField, obs_size=1, action_size=1),
         {n: v for n, v in SIZES.items() if n != "final_scale"}

@@ -12,6 +12,7 @@ from dpolicy.fields import (
     ConsistencyField,
     CosineVP,
     CosSin,
+    EnergyNetwork,
     LangevinControl,
     LearnableFourier,
     LogSNR,
@@ -102,6 +103,8 @@ NETWORKS = [
         lambda: LangevinControl(3, 2, steps=2, **SMALL)(ACTION, TIME, ACTION),
         "obs must have the shape (3,), got (2,).",
     ),
+    (lambda: EnergyNetwork(3, 2, **SMALL)(OBS, TIME, OBS), "x must have the shape (2,), got (3,)."),
+    (lambda: EnergyNetwork(3, 2, **SMALL)(ACTION, TIME, ACTION), "obs must have the shape (3,), got (2,)."),
     (lambda: CategoricalQ(3, 2, **SMALL)(OBS, TIME), "action must have the shape (2,), got ()."),
     (
         lambda: MLP((3, 2), 1, **SMALL)(jnp.ones((5, 3)), jnp.ones((5, 2))),

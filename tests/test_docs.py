@@ -218,6 +218,7 @@ def test_other_functions_are_called_as_their_source_says():
         "actor_critic",
         "proximal",
         "coupled_flow",
+        "guided_policy",
         "in_sample_critics",
         "joint_categorical_critics",
         "joint_critics",

@@ -53,6 +53,8 @@ from dpolicy.blocks._field_policy import ends_in_box as ends_in_box
 from dpolicy.blocks._field_policy import field_policy as field_policy
 from dpolicy.blocks._field_policy import flow_policy as flow_policy
 from dpolicy.blocks._field_policy import starting as starting
+from dpolicy.blocks._guided_policy import GuidedPolicy as GuidedPolicy
+from dpolicy.blocks._guided_policy import guided_policy as guided_policy
 from dpolicy.blocks._in_sample import InSample as InSample
 from dpolicy.blocks._in_sample import in_sample_critics as in_sample_critics
 from dpolicy.blocks._joint import JointCritics as JointCritics

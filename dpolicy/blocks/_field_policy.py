@@ -173,7 +173,8 @@ def field_policy(
         obs_hidden: Widths of a network of its own for the observation, before the field's; none unless given (128, 128
             in FlowRL, arXiv 2603.27450).
         activation: Activation of the field's network.
-        embedding: Of time: fourier_mlp, fourier, random_fourier, sinusoidal, cos_sin or raw.
+        embedding: Of time: fourier_mlp, fourier, random_fourier, fixed_fourier, sinusoidal, sinusoidal_mlp, cos_sin or
+            raw.
         initialisation: Of the field's weights; see `dpolicy.networks`.
         residual: Whether pairs of hidden layers have a shortcut; their widths must be equal, and odd in number.
         clip: Bound of the action, and of its prediction at every sampler step; None for none.

@@ -23,6 +23,7 @@ from dpolicy.fields._embeddings import RandomFourier as RandomFourier
 from dpolicy.fields._embeddings import Raw as Raw
 from dpolicy.fields._embeddings import Sinusoidal as Sinusoidal
 from dpolicy.fields._embeddings import make_embedding as make_embedding
+from dpolicy.fields._energy import EnergyNetwork as EnergyNetwork
 from dpolicy.fields._field import Field as Field
 from dpolicy.fields._field import FunctionField as FunctionField
 from dpolicy.fields._guidance import ClassifierFree as ClassifierFree

@@ -210,10 +210,18 @@ def _sinusoidal_mlp(key: Key) -> Projected:
     return Projected(Sinusoidal(16), 16, hidden=(32,), key=key)
 
 
+def _fixed_fourier(key: Key) -> Projected:
+    """That of SfBC, CEP and Diffusion-DICE: 32 features of fixed frequencies N(0, 30^2), and a linear layer of them."""
+    inner_key, mlp_key = jax.random.split(key)
+    inner = RandomFourier(32, std=30.0, key=inner_key)
+    return Projected(inner, 32, hidden=(), initialisation="torch", key=mlp_key)
+
+
 EMBEDDINGS: dict[str, Callable[[Key], AbstractEmbedding]] = {
     "fourier_mlp": _fourier_mlp,
     "fourier": lambda key: LearnableFourier(64, key=key),
     "random_fourier": lambda key: RandomFourier(64, key=key),
+    "fixed_fourier": _fixed_fourier,
     "sinusoidal": lambda key: Sinusoidal(16),
     "sinusoidal_mlp": _sinusoidal_mlp,
     "cos_sin": lambda key: CosSin(8),
