@@ -43,7 +43,7 @@ PACKAGES = {
     "train": ("Training", "loop policy runs evaluate on_policy off_policy offline program"),
     "data": (
         "Data sets",
-        "reading sets sources places rewards scores d4rl ogbench minari cep made recording saving",
+        "reading sets sources places rewards scores d4rl ogbench ogbench_tasks minari cep made recording saving",
     ),
     "audit": ("Audit of losses", "alignment experience"),
 }

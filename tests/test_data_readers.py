@@ -13,6 +13,7 @@ from dpolicy.data import (
     Goals,
     check_order,
     compact,
+    load_npz,
     located,
     read,
     read_d4rl,
@@ -163,9 +164,65 @@ def test_ogbench_rewards_are_of_a_rows_own_state(tmp_path, monkeypatch):
     np.testing.assert_array_equal(data.end, [0, 0, 0, 1, 0, 1, 1])
     assert read("antmaze-medium-navigate-singletask-task2-v0").reward.max() == -1
     with pytest.raises(
-        ValueError, match="data_task must be None for cube-single-play-v0, whose goals are not known"
+        ValueError, match="data_task must be None for powderworld-easy-play-v0, whose goals are not known"
     ):
-        task_goals("cube-single-play-v0", 1)
+        task_goals("powderworld-easy-play-v0", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "goals"),
+    [
+        ("cube-single-play-v0", 4, Goals(((14, (0.5, 0.2, 0.02), 0.04),))),
+        ("cube-double-noisy-v0", 0, task_goals("cube-double-play-v0", 2)),
+        ("cube-double-play-v0", 5, Goals(((14, (0.425, 0, 0.02), 0.04), (21, (0.425, 0, 0.06), 0.04)))),
+        ("scene-play-v0", 0, task_goals("scene-play-v0", 2)),
+        ("puzzle-3x3-play-v0", 0, Goals(buttons=(1,) * 9)),
+        ("puzzle-3x3-play-v0", 1, Goals(buttons=(1, 1, 0, 1, 0, 1, 0, 1, 1))),
+        ("puzzle-4x4-play-v0", 0, Goals(buttons=(0,) * 16)),
+        ("puzzle-4x5-play-v0", 0, Goals(buttons=(1,) * 20)),
+        ("puzzle-4x6-play-v0", 4, Goals(buttons=(1, 0, 0, 0, 0, 1, *(0,) * 12, 1, 0, 0, 0, 0, 1))),
+    ],
+)
+def test_ogbench_goals_of_things_that_are_moved(name, task, goals):
+    assert task_goals(name, task) == goals
+
+
+def test_ogbench_goals_are_complete():
+    for size, cubes in {"single": 1, "double": 2, "triple": 3, "quadruple": 4, "octuple": 8}.items():
+        for task in range(1, 6):
+            places = task_goals(f"cube-{size}-play-v0", task).places
+            assert [first for first, _, _ in places] == [14 + 7 * i for i in range(cubes)]
+            at = np.array([place for _, place, _ in places])
+            assert at.shape == (cubes, 3) and len(np.unique(at, axis=0)) == cubes
+            assert ((at[:, 0] >= 0.32) & (at[:, 0] <= 0.53) & (np.abs(at[:, 1]) <= 0.25)).all()
+    for size, buttons in {"3x3": 9, "4x4": 16, "4x5": 20, "4x6": 24}.items():
+        for task in range(1, 6):
+            assert len(task_goals(f"puzzle-{size}-play-v0", task).buttons) == buttons
+
+
+def test_a_scene_of_ogbench_is_relabelled(tmp_path):
+    """Task 4: the cube in the drawer, which is closed, with the first button pressed; a sub-goal more in each row."""
+    qpos = np.zeros((10, 25), np.float32)
+    qpos[:, 14:17] = [0.33, -0.356, 0.3]
+    qpos[:, 23:] = [-0.16, 0.1]
+    buttons = np.tile([[0, 1]], (10, 1))
+    buttons[1:, 0] = 1
+    buttons[2:, 1] = 0
+    qpos[3:, 23] = -0.0399
+    qpos[5:, 24] = 0.0401
+    qpos[6:, 24] = 0.0399
+    qpos[6:, 16] = 0.065986 + 0.039
+    path = ogbench(tmp_path / "scene-play-v0.npz", qpos=qpos, button_states=buttons)
+    data = read_ogbench(path, task=4)
+    # Rows 4 and 7 are last states.
+    np.testing.assert_array_equal(data.reward, [-5, -4, -3, -2, -2, 0, 0])
+    np.testing.assert_array_equal(data.terminated, [0, 0, 0, 0, 0, 1, 1])
+    np.testing.assert_array_equal(data.end, [0, 0, 0, 1, 0, 1, 1])
+    assert data.remarks[-1] == "2 rows are at the goal."
+    # The default is task 2: other cube, both buttons off, all closed.
+    np.testing.assert_array_equal(read_ogbench(path, task=0).reward, [-4, -5, -4, -3, -3, -2, -2])
+    with pytest.raises(ValueError, match=r"must hold 'qpos' with at least 31 columns"):
+        read_ogbench(path, task=1, name="cube-triple-play-v0")
 
 
 def test_ogbench_goals_of_several_parts():
@@ -276,6 +333,15 @@ def test_names_say_where_they_were_looked_for(monkeypatch, tmp_path):
         located("nothing")
     with pytest.raises(ValueError, match="got './x', which does not exist"):
         located("./x")
+    # Too long to be looked for; and one that is only with its ending.
+    with pytest.raises(
+        ValueError, match=r"data must be a path or a name, got 300 characters .*name too long"
+    ):
+        located("x" * 300)
+    with pytest.raises(ValueError, match="data must be a path or a name, got 260 characters"):
+        load_npz("x" * 256 + ".npz")
+    with pytest.raises(ValueError, match="looked for as data/xxx"):
+        located("x" * 253)
     path = write(tmp_path / "D4RL_DATASET_DIR/walker_mixed.hdf5", three_episodes())
     assert located("walker2d-medium-replay-v0") == (path, "walker2d-medium-replay-v0", None)
     assert read("walker2d-medium-replay-v0").reference == (1.629008, 4592.3)

@@ -19,13 +19,13 @@ from dpolicy.envs import make
 from dpolicy.learning import algorithm, labelled, remembered, reported
 from dpolicy.train import offline
 from dpolicy.train.epochs import batch_of, epoch_orders
-from dpolicy.train.offline_data import given_data
+from dpolicy.train.offline_data import SIZE, TEMPERATURE, given_data
 from dpolicy.train.pinning import pinned
 
 ENV = make("bandit/double_well")
 SETTINGS = {
-    "size": 4,
-    "temperature": 1.0,
+    "size": SIZE,
+    "temperature": TEMPERATURE,
     "rewards": "none",
     "action_clip": None,
     "extras": (),
@@ -121,7 +121,10 @@ def test_a_set_in_the_place_of_its_name():
         ({"rewards": "x"}, "data_rewards must be one of none, iql_locomotion"),
         ({"action_clip": 2.0}, r"data_action_clip must be a finite number in \(0, 1\]"),
         ({"discount": 2.0}, r"data_discount must be a finite number in \[0, 1\]"),
-        ({"reference": (2.0, 1.0)}, "reference must be two returns, the lower one first"),
+        ({"reference": (2.0, 1.0)}, "data_reference must be two returns, the lower one first"),
+        ({"reference": 3}, "data_reference must be two returns"),
+        ({"size": 4}, r"data_size is for 'exact' samples and 'maze/KIND', .* got 4 for 'hopper-medium-v2'"),
+        ({"temperature": 1.0}, "data_temperature is for 'exact' samples, got 1.0 for 'hopper-medium-v2'"),
         ({"timeouts": "x"}, "data_timeouts must be one of drop"),
         ({"task": 1}, "data_task is for sets of OGBench"),
         ({"keys": ("a",)}, "data_keys is for sets of Minari"),
@@ -134,6 +137,10 @@ def test_settings_are_refused_by_their_own_names(hopper, monkeypatch, settings, 
         given("hopper-medium-v2", **settings)
     with pytest.raises(ValueError, match="dataset must be a Transition, a DataSet or None"):
         offline(bc(), ENV, dataset={})
+    with pytest.raises(ValueError, match="data_size is for .*, got 5 for a dataset, which is given"):
+        offline(bc(), ENV, dataset=exact_samples(ENV, 4, 0.5), data_size=5)
+    with pytest.raises(ValueError, match="data_temperature is for 'exact' samples, got 1.0 for 'maze/play'"):
+        offline(bc(), make("maze/four"), data="maze/play", data_size=5, data_temperature=1.0)
 
 
 def test_a_set_larger_than_memory_is_refused(hopper, monkeypatch):

@@ -17,11 +17,11 @@ from dpolicy.data.made import make_set as make_set
 from dpolicy.data.mazes import maze_data as maze_data
 from dpolicy.data.mazes import relabelled as relabelled
 from dpolicy.data.minari import read_minari as read_minari
-from dpolicy.data.ogbench import Goals as Goals
 from dpolicy.data.ogbench import compact as compact
 from dpolicy.data.ogbench import read_ogbench as read_ogbench
 from dpolicy.data.ogbench import rewards_of as rewards_of
-from dpolicy.data.ogbench import task_goals as task_goals
+from dpolicy.data.ogbench_tasks import Goals as Goals
+from dpolicy.data.ogbench_tasks import task_goals as task_goals
 from dpolicy.data.order import check_order as check_order
 from dpolicy.data.places import FOLDERS as FOLDERS
 from dpolicy.data.places import located as located

@@ -2,67 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from dpolicy import _checks
 from dpolicy._files import as_path
+from dpolicy.data.ogbench_tasks import Goals, task_goals
 from dpolicy.data.places import ogbench_task
 from dpolicy.data.sets import DataSet
 from dpolicy.data.sources import flags, npz_arrays
 
 _REQUIRED = ("observations", "actions", "terminals")
-_UNIT, _OFFSET = 4.0, 4.0  # metres of a cell, and from its own origin to the first one's centre
-# The cells (row, column) of the goals of tasks 1 to 5, from OGBench's code (arXiv 2410.20092).
-_MAZE_GOALS = {
-    "medium": ((6, 6), (1, 6), (4, 2), (6, 1), (1, 1)),
-    "large": ((7, 10), (7, 1), (1, 10), (5, 4), (5, 4)),
-    "giant": ((10, 14), (10, 1), (1, 1), (5, 12), (3, 8)),
-    "teleport": ((7, 1), (7, 10), (7, 10), (7, 10), (7, 1)),
-}
-_SOCCER_GOALS = {
-    "arena": ((5, 2), (2, 2), (6, 6), (6, 1), (1, 6)),
-    "medium": ((6, 6), (1, 1), (6, 5), (5, 3), (1, 6)),
-}
-_BALL = 15  # where the ball's place begins in qpos
-
-
-class Goals(NamedTuple):
-    """The sub-goals of a task: places that coordinates must be near to, and states that buttons must have.
-
-    Attributes:
-        places: For each the first index in `qpos`, the values there, and how far from them still counts. 14 + 7 i is
-            that of cube i, with a tolerance of .04.
-        buttons: The states of all buttons; empty where there are none.
-    """
-
-    places: tuple[tuple[int, tuple[float, ...], float], ...] = ()
-    buttons: tuple[int, ...] = ()
-
-
-def task_goals(name: str, task: int = 0) -> Goals:
-    """The goals of a task in the mazes and in the soccer fields: the place where the agent, or the ball, must be.
-
-    Args:
-        name: Of the set, such as "antmaze-large-navigate-v0".
-        task: From 1 to 5; 0 is the default one, 4 of antsoccer and 1 of the others.
-
-    Raises:
-        ValueError: For a set whose goals are not known here, or a task that there is not.
-    """
-    _checks.integer("data_task", task, 0, 5)
-    kind, _, rest = name.partition("-")
-    size = rest.partition("-")[0]
-    table = _SOCCER_GOALS if kind == "antsoccer" else _MAZE_GOALS if kind.endswith("maze") else {}
-    if size not in table:
-        raise ValueError(
-            f"data_task must be None for {name}, whose goals are not known here (those of mazes and antsoccer are): "
-            "give them to dpolicy.data.read_ogbench from Python."
-        )
-    row, column = table[size][(task or (4 if kind == "antsoccer" else 1)) - 1]
-    place = (column * _UNIT - _OFFSET, row * _UNIT - _OFFSET)
-    return Goals(((_BALL if kind == "antsoccer" else 0, place, 1.0 if kind == "pointmaze" else 0.5),))
 
 
 def rewards_of(goals: Goals, arrays: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:

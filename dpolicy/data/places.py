@@ -1,5 +1,6 @@
 """Where a data set lies: a path, or a name that is looked for where its package leaves its files."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -100,7 +101,7 @@ def _of_minari(path: Path) -> Path | None:
     """The file in a folder of Minari that holds the episodes, or lists them."""
     for inside in (path / "data", path):
         for file in ("main_data.hdf5", "metadata.json"):
-            if (inside / file).is_file():
+            if os.path.isfile(inside / file):
                 return inside / file
     return None
 
@@ -128,6 +129,24 @@ def _how(name: str) -> str:
     return "; ".join(ways or ['"dpolicy data make" lists the sets that are made here'])
 
 
+def named(name: str, value: Any) -> Path:
+    """A path or name of a length that files may have.
+
+    Raises:
+        ValueError: As `as_path`, and for one that is too long.
+    """
+    path = as_path(name, value)
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError(
+                f"{name} must be a path or a name, got {len(str(value)):,} characters that begin with "
+                f"{str(value)[:40]!r} ({error.strerror})."
+            ) from None
+    return path
+
+
 def located(data: Any) -> Place:
     """Where the set that `data` names lies.
 
@@ -140,7 +159,7 @@ def located(data: Any) -> Place:
     Raises:
         ValueError: If there is no such file; for a name with where it was looked for and how to get it.
     """
-    path = as_path("data", data)
+    path = named("data", data)
     if path.is_file():
         return Place(path, _name_of(path))
     if path.is_dir():
@@ -158,7 +177,8 @@ def located(data: Any) -> Place:
         )
     looked = list(_candidates(name))
     for place in looked:
-        found = place if place.is_file() else _of_minari(place)
+        # Not by its method: with an ending or a folder it may be longer than a name may be.
+        found = place if os.path.isfile(place) else _of_minari(place)
         if found is not None:
             return Place(found, str(data), task)
     shown = [str(place) for place in (looked[0], *looked[len(SUFFIXES) + 1 :])]

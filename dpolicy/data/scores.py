@@ -50,18 +50,18 @@ def reference_scores(name: str) -> tuple[float, float] | None:
     return REFERENCE_SCORES[max(known, key=len)] if known else None
 
 
-def check_reference(reference: Any) -> tuple[float, float]:
-    """A pair of returns, the lower one first.
+def check_reference(reference: Any, name: str = "reference") -> tuple[float, float]:
+    """A pair of returns, the lower one first; `name` is what messages call it.
 
     Raises:
         ValueError: For anything else.
     """
     if not isinstance(reference, (tuple, list)) or len(reference) != 2:
-        raise ValueError(f"reference must be two returns (R_min, R_max), got {reference!r}.")
+        raise ValueError(f"{name} must be two returns (R_min, R_max), got {reference!r}.")
     low, high = reference
-    _checks.in_range("reference", list(reference), ndim=(1,))
+    _checks.in_range(name, list(reference), ndim=(1,))
     if not low < high:
-        raise ValueError(f"reference must be two returns, the lower one first, got {tuple(reference)!r}.")
+        raise ValueError(f"{name} must be two returns, the lower one first, got {tuple(reference)!r}.")
     return float(low), float(high)
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpolicy import _checks
-from dpolicy._files import as_path
 from dpolicy._types import Number, Transition
+from dpolicy.data.places import named
 from dpolicy.envs import Bandit
 
 _REQUIRED = ("obs", "action")
@@ -38,7 +38,7 @@ def existing(data: str | Path) -> Path:
     Raises:
         ValueError: If there is no such file.
     """
-    path = as_path("data", data)
+    path = named("data", data)
     if not path.is_file():
         raise ValueError(f"data must be an .npz file or 'exact', got {str(data)!r}, which does not exist.")
     return path

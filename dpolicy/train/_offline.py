@@ -18,7 +18,7 @@ from dpolicy.learning._stages import with_entries
 from dpolicy.train.epochs import Sampling, batch_of, epoch_orders
 from dpolicy.train.evaluate import evaluation, summarised
 from dpolicy.train.normalise import Normaliser
-from dpolicy.train.offline_data import given_data
+from dpolicy.train.offline_data import SIZE, TEMPERATURE, given_data
 from dpolicy.train.program import Program, TrainState, checked_parts, guard, settled, spec_of
 from dpolicy.train.windows import data_steps
 
@@ -29,8 +29,8 @@ def offline(
     *,
     dataset: Transition | DataSet | None = None,
     data: str = "exact",
-    data_size: int = 20_000,
-    data_temperature: Number = 0.25,
+    data_size: int = SIZE,
+    data_temperature: Number = TEMPERATURE,
     data_rewards: RewardTreatment = "none",
     data_action_clip: float | None = None,
     data_timeouts: Timeouts = "drop",

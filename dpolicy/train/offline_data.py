@@ -18,6 +18,8 @@ from dpolicy.envs import Environment
 from dpolicy.train.memory import check_room, memory_limit, size_of
 from dpolicy.train.progress import byte_text
 
+SIZE, TEMPERATURE = 20_000, 0.25  # by default, of exact samples; and rows of a maze
+
 
 class Given(NamedTuple):
     """What an offline run learns from.
@@ -64,7 +66,8 @@ def given_data(
 
     Raises:
         ValueError: For anything that is no data or no setting, for data that do not fit into memory, or out of order
-            where the algorithm learns from windows, and for sizes that differ from the environment's.
+            where the algorithm learns from windows, for sizes that differ from the environment's, and for a size or
+            temperature of data that are not made.
     """
     name = "data" if dataset is None else "dataset"
     _checks.integer("data_size", size)
@@ -73,7 +76,10 @@ def given_data(
         _checks.in_range("data_action_clip", action_clip, 0.0, 1.0, open_low=True)
     _checks.fraction("data_discount", discount)
     if reference is not None:
-        reference = check_reference(tuple(reference) if isinstance(reference, list) else reference)
+        reference = check_reference(
+            tuple(reference) if isinstance(reference, list) else reference, "data_reference"
+        )
+    _check_made(None if dataset is not None else data, size, temperature)
     if isinstance(dataset, Transition):
         untouched = {
             "data_rewards": rewards == "none",
@@ -96,6 +102,17 @@ def given_data(
         raise ValueError(f"dataset must be a Transition, a DataSet or None, got {type(dataset).__name__}.")
     _check_rows(rows, env, name, horizon, given=dataset is not None)
     return Given(rows, reference)
+
+
+def _check_made(data: Any, size: int, temperature: Any) -> None:
+    """Refuse what sets are made with where one is read, or given (None): it would be ignored."""
+    made = isinstance(data, str) and is_made(data)
+    given = {"data_size": (size, SIZE, made), "data_temperature": (temperature, TEMPERATURE, data == "exact")}
+    for name, (value, default, used) in given.items():
+        if not used and (isinstance(value, jax.core.Tracer) or value != default):
+            whose = "'exact' samples" + " and 'maze/KIND', which are made" * (name == "data_size")
+            source = "a dataset, which is given" if data is None else repr(data)
+            raise ValueError(f"{name} is for {whose}, got {value!r} for {source}.")
 
 
 def _read(env: Environment, data: str, size: int, temperature: Any, settings: dict[str, Any]) -> DataSet:
