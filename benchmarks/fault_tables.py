@@ -32,6 +32,7 @@ TESTS = {
     "losses/consistency.py": "defaults consistency algorithms_cpql",
     "losses/directions.py": "defaults algorithms_dacer",
     "losses/embedding.py": "algorithms_td7",
+    "losses/contrast.py": "defaults losses_contrast",
     "losses/extraction.py": "defaults losses_extraction blocks_in_sample",
     "losses/*": f"defaults {MATCHING} losses_tilt matching_shares matching_laws matching_recipes {WIRING} "
     "algorithms_protocol",

@@ -27,6 +27,7 @@ from dpolicy.losses._candidates import candidates as candidates
 from dpolicy.losses._candidates import gradient_ascent as gradient_ascent
 from dpolicy.losses._candidates import jitter as jitter
 from dpolicy.losses._candidates import mix as mix
+from dpolicy.losses._candidates import stored_actions as stored_actions
 from dpolicy.losses._candidates import uniform as uniform
 from dpolicy.losses._entropy import dual as dual
 from dpolicy.losses._entropy import entropy as entropy
@@ -58,6 +59,9 @@ from dpolicy.losses.compose import weighted as weighted
 from dpolicy.losses.consistency import consistency_levels as consistency_levels
 from dpolicy.losses.consistency import consistency_matching as consistency_matching
 from dpolicy.losses.consistency import denoiser_weight as denoiser_weight
+from dpolicy.losses.contrast import EnergyForm as EnergyForm
+from dpolicy.losses.contrast import contrastive as contrastive
+from dpolicy.losses.contrast import energy_matching as energy_matching
 from dpolicy.losses.denoising import chain_log_likelihood as chain_log_likelihood
 from dpolicy.losses.denoising import clip_schedule as clip_schedule
 from dpolicy.losses.denoising import denoising_discounts as denoising_discounts
@@ -140,6 +144,7 @@ from dpolicy.losses.value import f_dice_weight as f_dice_weight
 from dpolicy.losses.value import huber as huber
 from dpolicy.losses.value import huber_error as huber_error
 from dpolicy.losses.value import reduce_ensemble as reduce_ensemble
+from dpolicy.losses.value import softmax_value as softmax_value
 from dpolicy.losses.value import td_target as td_target
 from dpolicy.losses.value import value_regression as value_regression
 from dpolicy.losses.weights import advantage as advantage

@@ -54,6 +54,33 @@ def candidates(policy: Callable[[Observation, Key], Action], n: int) -> Transfor
     return transform
 
 
+def stored_actions(name: str) -> Transform:
+    """Replace the actions by those that the example brings among its extras, [n, a], of equal weight.
+
+    Such as actions of a behaviour policy, drawn once for every row of a data set. Beside the data's own action, each
+    weighing the same: mix((1 / (n + 1), chain()), (n / (n + 1), stored_actions(name))).
+
+    Examples:
+        >>> match = stored_actions("support")(stored(support=jnp.zeros((3, 2))), start(example), key)
+        >>> print(match.action.shape, match.weight)
+        (3, 2) [0.333 0.333 0.333]
+    """
+
+    def transform(example: Any, match: Match, key: Key) -> Match:
+        require_clean("stored_actions", match)
+        if name not in example.extras:
+            there = ", ".join(example.extras) or "none"
+            raise ValueError(f"stored_actions must be given a name among the extras, {there}; got {name!r}.")
+        actions = example.extras[name]
+        width = match.action.shape[1]
+        if jnp.ndim(actions) != 2 or actions.shape[1] != width:
+            shape = jnp.shape(actions)
+            raise ValueError(f"extras[{name!r}] must be actions of shape (n, {width}), got shape {shape}.")
+        return _replace(actions, match)
+
+    return transform
+
+
 def uniform(n: int, *, bound: float = 1.0) -> Transform:
     """Replace the actions by `n` draws uniform on [-bound, bound]^d, of equal weight and the same total weight.
 

@@ -19,6 +19,7 @@ from dpolicy._checks import (
     positive,
     returned,
     same_shapes,
+    vector,
 )
 from dpolicy._select import weighed
 from dpolicy._spread import root, spread
@@ -71,6 +72,26 @@ def reduce_ensemble(
     in_range("pessimism", pessimism)
     deviation = root(jnp.var(values - values[:1], axis=0))  # of equal members exactly 0
     return jnp.mean(values, axis=0) - weighed(pessimism, deviation)
+
+
+def softmax_value(values: Float[Array, " n"], temperature: Number) -> Scalar:
+    """sum_i softmax_i(v / temperature) v_i: the mean of v over samples weighed by exp(v / temperature).
+
+    Their mean for a temperature towards infinity, their maximum towards 0; temperature log mean exp(v / temperature),
+    which has both limits too, lies below it. Of critics at actions of the behaviour policy it is the in-support value
+    of SfBC (arXiv 2209.14548), QGPO (2304.12824) and QIPO (2503.04975).
+
+    Args:
+        values: Values of several actions of one state.
+        temperature: In their units; above 0.
+
+    Examples:
+        >>> print([round(float(softmax_value(jnp.array([0.0, 1.0]), t)), 3) for t in (100.0, 1.0, 0.01)])
+        [0.502, 0.731, 1.0]
+    """
+    vector("values", values)
+    positive("temperature", temperature)
+    return jnp.sum(jax.nn.softmax(values / temperature) * values)
 
 
 def expectile_weight(u: Float[Array, "*batch"], tau: Number) -> Float[Array, "*batch"]:

@@ -242,6 +242,7 @@ TABLE = {
     "expectile": (of(losses.expectile, DRAWS), {"tau": INSIDE}),
     "expectile_weight": (of(losses.expectile_weight, DRAWS), {"tau": INSIDE}),
     "expectile_regression": (of(losses.expectile_regression, linear), {"tau": INSIDE}),
+    "softmax_value": (of(losses.softmax_value, ONES, temperature=1.0), {"temperature": POSITIVE}),
     "exponential_advantage": (
         lambda **given: losses.exponential_advantage(
             linear, lambda obs: jnp.zeros(()), **{"temperature": 1.0, **given}
