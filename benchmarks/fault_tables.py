@@ -34,6 +34,7 @@ TESTS = {
     "losses/embedding.py": "algorithms_td7",
     "losses/contrast.py": "defaults losses_contrast",
     "losses/extraction.py": "defaults losses_extraction blocks_in_sample",
+    "losses/regularised.py": "defaults losses_regularised",
     "losses/*": f"defaults {MATCHING} losses_tilt matching_shares matching_laws matching_recipes {WIRING} "
     "algorithms_protocol",
     "samplers/_coupled.py": "defaults samplers_coupled proximal checks",
@@ -85,6 +86,7 @@ TESTS = {
     "dpolicy/algorithms/cpql.py": f"defaults algorithms_cpql {OFF_POLICY}",
     "dpolicy/algorithms/consistency_ac.py": f"defaults algorithms_consistency_ac {OFF_POLICY}",
     "dpolicy/blocks/_in_sample.py": f"defaults blocks_in_sample {OFF_POLICY}",
+    "dpolicy/blocks/_weighed_gaussian.py": f"defaults blocks_in_sample losses_regularised {OFF_POLICY}",
     "dpolicy/blocks/_slow_actor.py": f"defaults {OFF_POLICY}",
     "dpolicy/blocks/_several.py": "defaults blocks_in_sample",
     "dpolicy/blocks/_consistency.py": "defaults consistency algorithms_cpql algorithms_consistency_ac "

@@ -115,6 +115,12 @@ from dpolicy.losses.ratios import residual_gaussian_log_ratio as residual_gaussi
 from dpolicy.losses.ratios import straight_through_clamp as straight_through_clamp
 from dpolicy.losses.ratios import tanh_gaussian_log_likelihood as tanh_gaussian_log_likelihood
 from dpolicy.losses.ratios import tanh_gaussian_log_ratio as tanh_gaussian_log_ratio
+from dpolicy.losses.regularised import OfAdvantage as OfAdvantage
+from dpolicy.losses.regularised import exponential_conjugate as exponential_conjugate
+from dpolicy.losses.regularised import regularised_value as regularised_value
+from dpolicy.losses.regularised import regularised_weight as regularised_weight
+from dpolicy.losses.regularised import sparse_conjugate as sparse_conjugate
+from dpolicy.losses.regularised import sparse_weight as sparse_weight
 from dpolicy.losses.surrogates import adaptive_rate as adaptive_rate
 from dpolicy.losses.surrogates import aspo as aspo
 from dpolicy.losses.surrogates import bounded_advantage as bounded_advantage

@@ -29,6 +29,8 @@ _ENTROPY = {"entropy_samples": 4, "entropy_interval": 1, "actor_interval": 1}
 TINY = {
     "bc": {"hidden": (8,), "sampler_steps": 2},
     "iql": {"hidden": (8,), "critic_hidden": (8,)},
+    "sql": {"hidden": (8,), "critic_hidden": (8,)},
+    "eql": {"hidden": (8,), "critic_hidden": (8,)},
     "idql": {**_DIFFUSION, "candidates": 2, "evaluation_candidates": 2},
     "ifql": {**_DIFFUSION, "candidates": 2, "evaluation_candidates": 2},
     "diffusion_ql": {**_DIFFUSION, **_SLOW, "candidates": 2, "evaluation_candidates": 2},
@@ -151,6 +153,8 @@ TINY = {
 # A second value for each numeric hyperparameter: half the default, unless that is no change or not allowed.
 SECOND = {
     "clip": 1e-5,
+    "largest_weight": 0.5,
+    "largest_exponent": 1e-3,
     "floor": -1.0,
     "noise_share": 0.5,
     "anneal_updates": 2.0,

@@ -19,6 +19,8 @@ from dpolicy.samplers import coupled, ddim, ddpm, ode
 ACTS = {
     "bc": ("average key", "average key"),
     "iql": ("actor key", "actor"),
+    "sql": ("actor key", "actor"),
+    "eql": ("actor key", "actor"),
     "idql": ("average target key", "average target key"),
     "ifql": ("actor critic key", "actor critic key"),
     "diffusion_ql": ("actor target key selection_temperature", "actor target key selection_temperature"),

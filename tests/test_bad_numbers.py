@@ -243,6 +243,14 @@ TABLE = {
     "expectile_weight": (of(losses.expectile_weight, DRAWS), {"tau": INSIDE}),
     "expectile_regression": (of(losses.expectile_regression, linear), {"tau": INSIDE}),
     "softmax_value": (of(losses.softmax_value, ONES, temperature=1.0), {"temperature": POSITIVE}),
+    "exponential_conjugate": (of(losses.exponential_conjugate, DRAWS), {"bound": optional(NUMBER)}),
+    "regularised_value": (of(losses.regularised_value, linear, jnp.exp), {"temperature": POSITIVE}),
+    "regularised_weight": (
+        lambda **given: losses.regularised_weight(
+            linear, lambda obs: jnp.zeros(()), jnp.exp, **{"temperature": 1.0, **given}
+        ),
+        {"temperature": POSITIVE, "largest": POSITIVE},
+    ),
     "exponential_advantage": (
         lambda **given: losses.exponential_advantage(
             linear, lambda obs: jnp.zeros(()), **{"temperature": 1.0, **given}

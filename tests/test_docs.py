@@ -219,12 +219,14 @@ def test_other_functions_are_called_as_their_source_says():
         "proximal",
         "coupled_flow",
         "guided_policy",
+        "implicit_critics",
         "in_sample_critics",
         "joint_categorical_critics",
         "joint_critics",
         "mirror_descent",
         "pathwise",
         "embedded_critics",
+        "weighed_gaussian",
     ]
     assert changed == composed
 

@@ -26,6 +26,7 @@ from dpolicy.algorithms.dppo import dppo as dppo
 from dpolicy.algorithms.dps import dps as dps
 from dpolicy.algorithms.dsac_d import dsac_d as dsac_d
 from dpolicy.algorithms.dsac_t import dsac_t as dsac_t
+from dpolicy.algorithms.eql import eql as eql
 from dpolicy.algorithms.fast_sac import fast_sac as fast_sac
 from dpolicy.algorithms.fast_td3 import fast_td3 as fast_td3
 from dpolicy.algorithms.flash_sac import flash_sac as flash_sac
@@ -45,6 +46,7 @@ from dpolicy.algorithms.qsm import qsm as qsm
 from dpolicy.algorithms.qvpo import qvpo as qvpo
 from dpolicy.algorithms.sac import sac as sac
 from dpolicy.algorithms.sdac import sdac as sdac
+from dpolicy.algorithms.sql import sql as sql
 from dpolicy.algorithms.td3 import td3 as td3
 from dpolicy.algorithms.td7 import td7 as td7
 
@@ -73,6 +75,8 @@ ALGORITHMS: dict[str, Entry] = {
     # name             recipe   family        guidance              reference   transforms                                                  sampler  critic              selection                  source
     "bc": Entry(       bc,      "offline",    "none",               "data",     "perturb",                                                  "Euler", "none",             "one sample",              "arXiv 2210.02747"),
     "iql": Entry(      iql,     "offline",    "weighted matching",  "data",     "none (Gaussian; likelihood weighed by exp(advantage))",    "exact", "twin Q, expectile V", "sample / mode",        "arXiv 2110.06169"),
+    "sql": Entry(      sql,     "offline",    "weighted matching",  "data",     "none (Gaussian; likelihood weighed by max(1 + advantage / 2, 0))", "exact", "twin Q, V of the sparse regulariser", "sample / mode", "arXiv 2303.15810"),
+    "eql": Entry(      eql,     "offline",    "weighted matching",  "data",     "none (Gaussian; likelihood weighed by exp(advantage))",    "exact", "twin Q, soft V",      "sample / mode",           "arXiv 2303.15810"),
     "idql": Entry(     idql,    "offline",    "best of N",          "data",     "perturb",                                                  "DDPM",  "twin Q, expectile V", "best of 64",           "arXiv 2304.10573"),
     "ifql": Entry(     ifql,    "offline",    "best of N",          "data",     "perturb",                                                  "Euler", "twin Q, expectile V", "best of 32",           "arXiv 2502.02538"),
     "diffusion_ql": Entry(diffusion_ql, "offline", "reparameterisation", "data", "perturb; bptt_of_either",                                 "DDPM",  "twin Q",           "softmax of 50",           "arXiv 2208.06193"),

@@ -1,30 +1,21 @@
 """Implicit Q-learning with a Gaussian policy."""
 
 from collections.abc import Callable
-from typing import Any
 
-import jax.numpy as jnp
-import optax
-
-from dpolicy._settings import Positive, Sizes
-from dpolicy._types import Loss
+from dpolicy._settings import Positive
 from dpolicy.algorithm import Algorithm
-from dpolicy.blocks import InSample, actor_optimiser, critic_function, in_sample_critics
-from dpolicy.learning import Seen, algorithm, trained
-from dpolicy.losses import cloning, exponential_advantage, gaussian_log_likelihood, weighted
-from dpolicy.networks import Activation, TanhMeanGaussian
+from dpolicy.blocks import InSample, critic_function, in_sample_critics, weighed_gaussian
+from dpolicy.losses import exponential_advantage
 from dpolicy.recipe import composed
 
 
-@composed(actor_optimiser, in_sample_critics)
+@composed(weighed_gaussian, in_sample_critics)
 def iql(
-    make_optimiser: Callable[..., optax.GradientTransformation],
+    make_algorithm: Callable[..., Algorithm],
     make_critics: Callable[..., InSample],
     *,
     temperature: Positive = 1 / 3,
     largest_weight: Positive = 100.0,
-    hidden: Sizes = (256, 256),
-    activation: Activation = "relu",
 ) -> Algorithm:
     r"""IQL: an expectile of Q over the data's actions, and a Gaussian fitted by weights of the advantage (2110.06169).
 
@@ -43,28 +34,11 @@ def iql(
     Args:
         temperature: lambda, 1 / beta of the paper, in units of Q.
         largest_weight: Bound on the weight of an example.
-        hidden: Widths of the actor's network.
-        activation: Activation of the actor.
     """
-    critics = make_critics()
-
-    def extract(s: Seen) -> Loss:
-        weight = exponential_advantage(
+    return make_algorithm(
+        name="iql",
+        critics=make_critics(),
+        weight=lambda s: exponential_advantage(
             critic_function(s.before.target), s.now.value, temperature, largest=largest_weight
-        )
-        return weighted(weight, cloning(gaussian_log_likelihood))
-
-    def make(key: Any, spec: Any) -> TanhMeanGaussian:
-        layers: dict[str, Any] = {"hidden": hidden, "activation": activation}
-        return TanhMeanGaussian(spec.obs_size, spec.action_size, **layers, key=key)
-
-    return algorithm(
-        "iql",
-        "offline",
-        explore=lambda s: lambda obs, key: jnp.clip(s.actor.sample(obs, key)[0], -1.0, 1.0),
-        evaluate=lambda s: lambda obs, key: s.actor.mode(obs),
-        value=critics.valued(),
-        actor=critics.critics.of_some(trained(make, extract, make_optimiser())),
-        critic=critics.fitted(),
-        target=critics.critics.averaged(),
+        ),
     )

@@ -56,6 +56,7 @@ from dpolicy.blocks._field_policy import starting as starting
 from dpolicy.blocks._guided_policy import GuidedPolicy as GuidedPolicy
 from dpolicy.blocks._guided_policy import guided_policy as guided_policy
 from dpolicy.blocks._in_sample import InSample as InSample
+from dpolicy.blocks._in_sample import implicit_critics as implicit_critics
 from dpolicy.blocks._in_sample import in_sample_critics as in_sample_critics
 from dpolicy.blocks._joint import JointCritics as JointCritics
 from dpolicy.blocks._joint import carried as carried
@@ -107,3 +108,4 @@ from dpolicy.blocks._surveyed import Survey as Survey
 from dpolicy.blocks._surveyed import surveyed as surveyed
 from dpolicy.blocks._value_range import ValueRange as ValueRange
 from dpolicy.blocks._value_range import value_range as value_range
+from dpolicy.blocks._weighed_gaussian import weighed_gaussian as weighed_gaussian

@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 import optax
 
 from dpolicy._settings import Positive, Sizes, within
-from dpolicy._types import Key, Model, Number
+from dpolicy._types import Critic, Key, Loss, Model, Number
 from dpolicy.blocks._critic_function import critic_function
 from dpolicy.blocks._critics import Critics, q_critics
 from dpolicy.learning import Stage, trained
@@ -22,43 +22,41 @@ class InSample(NamedTuple):
         critics: The ensemble of Q.
         make: `(key, spec) -> value network`, called `value(obs)`.
         optimiser: Of that.
-        expectile: tau.
+        fit: What V is fitted to, of a critic: `expectile_regression` with its tau, or a `regularised_value`.
     """
 
     critics: Critics
     make: Callable[[Key, Any], Model]
     optimiser: optax.GradientTransformation
-    expectile: Number
+    fit: Callable[[Critic], Loss]
 
     def valued(self) -> Stage:
-        """The stage of V, towards the expectile of the lower TARGET critic at the data's actions."""
-        lower = lambda s: critic_function(s.before.target)
-        fit = lambda s: expectile_regression(lower(s), self.expectile)
-        return self.critics.of_some(trained(self.make, fit, self.optimiser))
+        """The stage of V, fitted to the lower TARGET critic at the data's actions."""
+        loss = lambda s: self.fit(critic_function(s.before.target))
+        return self.critics.of_some(trained(self.make, loss, self.optimiser))
 
     def fitted(self) -> Stage:
         """The stage of the critics, towards r + gamma V(s') with the V that this update has found."""
         return self.critics.fitted(lambda s: lambda example, key: s.now.value(example.next_obs))
 
 
-@tunable("expectile", "value_layer_norm", "critic_hidden", "critic_activation", "critic_learning_rate")
+@tunable("value_layer_norm", "critic_hidden", "critic_activation", "critic_learning_rate")
 @composed(q_critics)
-def in_sample_critics(
+def implicit_critics(
     make_critics: Callable[..., Critics],
     *,
-    expectile: Annotated[Number, within(0, 1, open_low=True, open_high=True)] = 0.7,
+    fit: Callable[[Critic], Loss],
     value_layer_norm: bool = False,
     critic_hidden: Sizes = (256, 256),
     critic_activation: Activation = "relu",
     critic_learning_rate: Positive = 3e-4,
 ) -> InSample:
-    r"""Implicit Q-learning: an expectile of Q over the data's actions in the place of its maximum (arXiv 2110.06169).
+    r"""A value network that is fitted to critics over the data's actions, and critics that are fitted to it.
 
-    $$ V(s) = \arg\min_V E_{a \sim \nu} |\tau - 1(\bar Q < V)| (\bar Q(s, a) - V)^2, \qquad
-       y = r + \gamma (1 - \mathrm{terminated}) V(s'). $$
+    $$ y = r + \gamma (1 - \mathrm{terminated}) V(s'). $$
 
     Args:
-        expectile: tau: .5 is the mean of Q over the data's actions, towards 1 their maximum.
+        fit: `critic -> loss` of V, per example; the model of the loss is called `value(obs)`.
         value_layer_norm: Whether the value network normalises its layers.
         critic_hidden: Widths of the hidden layers of each critic and of the value network.
         critic_activation: Activation of critics and value network.
@@ -79,4 +77,22 @@ def in_sample_critics(
         critic_activation=critic_activation,
         critic_learning_rate=critic_learning_rate,
     )
-    return InSample(critics, make, critics.optimiser, expectile)
+    return InSample(critics, make, critics.optimiser, fit)
+
+
+@tunable("expectile")
+@composed(implicit_critics)
+def in_sample_critics(
+    make_critics: Callable[..., InSample],
+    *,
+    expectile: Annotated[Number, within(0, 1, open_low=True, open_high=True)] = 0.7,
+) -> InSample:
+    r"""Implicit Q-learning: an expectile of Q over the data's actions in the place of its maximum (arXiv 2110.06169).
+
+    $$ V(s) = \arg\min_V E_{a \sim \nu} |\tau - 1(\bar Q < V)| (\bar Q(s, a) - V)^2, \qquad
+       y = r + \gamma (1 - \mathrm{terminated}) V(s'). $$
+
+    Args:
+        expectile: tau: .5 is the mean of Q over the data's actions, towards 1 their maximum.
+    """
+    return make_critics(fit=lambda q: expectile_regression(q, expectile))
