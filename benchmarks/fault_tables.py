@@ -33,6 +33,9 @@ TESTS = {
     "losses/directions.py": "defaults algorithms_dacer",
     "losses/embedding.py": "algorithms_td7",
     "losses/contrast.py": "defaults losses_contrast",
+    "losses/planning.py": "algorithms_sfbc",
+    "dpolicy/blocks/_restarted.py": "algorithms_sfbc",
+    "dpolicy/blocks/_surveyed.py": "train_offline_data algorithms_sfbc",
     "losses/extraction.py": "defaults losses_extraction blocks_in_sample",
     "losses/regularised.py": "defaults losses_regularised",
     "losses/*": f"defaults {MATCHING} losses_tilt matching_shares matching_laws matching_recipes {WIRING} "

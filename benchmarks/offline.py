@@ -35,6 +35,7 @@ CRITICS: dict[str, Any] = {"critic_hidden": (64, 64), "critic_learning_rate": 1e
 # The weight of FQL must be chosen; of 10, 1 and .1 the last earned most, and 10 was cloning.
 SETTINGS: dict[str, dict[str, Any]] = {
     "dac": {"critics": 5},
+    "sfbc": {"behaviour_updates": 5_000, "critic_updates": 2_500},
     "fql": {"normalise_q": True, "distillation_weight": 0.1},
 }
 METHODS = tuple(name for name, entry in ALGORITHMS.items() if entry.family == "offline")

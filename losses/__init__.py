@@ -102,6 +102,7 @@ from dpolicy.losses.pathwise import bptt as bptt
 from dpolicy.losses.pathwise import bptt_of_either as bptt_of_either
 from dpolicy.losses.pathwise import one_step as one_step
 from dpolicy.losses.pathwise import soft_value as soft_value
+from dpolicy.losses.planning import planned_returns as planned_returns
 from dpolicy.losses.ratios import LogRatio as LogRatio
 from dpolicy.losses.ratios import flow_matching_log_likelihood as flow_matching_log_likelihood
 from dpolicy.losses.ratios import flow_matching_log_ratio as flow_matching_log_ratio

@@ -23,11 +23,14 @@ def select(
     key: Key | None = None,
     *,
     temperature: Number | None = None,
+    picks: int = 1,
 ) -> Action:
     """The action of largest value; with a temperature, one drawn with probability softmax(values / temperature).
 
+    With several `picks` the mean of the so many best, or of so many drawn one after another without replacement.
+
     Raises:
-        ValueError: For a temperature without a key, or one that is not above zero.
+        ValueError: For a temperature without a key, or one that is not above zero; for more picks than actions.
 
     Examples:
         >>> actions, values = jnp.array([[0.1], [0.9]]), jnp.array([2.0, 1.0])
@@ -40,12 +43,17 @@ def select(
         raise ValueError(f"actions must have the shape (n, a), got {np.shape(actions)}.")
     if values.shape != actions.shape[:1]:
         raise ValueError(f"values must hold one number per action, {actions.shape[:1]}, got {values.shape}.")
-    if temperature is None:
+    _checks.integer("picks", picks, 1, len(values))
+    if temperature is not None:
+        _checks.positive("temperature", temperature)
+        if key is None:
+            raise ValueError("key must be given to draw at a temperature, got None.")
+        # The largest of these is a draw from the softmax, the next one a draw from the rest.
+        values = values / temperature
+        values = values + jax.random.gumbel(_checks.one_key(key), values.shape, values.dtype)
+    if picks == 1:
         return actions[jnp.argmax(values)]
-    _checks.positive("temperature", temperature)
-    if key is None:
-        raise ValueError("key must be given to draw at a temperature, got None.")
-    return actions[jax.random.categorical(_checks.one_key(key), values / temperature)]
+    return jnp.mean(actions[jax.lax.top_k(values, picks)[1]], axis=0)
 
 
 class BestOf(eqx.Module):
@@ -61,6 +69,7 @@ class BestOf(eqx.Module):
     q: Critic
     temperature: Number | None
     n: int = eqx.field(static=True)
+    picks: int = eqx.field(static=True, default=1)
 
     def __call__(self, field: AbstractField, obs: Observation, key: Key) -> Action:
         """The selected action."""
@@ -73,10 +82,12 @@ class BestOf(eqx.Module):
 
         # In blocks, as n samples at once would hold n times what the sampler's networks do.
         actions, values = in_blocks(draw, keys)
-        return select(actions, values, select_key, temperature=self.temperature)
+        return select(actions, values, select_key, temperature=self.temperature, picks=self.picks)
 
 
-def best_of(n: int, sampler: Sampler, q: Critic, *, temperature: Number | None = None) -> BestOf:
+def best_of(
+    n: int, sampler: Sampler, q: Critic, *, temperature: Number | None = None, picks: int = 1
+) -> BestOf:
     """Draw `n` actions for one observation and keep one: the arg max of q, or a draw from softmax(q / temperature).
 
     The arg max moves the policy by at most KL(best of n || policy) = log n - (n - 1)/n nats: 1.40 for 10, 2.50 for 32.
@@ -88,12 +99,13 @@ def best_of(n: int, sampler: Sampler, q: Critic, *, temperature: Number | None =
         sampler: Any `(field, obs, key) -> action`.
         q: Any `(obs, action) -> scalar`; for several critics their minimum or mean, as the method says.
         temperature: None for the arg max (IDQL, SDAC), else that of the softmax (SfBC, Diffusion-QL).
+        picks: So many are kept, without replacement, and averaged (SfBC's code in locomotion: 4).
 
     Returns:
         A sampler `(field, obs, key) -> action` for one example.
 
     Raises:
-        ValueError: For an `n` that is no positive int or a temperature that is not above zero.
+        ValueError: For an `n` that is no positive int, a temperature not above zero, or more picks than samples.
 
     Examples:
         >>> values = [q(obs, best_of(n, ode(steps=2), q)(normal, obs, key)) for n in (1, 16)]
@@ -105,4 +117,5 @@ def best_of(n: int, sampler: Sampler, q: Critic, *, temperature: Number | None =
     _checks.critic("q", q)
     if temperature is not None:
         _checks.positive("temperature", temperature)
-    return BestOf(sampler, q, temperature, n)
+    _checks.integer("picks", picks, 1, n)
+    return BestOf(sampler, q, temperature, n, picks)

@@ -32,6 +32,14 @@ TINY = {
     "sql": {"hidden": (8,), "critic_hidden": (8,)},
     "eql": {"hidden": (8,), "critic_hidden": (8,)},
     "idql": {**_DIFFUSION, "candidates": 2, "evaluation_candidates": 2},
+    "sfbc": {
+        **_DIFFUSION,
+        "behaviour_updates": 1,
+        "critic_updates": 1,
+        "support": 2,
+        "candidates": 8,
+        "evaluation_candidates": 8,
+    },
     "ifql": {**_DIFFUSION, "candidates": 2, "evaluation_candidates": 2},
     "diffusion_ql": {**_DIFFUSION, **_SLOW, "candidates": 2, "evaluation_candidates": 2},
     "dac": {
@@ -174,7 +182,7 @@ SECOND = {
     "value_low": -1.0,
     "ascent_norm": 1e-7,
     "exploration_updates": 0.0,
-    "selection_temperature": 1e-4,
+    "selection_temperature": 0.05,
     "pessimism": 0.5,
     "target_entropy_scale": 0.7,
     "consistency_weight": 0.5,
@@ -220,6 +228,10 @@ def updated(algorithm, state, batch, key):
     memory = algorithm.memory
     if memory is not None:
         batch = dataclasses.replace(batch, extras=jax.vmap(memory.start)(batch))
+        if algorithm.family == "offline":
+            stored = Stored(batch, jnp.asarray(0), jnp.asarray(batch.reward.shape[0]), 1)
+            _, extras = memory.organise(state, stored, jax.random.fold_in(key, 1))
+            batch = dataclasses.replace(batch, extras=extras)
         if memory.draw is not None:
             size = batch.reward.shape[0]
             items = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.zeros_like(leaf)]), batch)

@@ -22,6 +22,7 @@ ACTS = {
     "sql": ("actor key", "actor"),
     "eql": ("actor key", "actor"),
     "idql": ("average target key", "average target key"),
+    "sfbc": ("actor critic key selection_temperature", "actor critic key selection_temperature"),
     "ifql": ("actor critic key", "actor critic key"),
     "diffusion_ql": ("actor target key selection_temperature", "actor target key selection_temperature"),
     "dac": ("actor target key", "actor target key"),

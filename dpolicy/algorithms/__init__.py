@@ -46,6 +46,7 @@ from dpolicy.algorithms.qsm import qsm as qsm
 from dpolicy.algorithms.qvpo import qvpo as qvpo
 from dpolicy.algorithms.sac import sac as sac
 from dpolicy.algorithms.sdac import sdac as sdac
+from dpolicy.algorithms.sfbc import sfbc as sfbc
 from dpolicy.algorithms.sql import sql as sql
 from dpolicy.algorithms.td3 import td3 as td3
 from dpolicy.algorithms.td7 import td7 as td7
@@ -78,6 +79,7 @@ ALGORITHMS: dict[str, Entry] = {
     "sql": Entry(      sql,     "offline",    "weighted matching",  "data",     "none (Gaussian; likelihood weighed by max(1 + advantage / 2, 0))", "exact", "twin Q, V of the sparse regulariser", "sample / mode", "arXiv 2303.15810"),
     "eql": Entry(      eql,     "offline",    "weighted matching",  "data",     "none (Gaussian; likelihood weighed by exp(advantage))",    "exact", "twin Q, soft V",      "sample / mode",           "arXiv 2303.15810"),
     "idql": Entry(     idql,    "offline",    "best of N",          "data",     "perturb",                                                  "DDPM",  "twin Q, expectile V", "best of 64",           "arXiv 2304.10573"),
+    "sfbc": Entry(     sfbc,    "offline",    "best of N",          "data",     "perturb",                                                  "Heun",  "one Q of planned returns", "softmax of 32",   "arXiv 2209.14548"),
     "ifql": Entry(     ifql,    "offline",    "best of N",          "data",     "perturb",                                                  "Euler", "twin Q, expectile V", "best of 32",           "arXiv 2502.02538"),
     "diffusion_ql": Entry(diffusion_ql, "offline", "reparameterisation", "data", "perturb; bptt_of_either",                                 "DDPM",  "twin Q",           "softmax of 50",           "arXiv 2208.06193"),
     "dac": Entry(      dac,     "offline",    "Q-value guidance",   "data",     "perturb; noisy_q",                                         "DDPM",  "10 Q, lower bound", "best of 10",             "arXiv 2405.20555"),

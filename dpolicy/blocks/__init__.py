@@ -98,6 +98,7 @@ from dpolicy.blocks._proximal import value_function as value_function
 from dpolicy.blocks._resets import resetting as resetting
 from dpolicy.blocks._residual import RESIDUAL_MODES as RESIDUAL_MODES
 from dpolicy.blocks._residual import ResidualFlow as ResidualFlow
+from dpolicy.blocks._restarted import restarted as restarted
 from dpolicy.blocks._sale import EmbeddedTargets as EmbeddedTargets
 from dpolicy.blocks._sale import Sale as Sale
 from dpolicy.blocks._sale import embedded_critics as embedded_critics

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dpolicy._checks import integer
 from dpolicy._settings import Count, Sizes, checked, one_of
 from dpolicy._types import Action, Critic, Key, Number, Observation, Prediction
 from dpolicy.fields import (
@@ -92,13 +93,23 @@ class FieldPolicy(NamedTuple):
 
     @checked
     def best(
-        self, candidates: Count, *, noise: Number | None = None, temperature: Number | None = None
+        self,
+        candidates: Count,
+        *,
+        noise: Number | None = None,
+        temperature: Number | None = None,
+        picks: Count = 1,
     ) -> Callable[..., tuple[Action, Float[Array, ""]]]:
         """The best of several samples under the critic; one sample for `candidates=1`.
 
         With `noise` every sample gets N(0, noise^2) and is clipped to [-1, 1] before they are compared; with a
-        `temperature` one of them is drawn with probability softmax(q / temperature).
+        `temperature` one of them is drawn with probability softmax(q / temperature). With several `picks` it is the
+        mean of so many, the best or those drawn.
+
+        Raises:
+            ValueError: For more picks than candidates.
         """
+        integer("picks", picks, 1, candidates)
         if candidates == 1 and noise is None:
             return self.act
 
@@ -112,7 +123,8 @@ class FieldPolicy(NamedTuple):
         def act(
             field: AbstractField, q: Critic, obs: Observation, key: Key
         ) -> tuple[Action, Float[Array, ""]]:
-            return best_of(candidates, draw, q, temperature=temperature)(field, obs, key), jnp.zeros(())
+            select = best_of(candidates, draw, q, temperature=temperature, picks=picks)
+            return select(field, obs, key), jnp.zeros(())
 
         return act
 

@@ -60,7 +60,8 @@ def surveyed(**surveys: Survey) -> Memory:
         for name, survey in surveys.items():
             old = {entry: batch.extras[entry] for entry in jax.eval_shape(jax.vmap(survey.start), batch)}
             seen = Seen(state, state, batch, state.updates + 1, {}, name)
-            new = rarely(survey.due(seen.updates), _looking(survey, seen, key), lambda old, shapes: old, old)
+            look = _looking(survey, seen, stage_key(key, name))
+            new = rarely(survey.due(seen.updates), look, lambda old, shapes: old, old)
             batch, kept = with_entries(batch, new), {**kept, **new}
         return state, kept
 
@@ -69,7 +70,7 @@ def surveyed(**surveys: Survey) -> Memory:
 
 def _looking(survey: Survey, seen: Seen, key: Key) -> Callable[[Entries], Entries]:
     def look(old: Entries) -> Entries:
-        new = survey.look(seen._replace(batch=with_entries(seen.batch, old)), stage_key(key, seen.stage))
+        new = survey.look(seen._replace(batch=with_entries(seen.batch, old)), key)
         described = lambda tree: jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", tree)
         if described(new) != described(old):
             raise ValueError(

@@ -25,11 +25,12 @@ def check_order(data: Transition, name: str = "data") -> None:
     """
     _checks.instance(name, data, Transition, "a Transition")
     led_to, begins = np.asarray(data.next_obs)[:-1], np.asarray(data.obs)[1:]
-    follows = np.isclose(led_to, begins, _ROUNDING, _ROUNDING).all(axis=1) | np.asarray(data.done)[:-1]
+    done = np.asarray(data.terminated) | np.asarray(data.truncated)
+    follows = np.isclose(led_to, begins, _ROUNDING, _ROUNDING).all(axis=1) | done[:-1]
     if not follows.all():
         row = int(np.argmin(follows))
         raise ValueError(
             f"{name} must be in order of time, with every episode's last row terminated or truncated, to be learned "
-            f"from in windows of several steps; row {row} goes on, but row {row + 1} begins elsewhere than where it "
+            f"from over several steps; row {row} goes on, but row {row + 1} begins elsewhere than where it "
             f"led to ({int((~follows).sum())} of {len(follows)} rows do)."
         )

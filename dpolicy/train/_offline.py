@@ -184,8 +184,7 @@ def _program(
         if memory is not None and memory.organise is not None:
             rows = with_entries(given, experience.entries)
             stored = Stored(rows, jnp.zeros((), jnp.int32), jnp.asarray(given.reward.shape[0]), 1)
-            # A key that nothing else is made from.
-            survey_key = jax.random.fold_in(sample_key, 1)
+            key, survey_key = jax.random.split(key)
             experience = Beside(experience.order, memory.organise(state.algorithm, stored, survey_key)[1])
             rows = with_entries(given, experience.entries)
         if shuffled is None:
