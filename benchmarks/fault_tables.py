@@ -91,6 +91,8 @@ TESTS = {
     "dpolicy/blocks/_in_sample.py": f"defaults blocks_in_sample {OFF_POLICY}",
     "dpolicy/blocks/_weighed_gaussian.py": f"defaults blocks_in_sample losses_regularised {OFF_POLICY}",
     "dpolicy/blocks/_slow_actor.py": f"defaults {OFF_POLICY}",
+    "dpolicy/blocks/_support.py": "defaults blocks_support algorithms_qgpo",
+    "dpolicy/blocks/_in_turn.py": "blocks_support algorithms_qgpo",
     "dpolicy/blocks/_several.py": "defaults blocks_in_sample",
     "dpolicy/blocks/_consistency.py": "defaults consistency algorithms_cpql algorithms_consistency_ac "
     "algorithms_protocol",

@@ -36,6 +36,11 @@ CRITICS: dict[str, Any] = {"critic_hidden": (64, 64), "critic_learning_rate": 1e
 SETTINGS: dict[str, dict[str, Any]] = {
     "dac": {"critics": 5},
     "sfbc": {"behaviour_updates": 5_000, "critic_updates": 2_500},
+    "qgpo": {
+        **{"behaviour_updates": 4_000, "critic_updates": 6_000},
+        **{"energy_hidden": (64, 64), "energy_learning_rate": 1e-3},
+    },
+    "qipo": {"behaviour_updates": 3_000, "critic_updates": 4_000, "renewal_updates": 1_000},
     "fql": {"normalise_q": True, "distillation_weight": 0.1},
 }
 METHODS = tuple(name for name, entry in ALGORITHMS.items() if entry.family == "offline")

@@ -25,6 +25,7 @@ SPEC = Spec()
 _ON_POLICY = {"value_hidden": (8,), "epochs": 2, "minibatches": 2}
 _DIFFUSION = {"hidden": (8,), "critic_hidden": (8,), "sampler_steps": 2}
 _SLOW = {"average_interval": 1, "average_after": 0}
+_PHASES = {"behaviour_updates": 1, "critic_updates": 1, "support": 2}
 _ENTROPY = {"entropy_samples": 4, "entropy_interval": 1, "actor_interval": 1}
 TINY = {
     "bc": {"hidden": (8,), "sampler_steps": 2},
@@ -51,6 +52,12 @@ TINY = {
         "evaluation_candidates": 2,
     },
     "fql": {**_DIFFUSION},
+    # From a network that has learned nothing a diffusion ends far beyond the box, where all actions are one.
+    "qgpo": {
+        **{"schedule": "variance_exploding", "prediction": "data", "sampler": "ddim"},
+        **{**_DIFFUSION, **_PHASES, "energy_hidden": (8,)},
+    },
+    "qipo": {**_DIFFUSION, **_PHASES, "renewal_updates": 1},
     "sac": {"hidden": (8,), "critic_hidden": (8,)},
     "ddpg": {"hidden": (8,), "critic_hidden": (8,)},
     # Two numbers of it matter from the second update on, whose target actor is another.

@@ -27,6 +27,8 @@ ACTS = {
     "diffusion_ql": ("actor target key selection_temperature", "actor target key selection_temperature"),
     "dac": ("actor target key", "actor target key"),
     "fql": ("actor key", "actor key"),
+    "qgpo": ("behaviour energy key guidance_scale", "behaviour energy key guidance_scale"),
+    "qipo": ("actor key", "actor key"),
     "sac": ("actor key", "actor"),
     "ddpg": ("actor key exploration_noise", "actor"),
     "td3": ("actor key exploration_noise", "actor"),

@@ -25,6 +25,7 @@ from dpolicy.blocks import (
     deterministic_policy,
     guided_policy,
     in_sample_critics,
+    in_support_critics,
     mirror_descent,
     noisy_best,
     pathwise,
@@ -60,6 +61,7 @@ BLOCKS = {
         consistency_policy,
         guided_policy,
         in_sample_critics,
+        in_support_critics,
         mirror_descent,
         mode_discovery,
         novelty_reward,
@@ -179,6 +181,8 @@ def networks(state):
         return parts | ({"flow": state.average} if "flow" in state else {})
     if "critic" not in state and "critics" not in state:
         return {"actor": state.average}
+    if "energy" in state:
+        return {"behaviour": state.behaviour, "critic": state.critic, "energy": state.energy}
     return {"actor": state.actor, "critic": state.critic if "critic" in state else state.critics}
 
 

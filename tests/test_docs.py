@@ -226,6 +226,7 @@ def test_other_functions_are_called_as_their_source_says():
         "mirror_descent",
         "pathwise",
         "embedded_critics",
+        "in_support_critics",
         "weighed_gaussian",
     ]
     assert changed == composed

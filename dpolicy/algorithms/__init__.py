@@ -42,6 +42,8 @@ from dpolicy.algorithms.ifql import ifql as ifql
 from dpolicy.algorithms.iql import iql as iql
 from dpolicy.algorithms.maxentdp import maxentdp as maxentdp
 from dpolicy.algorithms.ppo import ppo as ppo
+from dpolicy.algorithms.qgpo import qgpo as qgpo
+from dpolicy.algorithms.qipo import qipo as qipo
 from dpolicy.algorithms.qsm import qsm as qsm
 from dpolicy.algorithms.qvpo import qvpo as qvpo
 from dpolicy.algorithms.sac import sac as sac
@@ -83,6 +85,8 @@ ALGORITHMS: dict[str, Entry] = {
     "ifql": Entry(     ifql,    "offline",    "best of N",          "data",     "perturb",                                                  "Euler", "twin Q, expectile V", "best of 32",           "arXiv 2502.02538"),
     "diffusion_ql": Entry(diffusion_ql, "offline", "reparameterisation", "data", "perturb; bptt_of_either",                                 "DDPM",  "twin Q",           "softmax of 50",           "arXiv 2208.06193"),
     "dac": Entry(      dac,     "offline",    "Q-value guidance",   "data",     "perturb; noisy_q",                                         "DDPM",  "10 Q, lower bound", "best of 10",             "arXiv 2405.20555"),
+    "qgpo": Entry(     qgpo,    "offline",    "Q-value guidance",   "data",     "perturb; energy_matching",                                 "Heun, guided", "twin Q, in support", "one sample",       "arXiv 2304.12824"),
+    "qipo": Entry(     qipo,    "offline",    "weighted matching",  "data, then the policy", "stored_actions, boltzmann, perturb",          "Heun",  "twin Q, in support",  "one sample",              "arXiv 2503.04975"),
     "fql": Entry(      fql,     "offline",    "reparameterisation", "data",     "perturb; distil",                                          "one step", "twin Q",        "one sample",              "arXiv 2502.02538"),
     "sac": Entry(      sac,     "off_policy", "reparameterisation", "uniform",  "none (squashed Gaussian)",                                 "exact", "twin Q, soft",     "sample / mode",           "arXiv 1812.05905"),
     "ddpg": Entry(     ddpg,    "off_policy", "reparameterisation", "none",     "none (deterministic)",                                     "exact", "one Q",            "noisy / mode",            "arXiv 1509.02971"),

@@ -58,6 +58,7 @@ from dpolicy.blocks._guided_policy import guided_policy as guided_policy
 from dpolicy.blocks._in_sample import InSample as InSample
 from dpolicy.blocks._in_sample import implicit_critics as implicit_critics
 from dpolicy.blocks._in_sample import in_sample_critics as in_sample_critics
+from dpolicy.blocks._in_turn import in_turn as in_turn
 from dpolicy.blocks._joint import JointCritics as JointCritics
 from dpolicy.blocks._joint import carried as carried
 from dpolicy.blocks._joint import carrying as carrying
@@ -105,6 +106,10 @@ from dpolicy.blocks._sale import embedded_critics as embedded_critics
 from dpolicy.blocks._sale import sale as sale
 from dpolicy.blocks._several import value_of_several as value_of_several
 from dpolicy.blocks._slow_actor import slow_actor as slow_actor
+from dpolicy.blocks._support import InSupport as InSupport
+from dpolicy.blocks._support import in_support_critics as in_support_critics
+from dpolicy.blocks._support import in_support_value as in_support_value
+from dpolicy.blocks._support import support_actions as support_actions
 from dpolicy.blocks._surveyed import Survey as Survey
 from dpolicy.blocks._surveyed import surveyed as surveyed
 from dpolicy.blocks._value_range import ValueRange as ValueRange

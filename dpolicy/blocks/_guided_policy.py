@@ -10,7 +10,7 @@ from dpolicy.blocks._field_policy import FieldPolicy, ends_in_box, field_policy
 from dpolicy.fields import EMBEDDINGS, AbstractEmbedding, AbstractField, Energy, EnergyNetwork, Guided, guided
 from dpolicy.learning import Acting, Parts
 from dpolicy.networks import Activation
-from dpolicy.recipe import composed
+from dpolicy.recipe import composed, tunable
 
 
 class GuidedPolicy(NamedTuple):
@@ -58,6 +58,7 @@ class GuidedPolicy(NamedTuple):
         return act
 
 
+@tunable("guidance_scale", "energy_hidden", "energy_activation", "energy_embedding")
 @composed(
     field_policy,
     schedule="linear",
