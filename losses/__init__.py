@@ -75,8 +75,11 @@ from dpolicy.losses.distributional import quantile_error as quantile_error
 from dpolicy.losses.distributional import quantile_huber as quantile_huber
 from dpolicy.losses.embedding import next_embedding as next_embedding
 from dpolicy.losses.extraction import cloning as cloning
+from dpolicy.losses.extraction import critic_regularised as critic_regularised
 from dpolicy.losses.extraction import exponential_advantage as exponential_advantage
 from dpolicy.losses.extraction import noisy_q as noisy_q
+from dpolicy.losses.extraction import one_step_draws as one_step_draws
+from dpolicy.losses.extraction import one_step_log_likelihood as one_step_log_likelihood
 from dpolicy.losses.gaussian_value import GAUSSIAN_FORMS as GAUSSIAN_FORMS
 from dpolicy.losses.gaussian_value import gaussian_error as gaussian_error
 from dpolicy.losses.gaussian_value import gaussian_value_loss as gaussian_value_loss
@@ -100,7 +103,9 @@ from dpolicy.losses.noise import perturb as perturb
 from dpolicy.losses.noise import reverse_sample as reverse_sample
 from dpolicy.losses.pathwise import bptt as bptt
 from dpolicy.losses.pathwise import bptt_of_either as bptt_of_either
+from dpolicy.losses.pathwise import denoised as denoised
 from dpolicy.losses.pathwise import one_step as one_step
+from dpolicy.losses.pathwise import one_step_of_either as one_step_of_either
 from dpolicy.losses.pathwise import soft_value as soft_value
 from dpolicy.losses.planning import planned_returns as planned_returns
 from dpolicy.losses.ratios import LogRatio as LogRatio

@@ -5,14 +5,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from dpolicy._batch import batch_mean
-from dpolicy._checks import critic, function, positive, returned
+from dpolicy._checks import critic, function, integer, one_key, positive, returned
 from dpolicy._types import Critic, Key, Loss, Metrics, Number, Scalar
-from dpolicy.fields import convert
+from dpolicy.fields import AbstractSchedule, convert
 from dpolicy.fields._predictions import evaluate
 from dpolicy.losses.match import Chain, Transform, chain, same_schedule, start
+from dpolicy.losses.pathwise import denoised
+from dpolicy.losses.times import TimeLaw
+
+# Stream of the key that no link of a chain draws from, nor the choice of a critic.
+_DRAWS = 2**30 + 1
 
 
 def cloning(log_likelihood: Callable[[Any, Any, Key], Array]) -> Loss:
@@ -66,6 +71,91 @@ def exponential_advantage(
         return jax.lax.stop_gradient(jnp.exp(jnp.minimum(gap / temperature, jnp.log(largest))))
 
     return weight
+
+
+def critic_regularised(
+    log_likelihood: Callable[[Any, Any, Key], Scalar],
+    draw: Callable[[Any, Any, Key], Float[Array, "n a"]],
+    q: Critic,
+    temperature: Number,
+    *,
+    largest: Number = 20.0,
+) -> Loss:
+    r"""Likelihoods weighed by advantages over actions of the policy itself (CRR, arXiv 2006.15134, exp with a mean).
+
+    $$ L = -\min(e^{A / \lambda}, w_{max}) \log \pi(a | s), \qquad
+       A = Q(s, a) - \mathrm{mean}_j Q(s, a_j), \quad a_j \sim \pi. $$
+
+    Args:
+        log_likelihood: (model, example, key) -> log pi of the data's action.
+        draw: (model, example, key) -> actions of the policy, given the same key.
+        q: The critic.
+        temperature: lambda, in units of q; above 0.
+        largest: Bound on the weight.
+
+    Examples:
+        >>> draw = lambda model, example, key: jnp.zeros((3, 2))
+        >>> loss = critic_regularised(lambda model, example, key: model, draw, q, 0.1)
+        >>> print(f"{loss(jnp.array(-2.0), example, key)[0]:.3f}")
+        0.271
+    """
+    function("log_likelihood", log_likelihood, "(model, example, key) -> scalar")
+    function("draw", draw, "(model, example, key) -> actions")
+    critic("q", q)
+    positive("temperature", temperature)
+    positive("largest", largest)
+
+    def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        value = lambda action: returned("q", q(example.obs, action))
+        gap = value(example.action) - jnp.mean(jax.vmap(value)(draw(model, example, key)))
+        weight = jax.lax.stop_gradient(jnp.exp(jnp.minimum(gap / temperature, jnp.log(largest))))
+        result = -weight * returned("log_likelihood", log_likelihood(model, example, key))
+        return result, {"loss": result, "weight": weight}
+
+    return loss
+
+
+def one_step_log_likelihood(
+    schedule: AbstractSchedule, *, times: str | TimeLaw = "uniform", clip: float | None = 1.0
+) -> Callable[[Any, Any, Key], Scalar]:
+    """(field, example, key) -> -|a - x0_hat|^2 / 2, in the place of a log-density that a field has not.
+
+    log N(a; x0_hat, I) up to a constant, x0_hat what the field makes of the noised action in one step (`denoised`):
+    with it methods that weigh likelihoods are methods for fields (EDP, arXiv 2305.20081). Summed over the action's
+    coordinates, where `matching` has their mean unless told otherwise.
+
+    Examples:
+        >>> constant = lambda x, t, obs: jnp.array([0.5, 0.5])
+        >>> half = dp.FunctionField(constant, schedule=schedule, prediction="data", action_size=2)
+        >>> print(f"{cloning(one_step_log_likelihood(schedule))(half, example, key)[0]:.2f}")
+        0.45
+    """
+    step = denoised(schedule, times=times, clip=clip)
+
+    def log_likelihood(field: Any, example: Any, key: Key) -> Scalar:
+        return -jnp.sum((example.action - step(field, example, key)) ** 2) / 2
+
+    return log_likelihood
+
+
+def one_step_draws(
+    schedule: AbstractSchedule, n: int, *, times: str | TimeLaw = "uniform", clip: float | None = 1.0
+) -> Callable[[Any, Any, Key], Float[Array, "n a"]]:
+    """(field, example, key) -> n actions of N(x0_hat, I), the law of `one_step_log_likelihood`; not clipped.
+
+    Examples:
+        >>> print(one_step_draws(schedule, 3)(field, example, key).shape)
+        (3, 2)
+    """
+    integer("n", n)
+    step = denoised(schedule, times=times, clip=clip)
+
+    def draw(field: Any, example: Any, key: Key) -> Float[Array, "n a"]:
+        centre = step(field, example, key)
+        noise_key = jax.random.fold_in(one_key(key), _DRAWS)
+        return centre[None] + jax.random.normal(noise_key, (n, *centre.shape), centre.dtype)
+
+    return draw
 
 
 def noisy_q(transform: Transform, q: Critic, *, normaliser: Critic | None = None) -> Loss:

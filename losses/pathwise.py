@@ -17,6 +17,9 @@ from dpolicy.losses.match import chain, start
 from dpolicy.losses.noise import perturb
 from dpolicy.losses.times import TimeLaw
 
+# Stream of the key that no link of a chain draws from (theirs are 0, 1, 2, ...).
+_CHOICE = 2**30
+
 
 def _check_critics(q: Any, normaliser: Any) -> None:
     critic("q", q)
@@ -89,20 +92,58 @@ def bptt_of_either(
 
     def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         sample_key, choice_key = jax.random.split(one_key(key))
-        # A sum of uniform numbers, without its integral part, is uniform, and the same for every example.
-        choice = batch_sum(jax.random.uniform(choice_key)) % 1
-
-        def member(shift: int) -> Critic:
-            def value(obs: Observation, action: Action) -> Scalar:
-                values = critic(obs, action)
-                size = values.shape[0]
-                return values[(jnp.floor(choice * size).astype(int) + shift) % size]
-
-            return value
-
+        member = _members(critic, choice_key)
         return bptt(sampler, member(0), normaliser=member(1))(model, example, sample_key)
 
     return loss
+
+
+def _members(
+    critic: Callable[[Observation, Action], Float[Array, " n"]], key: Key
+) -> Callable[[int], Critic]:
+    """One member of an ensemble, drawn once for the whole batch, and those after it."""
+    # A sum of uniform numbers, without its integral part, is uniform, and the same for every example.
+    choice = batch_sum(jax.random.uniform(key)) % 1
+
+    def member(shift: int) -> Critic:
+        def value(obs: Observation, action: Action) -> Scalar:
+            values = critic(obs, action)
+            size = values.shape[0]
+            return values[(jnp.floor(choice * size).astype(int) + shift) % size]
+
+        return value
+
+    return member
+
+
+def denoised(
+    schedule: AbstractSchedule, *, times: str | TimeLaw = "uniform", clip: float | None = 1.0
+) -> Callable[[Any, Any, Key], Action]:
+    """(field, example, key) -> x0_hat, what the field makes of the noised data action in one step (EDP, 2305.20081).
+
+    x_t = alpha a + sigma eps, and x0_hat is the field's data prediction there, clipped to [-clip, clip], with no
+    gradient where the clip is active. It draws as `matching(perturb(schedule))` does. Near t = 0 x0_hat is the action,
+    far from it the mean of those that x_t may have come from.
+
+    Examples:
+        >>> constant = lambda x, t, obs: jnp.array([0.5, 1.5])
+        >>> half = dp.FunctionField(constant, schedule=schedule, prediction="data", action_size=2)
+        >>> print(denoised(schedule)(half, example, key))
+        [0.5 1. ]
+    """
+    if clip is not None:
+        positive("clip", clip)
+    # As a chain, so that in `sharing` it sees the noised action that `matching` sees.
+    noise = chain(perturb(schedule, times=times))
+
+    def step(field: Any, example: Any, key: Key) -> Action:
+        match = noise(example, start(example), key)
+        x, t = jax.lax.stop_gradient((match.x[0], match.t[0]))
+        value = evaluate(field, x, t, example.obs)
+        action = convert(value, x, t, schedule=schedule, source=field.prediction, target="data")
+        return action if clip is None else jnp.clip(action, -clip, clip)
+
+    return step
 
 
 def one_step(
@@ -113,10 +154,7 @@ def one_step(
     clip: float | None = 1.0,
     normaliser: Critic | None = None,
 ) -> Loss:
-    """-Q(s, x0_hat): ascent of Q through one denoising step of the noised data action (EDP, arXiv 2305.20081).
-
-    x_t = alpha a + sigma eps, and x0_hat is the field's data prediction there, clipped to [-clip, clip] (no
-    gradient where the clip is active).
+    """-Q(s, x0_hat): ascent of Q through one denoising step of the noised data action, `denoised` (EDP, 2305.20081).
 
     Examples:
         >>> constant = lambda x, t, obs: jnp.array([0.5, 0.5])
@@ -125,18 +163,46 @@ def one_step(
         0.5
     """
     _check_critics(q, normaliser)
-    if clip is not None:
-        positive("clip", clip)
-    # As a chain, so that in `sharing` it sees the noised action that `matching` sees.
-    noise = chain(perturb(schedule, times=times))
+    step = denoised(schedule, times=times, clip=clip)
 
     def loss(field: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
-        match = noise(example, start(example), key)
-        x, t = jax.lax.stop_gradient((match.x[0], match.t[0]))
-        value = evaluate(field, x, t, example.obs)
-        action = convert(value, x, t, schedule=schedule, source=field.prediction, target="data")
-        action = action if clip is None else jnp.clip(action, -clip, clip)
-        return _ascend_value(q, normaliser, example.obs, action)
+        return _ascend_value(q, normaliser, example.obs, step(field, example, key))
+
+    return loss
+
+
+def one_step_of_either(
+    schedule: AbstractSchedule,
+    critic: Callable[[Observation, Action], Float[Array, " n"]],
+    *,
+    times: str | TimeLaw = "uniform",
+    clip: float | None = 1.0,
+) -> Loss:
+    """`one_step` of one member of an ensemble over its own mean size: L = -Q_j(s, x0_hat) / mean |Q_j(s, x0_hat)|.
+
+    j is drawn once for the whole batch. Source: EDP (arXiv 2305.20081), code, where `bptt_of_either` has the next
+    member's size.
+
+    Args:
+        schedule: The field's.
+        critic: The ensemble, (obs, action) -> values.
+        times: Law of the times; see `perturb`.
+        clip: Bound of x0_hat.
+
+    Examples:
+        >>> constant = lambda x, t, obs: jnp.array([0.5, 0.5])
+        >>> half = dp.FunctionField(constant, schedule=schedule, prediction="data", action_size=2)
+        >>> pair = lambda obs, action: jnp.stack([q(obs, action), 2 * q(obs, action)])
+        >>> values = [one_step_of_either(schedule, pair)(half, example, jax.random.key(i)) for i in range(8)]
+        >>> print({float(value) for value, _ in values}, sorted({float(m["value"]) for _, m in values}))
+        {1.0} [-1.0, -0.5]
+    """
+    function("critic", critic, "(obs, action) -> values")
+    step = denoised(schedule, times=times, clip=clip)
+
+    def loss(field: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        q = _members(critic, jax.random.fold_in(one_key(key), _CHOICE))(0)
+        return _ascend_value(q, q, example.obs, step(field, example, key))
 
     return loss
 

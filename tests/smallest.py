@@ -43,6 +43,15 @@ TINY = {
     },
     "ifql": {**_DIFFUSION, "candidates": 2, "evaluation_candidates": 2},
     "diffusion_ql": {**_DIFFUSION, **_SLOW, "candidates": 2, "evaluation_candidates": 2},
+    "edp": {**_DIFFUSION, **_SLOW, "candidates": 2, "evaluation_candidates": 2},
+    "edp_crr": {
+        **_DIFFUSION,
+        **_SLOW,
+        "advantage_actions": 2,
+        "candidates": 2,
+        "evaluation_candidates": 2,
+    },
+    "edp_iql": {**_DIFFUSION, "candidates": 2, "evaluation_candidates": 2},
     "dac": {
         **_DIFFUSION,
         **_SLOW,

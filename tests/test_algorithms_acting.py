@@ -25,6 +25,9 @@ ACTS = {
     "sfbc": ("actor critic key selection_temperature", "actor critic key selection_temperature"),
     "ifql": ("actor critic key", "actor critic key"),
     "diffusion_ql": ("actor target key selection_temperature", "actor target key selection_temperature"),
+    "edp": ("actor critic key selection_temperature", "actor critic key selection_temperature"),
+    "edp_crr": ("actor critic key selection_temperature", "actor critic key selection_temperature"),
+    "edp_iql": ("actor critic key selection_temperature", "actor critic key selection_temperature"),
     "dac": ("actor target key", "actor target key"),
     "fql": ("actor key", "actor key"),
     "qgpo": ("behaviour energy key guidance_scale", "behaviour energy key guidance_scale"),
@@ -131,7 +134,7 @@ def test_what_acting_depends_on(name):
     rows = {"nothing": (state, {}, 0)}
     for part, where in parts.items():
         # Draws from a softmax of values show large differences only.
-        factor = -7.0 if part == "target" else -0.7
+        factor = -7.0 if part in ("critic", "target") else -0.7
         rows[part] = eqx.tree_at(where, state, scaled(where(state), factor)), {}, 0
     rows["key"] = state, {}, 1
     for number, value in numbers.items():

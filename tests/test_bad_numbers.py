@@ -180,6 +180,17 @@ TABLE = {
     ),
     "perturb": (of(losses.perturb, SCHEDULE), {"draws": COUNT}),
     "reverse_sample": (of(losses.reverse_sample, SCHEDULE, n=3), {"n": COUNT_FROM_2, "bound": POSITIVE}),
+    "denoised": (of(losses.denoised, SCHEDULE), {"clip": optional(POSITIVE)}),
+    "one_step_of_either": (of(losses.one_step_of_either, SCHEDULE, linear), {"clip": optional(POSITIVE)}),
+    "one_step_log_likelihood": (of(losses.one_step_log_likelihood, SCHEDULE), {"clip": optional(POSITIVE)}),
+    "one_step_draws": (
+        lambda **given: losses.one_step_draws(SCHEDULE, **{"n": 1, **given}),
+        {"n": COUNT, "clip": optional(POSITIVE)},
+    ),
+    "critic_regularised": (
+        lambda **given: losses.critic_regularised(named, named, linear, **{"temperature": 1.0, **given}),
+        {"temperature": POSITIVE, "largest": POSITIVE},
+    ),
     "one_step": (of(losses.one_step, SCHEDULE, linear), {"clip": optional(POSITIVE)}),
     "soft_value": (of(losses.soft_value, named, linear), {"temperature": NON_NEGATIVE}),
     "log_ratio": (of(losses.log_ratio, named), {"clip": optional(POSITIVE)}),

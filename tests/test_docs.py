@@ -224,6 +224,7 @@ def test_other_functions_are_called_as_their_source_says():
         "joint_categorical_critics",
         "joint_critics",
         "mirror_descent",
+        "one_step_policy",
         "pathwise",
         "embedded_critics",
         "in_support_critics",

@@ -26,6 +26,9 @@ from dpolicy.algorithms.dppo import dppo as dppo
 from dpolicy.algorithms.dps import dps as dps
 from dpolicy.algorithms.dsac_d import dsac_d as dsac_d
 from dpolicy.algorithms.dsac_t import dsac_t as dsac_t
+from dpolicy.algorithms.edp import edp as edp
+from dpolicy.algorithms.edp_crr import edp_crr as edp_crr
+from dpolicy.algorithms.edp_iql import edp_iql as edp_iql
 from dpolicy.algorithms.eql import eql as eql
 from dpolicy.algorithms.fast_sac import fast_sac as fast_sac
 from dpolicy.algorithms.fast_td3 import fast_td3 as fast_td3
@@ -84,6 +87,9 @@ ALGORITHMS: dict[str, Entry] = {
     "sfbc": Entry(     sfbc,    "offline",    "best of N",          "data",     "perturb",                                                  "Heun",  "one Q of planned returns", "softmax of 32",   "arXiv 2209.14548"),
     "ifql": Entry(     ifql,    "offline",    "best of N",          "data",     "perturb",                                                  "Euler", "twin Q, expectile V", "best of 32",           "arXiv 2502.02538"),
     "diffusion_ql": Entry(diffusion_ql, "offline", "reparameterisation", "data", "perturb; bptt_of_either",                                 "DDPM",  "twin Q",           "softmax of 50",           "arXiv 2208.06193"),
+    "edp": Entry(      edp,     "offline",    "reparameterisation", "data",     "perturb; one_step_of_either",                              "DDIM",  "twin Q",           "softmax of 10",           "arXiv 2305.20081"),
+    "edp_crr": Entry(  edp_crr, "offline",    "weighted matching",  "data",     "perturb; critic_regularised, one step",                    "DDIM",  "twin Q",           "softmax of 10",           "arXiv 2305.20081"),
+    "edp_iql": Entry(  edp_iql, "offline",    "weighted matching",  "data",     "perturb; likelihood of one step, weighed by exp(advantage)", "DDIM", "twin Q, expectile V", "softmax of 10",       "arXiv 2305.20081"),
     "dac": Entry(      dac,     "offline",    "Q-value guidance",   "data",     "perturb; noisy_q",                                         "DDPM",  "10 Q, lower bound", "best of 10",             "arXiv 2405.20555"),
     "qgpo": Entry(     qgpo,    "offline",    "Q-value guidance",   "data",     "perturb; energy_matching",                                 "Heun, guided", "twin Q, in support", "one sample",       "arXiv 2304.12824"),
     "qipo": Entry(     qipo,    "offline",    "weighted matching",  "data, then the policy", "stored_actions, boltzmann, perturb",          "Heun",  "twin Q, in support",  "one sample",              "arXiv 2503.04975"),

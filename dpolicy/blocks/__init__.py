@@ -75,6 +75,8 @@ from dpolicy.blocks._noisy_best import INITIAL_NOISE as INITIAL_NOISE
 from dpolicy.blocks._noisy_best import Behaviour as Behaviour
 from dpolicy.blocks._noisy_best import noisy_best as noisy_best
 from dpolicy.blocks._noisy_best import tuned_noise as tuned_noise
+from dpolicy.blocks._one_step import OneStepPolicy as OneStepPolicy
+from dpolicy.blocks._one_step import one_step_policy as one_step_policy
 from dpolicy.blocks._optimism import Explorer as Explorer
 from dpolicy.blocks._optimism import Multiplier as Multiplier
 from dpolicy.blocks._optimism import optimistic as optimistic
