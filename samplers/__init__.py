@@ -33,6 +33,8 @@ from dpolicy.samplers._langevin import langevin as langevin
 from dpolicy.samplers._langevin import unadjusted_langevin as unadjusted_langevin
 from dpolicy.samplers._mean_flow import MeanFlow as MeanFlow
 from dpolicy.samplers._mean_flow import mean_flow as mean_flow
+from dpolicy.samplers._multistep import Multistep as Multistep
+from dpolicy.samplers._multistep import dpm_solver as dpm_solver
 from dpolicy.samplers._noise_free import noise_free as noise_free
 from dpolicy.samplers._ode import ODE as ODE
 from dpolicy.samplers._ode import ode as ode

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -22,23 +22,26 @@ def check_truncate(truncate: Any, steps: int) -> None:
         _checks.integer("truncate", truncate, 1, steps)
 
 
+Point: TypeAlias = Float[Array, "..."]  # x, or with what else a step hands on, stacked
+
+
 class Control(eqx.Module):
     """What happens to the cotangent of x on its way back through a chain, after each step; see `differentiated`."""
 
     max_norm: Number | None
     finite: bool = eqx.field(static=True)
 
-    def __call__(self, x: Action) -> Action:
+    def __call__(self, x: Point) -> Point:
         """`x` itself; backwards, its cotangent under control."""
         return _controlled(self.finite, jnp.inf if self.max_norm is None else self.max_norm, x)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _controlled(finite: bool, max_norm: Any, x: Action) -> Action:
+def _controlled(finite: bool, max_norm: Any, x: Point) -> Point:
     return x
 
 
-def _backward(finite: bool, max_norm: Any, cotangent: Action) -> tuple[None, Action]:
+def _backward(finite: bool, max_norm: Any, cotangent: Point) -> tuple[None, Point]:
     if finite:
         cotangent = jnp.where(jnp.isfinite(cotangent), cotangent, 0)
     norm = jnp.sqrt(jnp.sum(cotangent**2))
@@ -53,13 +56,13 @@ def _split(rows: PyTree[Array], at: int) -> tuple[PyTree[Array], PyTree[Array]]:
 
 
 def run(
-    step: Callable[[Action, Any], Action],
-    start: Action,
+    step: Callable[[Point, Any], Point],
+    start: Point,
     rows: PyTree[Array],
     *,
     truncate: int | None = None,
     control: Control | None = None,
-) -> Action:
+) -> Point:
     """Apply `step(x, row)` along the leading axis of `rows`, from `start`; the last point.
 
     Reverse mode keeps one `x` per step and evaluates the body again: as fast as a plain scan, at a fraction of the
@@ -69,8 +72,8 @@ def run(
 
 
 def trace(
-    step: Callable[[Action, Any], Action],
-    start: Action,
+    step: Callable[[Point, Any], Point],
+    start: Point,
     rows: PyTree[Array],
     *,
     truncate: int | None = None,
@@ -79,7 +82,7 @@ def trace(
 ) -> Any:
     """All the points that `run` passes through, `start` first; or the last alone."""
 
-    def body(x: Action, row: Any) -> tuple[Action, Action | None]:
+    def body(x: Point, row: Any) -> tuple[Point, Point | None]:
         new = step(x, row).astype(x.dtype)
         new = new if control is None else control(new)
         return new, None if last else new

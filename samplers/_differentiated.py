@@ -25,7 +25,7 @@ def differentiated(
     The body of the chain runs again in the backward pass (`jax.checkpoint`), whatever is set here.
 
     Args:
-        sampler: Of `ode` (fixed steps), `sde`, `ddpm`, `ddim`, `langevin` or `unadjusted_langevin`.
+        sampler: Of `ode` (fixed steps), `dpm_solver`, `sde`, `ddpm`, `ddim`, `langevin` or `unadjusted_langevin`.
         truncate: Only that many steps, those nearest the action, carry gradient; None leaves it as it was.
         max_norm: Bound on the norm of g after every step, for one action; None for none. (That of the whole batch's
             parameter gradient is the optimiser's: `max_grad_norm`.)
@@ -41,7 +41,7 @@ def differentiated(
         [2.121 2.121] [0.5 0.5]
     """
     if not isinstance(sampler, AbstractChain | ODE) or getattr(sampler, "solver", "") == "tsit5":
-        allowed = "ode of fixed steps, sde, ddpm, ddim, langevin or unadjusted_langevin"
+        allowed = "ode of fixed steps, dpm_solver, sde, ddpm, ddim, langevin or unadjusted_langevin"
         raise ValueError(
             f"a sampler whose gradient is controlled must be made of {allowed}, got {sampler!r}."
         )

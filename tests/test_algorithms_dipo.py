@@ -187,5 +187,7 @@ def test_noise_that_cannot_be_left_out_is_refused():
     assert isinstance(noise_free(mean_flow()), type(mean_flow()))
     assert noise_free(sde(eta=0.7)).eta == 0
     policy = field_policy(hidden=(8,))._replace(sample=langevin(steps=2))
-    with pytest.raises(ValueError, match="must be made of ode, mean_flow, sde, ddpm or ddim, got Predictor"):
+    with pytest.raises(
+        ValueError, match="must be made of ode, dpm_solver, mean_flow, sde, ddpm or ddim, got Predictor"
+    ):
         _ = policy.quiet

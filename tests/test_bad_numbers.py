@@ -278,6 +278,7 @@ TABLE = {
     "tsit5": (of(samplers.ode, solver="tsit5"), {"rtol": POSITIVE, "atol": POSITIVE, "max_steps": COUNT}),
     "sde": (of(samplers.sde, steps=3), {**ODE, "eta": NON_NEGATIVE}),
     "ddpm": (of(samplers.ddpm, steps=3), ANCESTRAL),
+    "dpm_solver": (of(samplers.dpm_solver, steps=3), {"clip": POSITIVE, "initial_scale": POSITIVE}),
     "ddim": (of(samplers.ddim, steps=3), {**ANCESTRAL, "eta": FRACTION}),
     "coupled": (of(samplers.coupled), {"steps": COUNT, "mixing": optional((0, *FRACTION))}),
     "controlled_path": (

@@ -18,7 +18,7 @@ from dpolicy.fields import (
     VarianceExploding,
     cosine_betas,
 )
-from dpolicy.samplers import ddim, ddpm, langevin, ode, sde
+from dpolicy.samplers import ddim, ddpm, dpm_solver, langevin, ode, sde
 
 OBS, KEY = jnp.zeros(1), jax.random.key(0)
 
@@ -210,6 +210,23 @@ def test_ddim_at_eta_one_is_ddpm_with_the_posterior_variance(x64):
         other = ddpm(steps=10, variance="posterior", clip=None).kernel(field, jnp.array([0.7]), OBS, step)
         np.testing.assert_allclose(one[1], other[1], rtol=1e-12)
         np.testing.assert_allclose(one[0], other[0], rtol=1e-10)
+
+
+def test_dpm_solver_of_order_one_is_ddim_and_of_two_is_of_second_order(x64):
+    mixture = GaussianMixture(np.array([0.7, 0.3]), np.array([[-0.5], [0.6]]), np.array([0.15, 0.2]))
+    field, start = mixture.field(CosineVP(), "noise"), jnp.array([0.7])
+    one, other = dpm_solver(steps=7, order=1), ddim(steps=7, clip=None)
+    np.testing.assert_allclose(one.chain(field, OBS, KEY), other.chain(field, OBS, KEY), rtol=1e-9)
+    exact = ode(steps=1, solver="tsit5", rtol=1e-10, atol=1e-10, max_steps=4_000)(
+        field, OBS, KEY, start=start
+    )
+    error = lambda order, steps: abs(
+        float((dpm_solver(steps=steps, order=order)(field, OBS, KEY, start=start) - exact)[0])
+    )
+    assert 1.8 < error(1, 80) / error(1, 160) < 2.3
+    # The few steps at the end that are of lower order are small ones here.
+    assert error(2, 40) / error(2, 160) > 16
+    assert error(3, 40) < error(2, 40) / 3 < error(1, 40) / 6
 
 
 def test_ddim_is_euler_for_the_rectified_flow(x64):

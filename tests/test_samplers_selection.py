@@ -20,6 +20,7 @@ from dpolicy.samplers import (
     best_of,
     ddim,
     ddpm,
+    dpm_solver,
     langevin,
     log_likelihood,
     ode,
@@ -46,6 +47,7 @@ SAMPLERS = {
     "ddpm": ddpm(steps=4),
     "ddim": ddim(steps=4, eta=0.5),
     "langevin": langevin(steps=4),
+    "dpm_solver": dpm_solver(steps=4, order=3),
 }
 # A standard normal as a flow: the velocity vanishes on average, so that an action is its own x_1.
 IDLE = FunctionField(

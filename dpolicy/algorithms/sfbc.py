@@ -93,7 +93,7 @@ def _looks(
     q_critics,
     without=("discount", "n_step", "target_rate", "critic_subset"),
     schedule="linear",
-    sampler="heun",
+    sampler="dpm_solver",
     sampler_steps=15,
     embedding="random_fourier",
     activation="swish",
@@ -134,8 +134,8 @@ def sfbc(
     locomotion), which is no action of a policy with several modes. The code's target is at least V(s_n) whatever was
     done there, `planning="state"`.
 
-    The data must be in order of time. Networks are a plain MLP here, a U-shaped one in the code, whose sampler is a
-    third-order one for diffusions; it makes 600,000 and 2 x 24,400 updates of batches of 4,096. A run must be longer
+    The data must be in order of time. Networks are a plain MLP here, a U-shaped one in the code, whose sampler is
+    of third order; it makes 600,000 and 2 x 24,400 updates of batches of 4,096. A run must be longer
     than `behaviour_updates` and `fits - 1` times `critic_updates`; the last critic is fitted until its end.
 
     Args:

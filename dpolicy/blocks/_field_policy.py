@@ -34,7 +34,18 @@ from dpolicy.losses.times import TimeLaw, grid_times
 from dpolicy.networks import Activation, Initialisation
 from dpolicy.networks._mlp import check_residual
 from dpolicy.recipe import composed, tunable
-from dpolicy.samplers import Prior, best_of, ddim, ddpm, mean_flow, mmse_log_likelihood, noise_free, ode, sde
+from dpolicy.samplers import (
+    Prior,
+    best_of,
+    ddim,
+    ddpm,
+    dpm_solver,
+    mean_flow,
+    mmse_log_likelihood,
+    noise_free,
+    ode,
+    sde,
+)
 
 SCHEDULES: dict[str, Callable[[int], AbstractSchedule]] = {
     "rectified_flow": lambda steps: RectifiedFlow(),
@@ -55,6 +66,7 @@ SAMPLERS: dict[str, Callable[[int, float | None], Any]] = {
     "ddpm": lambda steps, clip: ddpm(steps=steps, clip=clip),
     "ddpm_posterior": lambda steps, clip: ddpm(steps=steps, variance="posterior", clip=clip),
     "ddim": lambda steps, clip: ddim(steps=steps, clip=clip),
+    "dpm_solver": lambda steps, clip: dpm_solver(steps=steps, clip=clip),
 }
 
 
@@ -179,7 +191,7 @@ def field_policy(
             trigonometric, or (with as many betas as sampler steps) discrete_cosine, DPPO's, or discrete_linear, that of
             SDAC's code; or one made.
         prediction: What the network predicts: noise, score, velocity or data.
-        sampler: euler, heun, sde, ddpm, ddpm_posterior or ddim.
+        sampler: euler, heun, sde, ddpm, ddpm_posterior, ddim or dpm_solver (of order 2).
         sampler_steps: Sampler steps.
         hidden: Widths of the field's network.
         obs_hidden: Widths of a network of its own for the observation, before the field's; none unless given (128, 128
