@@ -42,6 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "qipo": {"behaviour_updates": 3_000, "critic_updates": 4_000, "renewal_updates": 1_000},
     "fql": {"normalise_q": True, "distillation_weight": 0.1},
+    "rebrac": {"actor_penalty": 0.1, "critic_penalty": 0.1},
 }
 METHODS = tuple(name for name, entry in ALGORITHMS.items() if entry.family == "offline")
 

@@ -93,6 +93,8 @@ class Algorithm(NamedTuple):
             discount of its own.
         stages: The stages its update runs, by name, where it is made of such: `stages["actor"].loss(seen)` is the loss
             that the actor descends.
+        extras: Entries that the extras of every transition must hold for it, which somebody else puts there: of a data
+            set "next_action" and "mc_return".
     """
 
     name: str
@@ -104,12 +106,36 @@ class Algorithm(NamedTuple):
     memory: Memory | None = None
     horizon: Horizon | None = None
     stages: Mapping[str, Any] | None = None
+    extras: tuple[str, ...] = ()
 
 
 def check_algorithm(algorithm: Any, name: str = "algorithm") -> None:
     """Raise `ValueError` unless the argument `name` is an `Algorithm`; a recipe that was not called is told so."""
     called = f", as {algorithm.__name__}() is: call the recipe" if hasattr(algorithm, "__name__") else ""
     _checks.instance(name, algorithm, Algorithm, f"an Algorithm{called}")
+
+
+def check_extras(name: str, needed: tuple[str, ...], extras: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless the extras of transitions hold what the algorithm of that name needs there."""
+    for entry in needed:
+        if entry not in extras:
+            raise ValueError(
+                f"{name} learns from extras[{entry!r}] of the transitions, which have "
+                f"{', '.join(extras) or 'none'}: data_extras={entry!r} puts it there where a data set is read."
+            )
+
+
+def needing(algorithm: Algorithm, *extras: str) -> Algorithm:
+    """The algorithm, whose transitions must hold these `extras`; a data set that is read brings them along.
+
+    An update on transitions without them raises `ValueError`.
+    """
+
+    def update(state: Any, batch: Transition, key: Key) -> tuple[Any, Metrics]:
+        check_extras(algorithm.name, extras, batch.extras)
+        return algorithm.update(state, batch, key)
+
+    return algorithm._replace(update=update, extras=(*algorithm.extras, *extras))
 
 
 def check_horizon(algorithm: Algorithm) -> None:

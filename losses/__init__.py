@@ -29,6 +29,7 @@ from dpolicy.losses._candidates import jitter as jitter
 from dpolicy.losses._candidates import mix as mix
 from dpolicy.losses._candidates import stored_actions as stored_actions
 from dpolicy.losses._candidates import uniform as uniform
+from dpolicy.losses._conservative import conservative as conservative
 from dpolicy.losses._entropy import dual as dual
 from dpolicy.losses._entropy import entropy as entropy
 from dpolicy.losses._entropy import estimated_entropy as estimated_entropy
@@ -77,9 +78,11 @@ from dpolicy.losses.embedding import next_embedding as next_embedding
 from dpolicy.losses.extraction import cloning as cloning
 from dpolicy.losses.extraction import critic_regularised as critic_regularised
 from dpolicy.losses.extraction import exponential_advantage as exponential_advantage
+from dpolicy.losses.extraction import imitating as imitating
 from dpolicy.losses.extraction import noisy_q as noisy_q
 from dpolicy.losses.extraction import one_step_draws as one_step_draws
 from dpolicy.losses.extraction import one_step_log_likelihood as one_step_log_likelihood
+from dpolicy.losses.extraction import trust_region as trust_region
 from dpolicy.losses.gaussian_value import GAUSSIAN_FORMS as GAUSSIAN_FORMS
 from dpolicy.losses.gaussian_value import gaussian_error as gaussian_error
 from dpolicy.losses.gaussian_value import gaussian_value_loss as gaussian_value_loss
@@ -141,6 +144,7 @@ from dpolicy.losses.targets import q_score as q_score
 from dpolicy.losses.targets import smoothed_score as smoothed_score
 from dpolicy.losses.times import grid_times as grid_times
 from dpolicy.losses.times import later_times as later_times
+from dpolicy.losses.times import log_logistic_times as log_logistic_times
 from dpolicy.losses.times import logit_normal_times as logit_normal_times
 from dpolicy.losses.times import power_times as power_times
 from dpolicy.losses.times import uniform_times as uniform_times

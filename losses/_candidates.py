@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from dpolicy._batch import batch_sum
 from dpolicy._blocks import in_blocks
-from dpolicy._checks import critic, function, integer, non_negative, positive, returned
+from dpolicy._checks import boolean, critic, function, integer, non_negative, positive, returned
 from dpolicy._select import weighed
 from dpolicy._types import Action, Critic, Key, Number, Observation, Scalar
 from dpolicy.losses.match import Match, Transform, compared
@@ -193,6 +193,8 @@ def gradient_ascent(
     eps: float = 1e-5,
     max_grad_norm: Number | None = None,
     limit: Callable[[Float[Array, "*batch a"]], Float[Array, "*batch a"]] | None = None,
+    plain: bool = False,
+    highest: bool = False,
 ) -> Float[Array, "*batch a"]:
     """Projected Adam ascent of `value` from `action`: a <- clip(a + rate m / (sqrt(v) + eps), -bound, bound).
 
@@ -200,7 +202,8 @@ def gradient_ascent(
     coordinate moves at most about steps * rate. With `max_grad_norm` each step's gradients of the whole batch
     (under the axis "batch", as in `batched`), taken as one vector, are scaled down to that norm before. Several
     actions may climb one value, such as their mean Q; `limit` then maps their gradients, to bound them by groups.
-    Source: DIPO (arXiv 2305.13122), code.
+    `plain` steps are of the gradient itself, a <- clip(a + rate g); with `highest` the point of highest value on the
+    way is returned, the first one among them. Source: DIPO (arXiv 2305.13122), code; the last two PA-RL (2412.06685).
 
     Examples:
         >>> value = lambda action: -jnp.sum((action - 0.3) ** 2)
@@ -214,9 +217,13 @@ def gradient_ascent(
     if max_grad_norm is not None:
         positive("max_grad_norm", max_grad_norm)
 
+    boolean("plain", plain)
+    boolean("highest", highest)
+
     def step(carry, index):
-        action, first, second = carry
-        gradient = jax.grad(lambda action: returned("value", value(action)))(action)
+        action, first, second, best, most = carry
+        found, gradient = jax.value_and_grad(lambda action: returned("value", value(action)))(action)
+        best, most = jnp.where(found > most, action, best), jnp.maximum(found, most)
         if max_grad_norm is not None:
             # The whole batch's gradients as one vector, as an optimiser of all its actions would clip them.
             norm = jnp.sqrt(batch_sum(jnp.sum(gradient**2)))
@@ -227,12 +234,13 @@ def gradient_ascent(
         second = 0.999 * second + 0.001 * gradient**2
         # The averages begin at 0; this is what brings their first values up.
         corrected = first / (1 - 0.9 ** (index + 1)), second / (1 - 0.999 ** (index + 1))
-        action = jnp.clip(action + rate * corrected[0] / (jnp.sqrt(corrected[1]) + eps), -bound, bound)
-        return (action, first, second), None
+        direction = gradient if plain else corrected[0] / (jnp.sqrt(corrected[1]) + eps)
+        return (jnp.clip(action + rate * direction, -bound, bound), first, second, best, most), None
 
-    zeros = jnp.zeros_like(action)
-    (action, _, _), _ = jax.lax.scan(step, (action, zeros, zeros), jnp.arange(steps, dtype=action.dtype))
-    return action
+    zeros, start = jnp.zeros_like(action), (action, jnp.asarray(-jnp.inf, action.dtype))
+    numbers = jnp.arange(steps, dtype=action.dtype)
+    (action, _, _, best, most), _ = jax.lax.scan(step, (action, zeros, zeros, *start), numbers)
+    return jnp.where(value(action) > most, action, best) if highest else action
 
 
 def ascend(

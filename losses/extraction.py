@@ -1,5 +1,6 @@
 """Policies extracted from values over data: likelihoods weighed by advantages, and the noised action pushed by Q."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy._batch import batch_mean
-from dpolicy._checks import critic, function, integer, one_key, positive, returned
-from dpolicy._types import Critic, Key, Loss, Metrics, Number, Scalar
+from dpolicy._checks import critic, function, integer, loss_value, one_key, one_of, positive, returned
+from dpolicy._types import Action, Critic, Key, Loss, Metrics, Number, Observation, Scalar
 from dpolicy.fields import AbstractSchedule, convert
 from dpolicy.fields._predictions import evaluate
 from dpolicy.losses.match import Chain, Transform, chain, same_schedule, start
@@ -36,6 +37,64 @@ def cloning(log_likelihood: Callable[[Any, Any, Key], Array]) -> Loss:
     def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
         value = -returned("log_likelihood", log_likelihood(model, example, key))
         return value, {"loss": value}
+
+    return loss
+
+
+def imitating(sampler: Callable[[Any, Observation, Key], Action], *, reduction: str = "mean") -> Loss:
+    """reduce_a (sampler(model, s) - a)^2: behaviour cloning of a policy by the distance of its action from the data's.
+
+    Of a deterministic policy the optimum is the mean of the data's actions. TD3+BC (arXiv 2106.06860) has the mean over
+    the action's dimensions, ReBRAC (2305.09836) the sum.
+
+    Args:
+        sampler: (model, obs, key) -> action, differentiable in the model, as for `bptt`.
+        reduction: Over the dimensions of the action: mean or sum.
+
+    Examples:
+        >>> print(imitating(lambda gain, obs, key: gain * obs * jnp.ones(2))(jnp.array(1.0), example, key)[0])
+        0.45
+    """
+    function("sampler", sampler, "(model, obs, key) -> action")
+    one_of("reduction", reduction, ("mean", "sum"))
+
+    def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        action = returned("sampler", sampler(model, example.obs, key), example.action.shape)
+        square = (action - example.action) ** 2
+        result = jnp.mean(square) if reduction == "mean" else jnp.sum(square)
+        return result, {"loss": result}
+
+    return loss
+
+
+def trust_region(sampler: Callable[[Any, Observation, Key], Action], field: Any, fit: Loss) -> Loss:
+    r"""The loss of a behaviour's field at the policy's own action, for the policy: DTQL (arXiv 2405.19690, eq. 4).
+
+    $$ L(\pi) = E_{a \sim \pi, t, \epsilon}\, c(t) |D_\nu(a + \sigma_t \epsilon, t, s) - a|^2, $$
+
+    whose parameters are the policy's: the field is a constant, and the gradient passes the noised action and the
+    target. Its descent leads to the modes of nu. Of nu = N(m, v) and a field of its noise it is, but for a constant,
+    E (alpha_t sigma_t / S_t)^2 |a - m|^2 with S_t = alpha_t^2 v + sigma_t^2: the optimum is m itself, of no width.
+
+    Args:
+        sampler: (model, obs, key) -> action, differentiable in the model, as for `bptt`.
+        field: Of the behaviour.
+        fit: What it was fitted by, not `held`: matching(perturb(schedule), held=False).
+
+    Examples:
+        >>> fit = matching(perturb(schedule), held=False)
+        >>> loss = trust_region(lambda gain, obs, key: gain * obs * jnp.ones(2), field, fit)
+        >>> print(loss(jnp.array(1.0), example, key)[0].shape)
+        ()
+    """
+    function("sampler", sampler, "(model, obs, key) -> action")
+    function("fit", fit, "(field, example, key) -> (scalar, metrics)")
+
+    def loss(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        sample_key, fit_key = jax.random.split(one_key(key))
+        action = returned("sampler", sampler(model, example.obs, sample_key), example.action.shape)
+        result, _ = loss_value("fit", fit(field, dataclasses.replace(example, action=action), fit_key))
+        return result, {"loss": result}
 
     return loss
 

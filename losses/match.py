@@ -202,6 +202,7 @@ def matching(
     compare: Prediction | None = None,
     cap: Number | None = None,
     huber: Number | None = None,
+    held: bool = True,
 ) -> Loss:
     r"""Weighted matching: a chain of transforms, then one regression of the field.
 
@@ -209,7 +210,7 @@ def matching(
 
     with target `y` expressed in what the field predicts. The minimiser is the field of the density
     proportional to (law of the candidates) x (weight), for any `c(t) > 0`. Nothing in the chain is
-    differentiated.
+    differentiated, unless it is not `held`.
 
     Args:
         transform: A chain, or a single transform such as `perturb(schedule)`.
@@ -223,6 +224,7 @@ def matching(
             only to reproduce published code (3 in one implementation of DPMD).
         huber: An error e costs huber (2 |e| - huber) where |e| exceeds it, instead of e^2: its pull is bounded, not
             lost (FPO++ when fine-tuning: 0.1 to 1).
+        held: Whether points and targets are constants; else the action has a gradient, too (`trust_region`).
 
     Returns:
         A loss whose metrics are `loss`, `target` (the mean of |y|), and those of `weight_metrics`.
@@ -251,7 +253,8 @@ def matching(
     links = transform if isinstance(transform, Chain) else chain(transform)
 
     def loss(field: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
-        match = jax.lax.stop_gradient(links(example, start(example), key))
+        match = links(example, start(example), key)
+        match = jax.lax.stop_gradient(match) if held else match
         schedule = same_schedule(match, field)
         kind = field.prediction if compare is None else compare
         refuse_infinite_scores(schedule, kind)

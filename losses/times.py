@@ -6,9 +6,9 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-from dpolicy._checks import in_range, integer, one_of, ordered, positive
+from dpolicy._checks import in_range, instance, integer, one_of, ordered, positive
 from dpolicy._types import Key, Number, Scalar
-from dpolicy.fields import AbstractSchedule
+from dpolicy.fields import AbstractSchedule, Karras
 
 TimeLaw: TypeAlias = Callable[[AbstractSchedule, Key], Scalar]
 
@@ -82,6 +82,32 @@ def logit_normal_times(mean: float = -1.2, std: float = 1.2) -> TimeLaw:
 
     def draw(schedule: AbstractSchedule, key: Key) -> Scalar:
         t = jax.nn.sigmoid(mean + std * jax.random.normal(key))
+        return jnp.clip(t, schedule.t_min, schedule.t_max)
+
+    return draw
+
+
+def log_logistic_times(median: Number = 0.5, scale: Number = 0.5) -> TimeLaw:
+    """sigma = median (u / (1 - u))^scale, u uniform, within the noise of a schedule of rank (`Karras`), as its time.
+
+    Source: DTQL (arXiv 2405.19690), code, with the deviation of the data for a median.
+
+    Examples:
+        >>> draw = jax.vmap(lambda key: log_logistic_times()(dp.Karras(), key))
+        >>> print(f"{jnp.median(dp.Karras().sigma(draw(jax.random.split(key, 10_000)))):.1f}")
+        0.5
+    """
+    positive("median", median)
+    positive("scale", scale)
+
+    def draw(schedule: AbstractSchedule, key: Key) -> Scalar:
+        instance(
+            "the schedule of log_logistic_times", schedule, Karras, "a Karras schedule, such as Karras()"
+        )
+        ends = jnp.asarray([schedule.sigma_min, schedule.sigma_max])  # pyright: ignore[reportAttributeAccessIssue]
+        low, high = jax.nn.sigmoid(jnp.log(ends / median) / scale)
+        u = low + (high - low) * jax.random.uniform(key)
+        t = schedule.time(median * (u / (1 - u)) ** scale)  # pyright: ignore[reportAttributeAccessIssue]
         return jnp.clip(t, schedule.t_min, schedule.t_max)
 
     return draw

@@ -67,6 +67,22 @@ TINY = {
         **{**_DIFFUSION, **_PHASES, "energy_hidden": (8,)},
     },
     "qipo": {**_DIFFUSION, **_PHASES, "renewal_updates": 1},
+    "dtql": {
+        "hidden": (8,),
+        "behaviour_hidden": (8,),
+        "critic_hidden": (8,),
+        "pretraining_updates": 0,
+        "candidates": 2,
+        "evaluation_candidates": 2,
+    },
+    "pa_rl": {
+        **_DIFFUSION,
+        **{"candidates": 3, "kept_candidates": 2, "ascent_steps": 1},
+        **{"critics": 3, "critic_atoms": 5, "random_actions": 1},
+        **{"cloning_updates": 0, "distillation_after": 0},
+    },
+    "td3_bc": {"hidden": (8,), "critic_hidden": (8,)},
+    "rebrac": {"hidden": (8,), "critic_hidden": (8,)},
     "sac": {"hidden": (8,), "critic_hidden": (8,)},
     "ddpg": {"hidden": (8,), "critic_hidden": (8,)},
     # Two numbers of it matter from the second update on, whose target actor is another.
@@ -203,6 +219,8 @@ SECOND = {
     "target_entropy_scale": 0.7,
     "consistency_weight": 0.5,
     "random_share": 0.9,
+    "cloning_weight": 0.5,
+    "critic_high": 7.5,
     "target_noise_clip": 1e-4,
 }
 
@@ -219,6 +237,16 @@ def numeric(name):
     return {p.name: p.default for p in parameters if kinds[p.name] in numbers and p.default is not None}
 
 
+def with_needed(algorithm, action):
+    """What a data set holds for an algorithm that needs it: made up of the actions."""
+    entries = {
+        "next_action": action[::-1],
+        "next_action_known": jnp.arange(action.shape[0]) % 4 > 0,
+        "mc_return": action[:, 0],
+    }
+    return {name: entries[name] for name in algorithm.extras}
+
+
 @eqx.filter_jit  # its operations one by one take longer to compile
 def experience(algorithm, state, key, time=4, envs=4):
     """Random transitions whose extras come from the algorithm itself."""
@@ -232,7 +260,8 @@ def experience(algorithm, state, key, time=4, envs=4):
     term = jax.random.bernoulli(keys[2], 0.2, (flat,))
     trunc = jax.random.bernoulli(keys[3], 0.2, (flat,)) & ~term
     reward = jax.random.normal(keys[4], (flat,))
-    batch = Transition(obs, action, reward, obs[::-1], term, trunc, extras if len(lead) == 2 else {})
+    extras = extras if len(lead) == 2 else with_needed(algorithm, action)
+    batch = Transition(obs, action, reward, obs[::-1], term, trunc, extras)
     return jax.tree.map(lambda leaf: leaf.reshape(*lead, *leaf.shape[1:]), batch)
 
 

@@ -247,11 +247,16 @@ TABLE = {
     ),
     "grid_times": (of(losses.grid_times), {"steps": COUNT}),
     "power_times": (of(losses.power_times), {"exponent": POSITIVE, "low": FRACTION, "high": FRACTION}),
+    "log_logistic_times": (of(losses.log_logistic_times), {"median": POSITIVE, "scale": POSITIVE}),
     "logit_normal_times": (of(losses.logit_normal_times), {"mean": NUMBER, "std": POSITIVE}),
     "td_target": (of(losses.td_target, ONES, MASK, ONES), {"discount": FRACTION}),
     "reduce_ensemble": (of(losses.reduce_ensemble, jnp.eye(3), "lcb"), {"pessimism": NO_NUMBER}),
     "expectile": (of(losses.expectile, DRAWS), {"tau": INSIDE}),
     "expectile_weight": (of(losses.expectile_weight, DRAWS), {"tau": INSIDE}),
+    "conservative": (
+        lambda **given: losses.conservative(lambda example, key: jnp.zeros((1, 2)), **given),
+        {"random": COUNT_OR_NONE_AT_ALL, "copies": COUNT, "temperature": POSITIVE},
+    ),
     "expectile_regression": (of(losses.expectile_regression, linear), {"tau": INSIDE}),
     "softmax_value": (of(losses.softmax_value, ONES, temperature=1.0), {"temperature": POSITIVE}),
     "exponential_conjugate": (of(losses.exponential_conjugate, DRAWS), {"bound": optional(NUMBER)}),
@@ -339,7 +344,7 @@ TABLE = {
     ),
     "consistency_scalings": (
         of(fields.consistency_scalings, 1.0),
-        {"sigma_min": POSITIVE, "data_std": POSITIVE},
+        {"sigma_min": NON_NEGATIVE, "data_std": POSITIVE},
     ),
     "cosine_betas": (
         of(fields.cosine_betas, steps=3),

@@ -28,7 +28,8 @@ class Spec:
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_the_minimum_of_a_drawn_subset(size):
     """Every subset is as likely: the mean over draws is that over all of them; of all members it is the minimum."""
-    value = lambda key: jnp.min(Ensemble(jnp.asarray(MEMBERS), 4).drawn(size, key).members)
+    four = Ensemble(jnp.asarray(MEMBERS), 4)
+    value = lambda key: jnp.min(four.only(four.draw(size, key)).members)
     drawn = np.asarray(jax.jit(jax.vmap(value))(jax.random.split(KEY, 4000)))
     lowest = [min(subset) for subset in itertools.combinations(MEMBERS, size)]
     np.testing.assert_allclose(drawn.mean(), np.mean(lowest), atol=5 * np.std(lowest) / np.sqrt(4000) + 1e-6)
@@ -94,7 +95,7 @@ def test_methods_with_another_target_take_a_subset():
             lambda: fast_td3(critics=3, critic_subset=2, actor_value="mean"),
             "critic_subset needs actor_value min, got 2",
         ),
-        (lambda: Ensemble(jnp.ones(2), 2).drawn(3, KEY), "size must be an integer from 1 to 2, got 3."),
+        (lambda: Ensemble(jnp.ones(2), 2).draw(3, KEY), "size must be an integer from 1 to 2, got 3."),
     ],
 )
 def test_wrong_sizes_are_refused(make, message):

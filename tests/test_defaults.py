@@ -28,7 +28,9 @@ from dpolicy.blocks import (
     in_support_critics,
     mirror_descent,
     noisy_best,
+    optimised_actions,
     pathwise,
+    twin_delayed,
 )
 from dpolicy.envs.protocol import Spec
 from dpolicy.fields import (
@@ -63,6 +65,8 @@ BLOCKS = {
         in_sample_critics,
         in_support_critics,
         mirror_descent,
+        optimised_actions,
+        twin_delayed,
         mode_discovery,
         novelty_reward,
     )

@@ -228,6 +228,7 @@ def test_other_functions_are_called_as_their_source_says():
         "pathwise",
         "embedded_critics",
         "in_support_critics",
+        "twin_delayed",
         "weighed_gaussian",
     ]
     assert changed == composed

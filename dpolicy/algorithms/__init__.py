@@ -26,6 +26,7 @@ from dpolicy.algorithms.dppo import dppo as dppo
 from dpolicy.algorithms.dps import dps as dps
 from dpolicy.algorithms.dsac_d import dsac_d as dsac_d
 from dpolicy.algorithms.dsac_t import dsac_t as dsac_t
+from dpolicy.algorithms.dtql import dtql as dtql
 from dpolicy.algorithms.edp import edp as edp
 from dpolicy.algorithms.edp_crr import edp_crr as edp_crr
 from dpolicy.algorithms.edp_iql import edp_iql as edp_iql
@@ -44,16 +45,19 @@ from dpolicy.algorithms.idql import idql as idql
 from dpolicy.algorithms.ifql import ifql as ifql
 from dpolicy.algorithms.iql import iql as iql
 from dpolicy.algorithms.maxentdp import maxentdp as maxentdp
+from dpolicy.algorithms.pa_rl import pa_rl as pa_rl
 from dpolicy.algorithms.ppo import ppo as ppo
 from dpolicy.algorithms.qgpo import qgpo as qgpo
 from dpolicy.algorithms.qipo import qipo as qipo
 from dpolicy.algorithms.qsm import qsm as qsm
 from dpolicy.algorithms.qvpo import qvpo as qvpo
+from dpolicy.algorithms.rebrac import rebrac as rebrac
 from dpolicy.algorithms.sac import sac as sac
 from dpolicy.algorithms.sdac import sdac as sdac
 from dpolicy.algorithms.sfbc import sfbc as sfbc
 from dpolicy.algorithms.sql import sql as sql
 from dpolicy.algorithms.td3 import td3 as td3
+from dpolicy.algorithms.td3_bc import td3_bc as td3_bc
 from dpolicy.algorithms.td7 import td7 as td7
 
 
@@ -94,6 +98,10 @@ ALGORITHMS: dict[str, Entry] = {
     "qgpo": Entry(     qgpo,    "offline",    "Q-value guidance",   "data",     "perturb; energy_matching",                                 "Heun, guided", "twin Q, in support", "one sample",       "arXiv 2304.12824"),
     "qipo": Entry(     qipo,    "offline",    "weighted matching",  "data, then the policy", "stored_actions, boltzmann, perturb",          "Heun",  "twin Q, in support",  "one sample",              "arXiv 2503.04975"),
     "fql": Entry(      fql,     "offline",    "reparameterisation", "data",     "perturb; distil",                                          "one step", "twin Q",        "one sample",              "arXiv 2502.02538"),
+    "dtql": Entry(     dtql,    "offline",    "reparameterisation", "data",     "none (squashed Gaussian); perturb at its actions: trust_region", "exact", "twin Q, expectile V", "one sample / softmax of 1024", "arXiv 2405.19690"),
+    "pa_rl": Entry(    pa_rl,   "offline",    "action gradient",    "data",     "perturb, of the best candidates moved up Q",               "DDPM",  "10 HL-Gauss Q, Cal-QL", "best of 32, 10 of them moved up Q", "arXiv 2412.06685"),
+    "td3_bc": Entry(   td3_bc,  "offline",    "reparameterisation", "data",     "none (deterministic; distance from the data)",             "exact", "twin Q, smoothed", "noisy / mode",            "arXiv 2106.06860"),
+    "rebrac": Entry(   rebrac,  "offline",    "reparameterisation", "data",     "none (deterministic; distance from the data)",             "exact", "twin Q, smoothed, charged for the distance", "noisy / mode", "arXiv 2305.09836"),
     "sac": Entry(      sac,     "off_policy", "reparameterisation", "uniform",  "none (squashed Gaussian)",                                 "exact", "twin Q, soft",     "sample / mode",           "arXiv 1812.05905"),
     "ddpg": Entry(     ddpg,    "off_policy", "reparameterisation", "none",     "none (deterministic)",                                     "exact", "one Q",            "noisy / mode",            "arXiv 1509.02971"),
     "td3": Entry(      td3,     "off_policy", "reparameterisation", "none",     "none (deterministic)",                                     "exact", "twin Q, smoothed", "noisy / mode",            "arXiv 1802.09477"),

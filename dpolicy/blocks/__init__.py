@@ -77,6 +77,8 @@ from dpolicy.blocks._noisy_best import noisy_best as noisy_best
 from dpolicy.blocks._noisy_best import tuned_noise as tuned_noise
 from dpolicy.blocks._one_step import OneStepPolicy as OneStepPolicy
 from dpolicy.blocks._one_step import one_step_policy as one_step_policy
+from dpolicy.blocks._optimised import Optimised as Optimised
+from dpolicy.blocks._optimised import optimised_actions as optimised_actions
 from dpolicy.blocks._optimism import Explorer as Explorer
 from dpolicy.blocks._optimism import Multiplier as Multiplier
 from dpolicy.blocks._optimism import optimistic as optimistic
@@ -114,6 +116,8 @@ from dpolicy.blocks._support import in_support_value as in_support_value
 from dpolicy.blocks._support import support_actions as support_actions
 from dpolicy.blocks._surveyed import Survey as Survey
 from dpolicy.blocks._surveyed import surveyed as surveyed
+from dpolicy.blocks._twin_delayed import charged_for_leaving as charged_for_leaving
+from dpolicy.blocks._twin_delayed import twin_delayed as twin_delayed
 from dpolicy.blocks._value_range import ValueRange as ValueRange
 from dpolicy.blocks._value_range import value_range as value_range
 from dpolicy.blocks._weighed_gaussian import weighed_gaussian as weighed_gaussian

@@ -58,6 +58,7 @@ def linear_levels(steps: int, schedule: Karras, lowest: float = 2.0) -> Float[Ar
 def consistency_policy(
     *,
     preconditioned: bool = True,
+    denoiser: bool = False,
     clip_inside: bool = True,
     later: Callable[[Karras, int], Any],
     inward: bool = False,
@@ -76,6 +77,7 @@ def consistency_policy(
 
     Args:
         preconditioned: Whether its network sees c_in x and 250 log h, or x and h; see `ConsistencyField`.
+        denoiser: Whether it is EDM's denoiser, of which one call is the mean of what may have led to x.
         clip_inside: Whether every value of the function is clipped to the box, or the action alone.
         later: `(schedule, steps) -> times` of the calls after the first.
         inward: Whether an action that was clipped has the gradient that leads back into the box; none as published.
@@ -103,6 +105,7 @@ def consistency_policy(
             schedule=schedule,
             data_std=data_std,
             preconditioned=preconditioned,
+            denoiser=denoiser,
             clip=1.0 if clip_inside else None,
             inward=inward,
             hidden=hidden,

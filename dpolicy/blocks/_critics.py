@@ -17,7 +17,7 @@ from dpolicy.blocks._critic_function import critic_function
 from dpolicy.blocks._critic_kinds import Kind, critic_kind
 from dpolicy.blocks._deviations import Deviations
 from dpolicy.learning import Acting, Parts, Seen, Stage, average, trained
-from dpolicy.losses import CriticError
+from dpolicy.losses import CriticError, add
 from dpolicy.networks import (
     Activation,
     Backbone,
@@ -119,6 +119,17 @@ def within_box(policy: Policy) -> Policy:
 KIND_SETTINGS = (*critic_kind.tunable, "critic_network", "critic_unit_weights")
 
 
+def _with_term(fit: Loss, weight: Number, term: Loss) -> Loss:
+    """`add` of both, with the metrics of the first as they are called without the second."""
+    both = add(fit=(1.0, fit), beside=(weight, term))
+
+    def loss(model: Model, example: Any, key: Key) -> Any:
+        value, metrics = both(model, example, key)
+        return value, {name.removeprefix("fit/"): x for name, x in metrics.items() if name != "fit/loss"}
+
+    return loss
+
+
 class Critics(NamedTuple):
     """An ensemble of critics and how it learns.
 
@@ -146,17 +157,24 @@ class Critics(NamedTuple):
     deviations: Deviations | None = None
     subset: int | None = None
 
-    def fitted(self, value: Callable[[Seen], NextValue]) -> Stage:
+    def fitted(
+        self,
+        value: Callable[[Seen], NextValue],
+        *,
+        beside: Callable[[Seen], tuple[Number, Loss]] | None = None,
+    ) -> Stage:
         """The stage that fits them to `r + gamma value(s')`; `value` is `seen -> ((example, key) -> number or law)`.
 
-        Of Gaussian critics it owns the part "deviations", too.
+        Of Gaussian critics it owns the part "deviations", too. `beside` is another term of their loss and its weight,
+        whose metrics are called beside/....
         """
         deviations = self.deviations
 
         def loss(s: Seen) -> Loss:
             error = self.error if deviations is None else deviations.error(s)
             common: dict[str, Any] = {"reduction": self.reduction, "sampled": deviations is not None}
-            return temporal_difference(value(s), self.discount, error=error, **common)
+            fit = temporal_difference(value(s), self.discount, error=error, **common)
+            return fit if beside is None else _with_term(fit, *beside(s))
 
         stage = trained(self.make, loss, self.optimiser, horizon=self.horizon, project=self.project)
         stage = stage if deviations is None else deviations.beside(stage)
@@ -170,7 +188,8 @@ class Critics(NamedTuple):
 
         def step(part: Any, seen: Seen, key: Key) -> Any:
             draw_key, key = jax.random.split(key)
-            some = lambda parts: Parts(parts, target=parts.target.drawn(size, draw_key))
+            members = seen.now.target.draw(size, draw_key)
+            some = lambda parts: Parts(parts, target=parts.target.only(members))
             return stage.step(part, seen._replace(before=some(seen.before), now=some(seen.now)), key)
 
         return stage._replace(step=step)

@@ -7,8 +7,7 @@ import optax
 
 from dpolicy._settings import Positive, Sizes, within
 from dpolicy._types import Critic, Key, Loss, Model, Number
-from dpolicy.blocks._critic_function import critic_function
-from dpolicy.blocks._critics import Critics, q_critics
+from dpolicy.blocks._critics import Critics, CriticValues, guide, q_critics
 from dpolicy.learning import Stage, trained
 from dpolicy.losses import expectile_regression
 from dpolicy.networks import Activation, ValueNetwork
@@ -30,14 +29,15 @@ class InSample(NamedTuple):
     optimiser: optax.GradientTransformation
     fit: Callable[[Critic], Loss]
 
-    def valued(self) -> Stage:
-        """The stage of V, fitted to the lower TARGET critic at the data's actions."""
-        loss = lambda s: self.fit(critic_function(s.before.target))
+    def valued(self, values: CriticValues = "target_min") -> Stage:
+        """The stage of V, fitted to the lower TARGET critic, or to another, at the data's actions."""
+        loss = lambda s: self.fit(guide(s.before, values))
         return self.critics.of_some(trained(self.make, loss, self.optimiser))
 
-    def fitted(self) -> Stage:
-        """The stage of the critics, towards r + gamma V(s') with the V that this update has found."""
-        return self.critics.fitted(lambda s: lambda example, key: s.now.value(example.next_obs))
+    def fitted(self, *, found: bool = False) -> Stage:
+        """The stage of the critics, towards r + gamma V(s') with V after its step, or with that which was `found`."""
+        value = lambda s: (s.before if found else s.now).value
+        return self.critics.fitted(lambda s: lambda example, key: value(s)(example.next_obs))
 
 
 @tunable("value_layer_norm", "critic_hidden", "critic_activation", "critic_learning_rate")

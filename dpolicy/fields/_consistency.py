@@ -24,9 +24,9 @@ def consistency_scalings(
 
     c_skip = s^2 / ((h - sigma_min)^2 + s^2), c_out = (h - sigma_min) s / sqrt(h^2 + s^2), c_in = 1 / sqrt(h^2 + s^2),
     with s = `data_std`: 1 and 0 at h = sigma_min, where f is the identity. Source: Song et al. 2023 (arXiv 2303.01469,
-    appendix C).
+    appendix C). With sigma_min = 0 they are those of a denoiser (Karras et al. 2022, arXiv 2206.00364, table 1).
     """
-    _checks.positive("sigma_min", sigma_min)
+    _checks.non_negative("sigma_min", sigma_min)
     _checks.positive("data_std", data_std)
     above, inside = jnp.asarray(sigma) - sigma_min, 1 / jnp.sqrt(jnp.asarray(sigma) ** 2 + data_std**2)
     return data_std**2 / (above**2 + data_std**2), above * data_std * inside, inside
@@ -58,6 +58,7 @@ class ConsistencyField(NetworkField):
     `consistency_matching`, the mean of all actions that may have led to x where it is fitted by `matching`.
     `preconditioned=False` gives the network x and h as they are (Consistency-AC, arXiv 2309.16984). F is a network as
     that of `Field`, whose other settings it has. Source: Song et al. 2023 (arXiv 2303.01469); CPQL (2310.06343).
+    `denoiser=True` makes it EDM's (2206.00364): x where there is no noise at all, and told log(h) / 4.
 
     Args:
         obs_size: Numbers of an observation.
@@ -65,6 +66,7 @@ class ConsistencyField(NetworkField):
         schedule: Which noise stands at which time.
         data_std: The deviation of actions, s.
         preconditioned: Whether the network sees c_in x and 250 log h, or x and h.
+        denoiser: Whether it is a denoiser, and no consistency function; preconditioned, then.
         clip: Bound of the value, beyond which it has no gradient; None for none.
         inward: Whether it has one there that leads back (`clip_inward`).
 
@@ -83,6 +85,7 @@ class ConsistencyField(NetworkField):
     clip: float | None = eqx.field(static=True)
     inward: bool = eqx.field(static=True)
     preconditioned: bool = eqx.field(static=True)
+    denoiser: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -92,6 +95,7 @@ class ConsistencyField(NetworkField):
         schedule: Karras | None = None,
         data_std: float | int = 0.5,
         preconditioned: bool = True,
+        denoiser: bool = False,
         clip: float | int | None = None,
         inward: bool = False,
         hidden: tuple[int, ...] = (256, 256, 256),
@@ -106,12 +110,15 @@ class ConsistencyField(NetworkField):
         _checks.instance("schedule", schedule, Karras, "a Karras schedule, such as Karras()")
         _checks.positive("data_std", data_std)
         _checks.boolean("preconditioned", preconditioned)
+        _checks.boolean("denoiser", denoiser)
+        if denoiser and not preconditioned:
+            raise ValueError("preconditioned must be True for a denoiser, got False.")
         _checks.boolean("inward", inward)
         if clip is not None:
             _checks.positive("clip", clip)
         self.data_std, self.preconditioned = constant("data_std", data_std), preconditioned
         self.clip = None if clip is None else constant("clip", clip)
-        self.inward = inward
+        self.inward, self.denoiser = inward, denoiser
         embedding_key, encoder_key, mlp_key = jax.random.split(_checks.one_key(key), 3)
         self.embedding = make_embedding(embedding, key=embedding_key)
         self._start(
@@ -133,8 +140,9 @@ class ConsistencyField(NetworkField):
     def __call__(self, x: Action, t: Scalar, obs: Observation) -> Action:
         _checks.shaped("x", x, (self.action_size,))
         h = self.schedule.sigma(t)
-        skip, out, inside = consistency_scalings(h, sigma_min=self.schedule.sigma_min, data_std=self.data_std)
-        seen, time = (inside * x, 250 * jnp.log(h)) if self.preconditioned else (x, h)
+        least, unit = (0.0, 0.25) if self.denoiser else (self.schedule.sigma_min, 250)
+        skip, out, inside = consistency_scalings(h, sigma_min=least, data_std=self.data_std)
+        seen, time = (inside * x, unit * jnp.log(h)) if self.preconditioned else (x, h)
         value = skip * x + out * self._evaluate(seen, (self.embedding(time),), obs)
         if self.clip is None:
             return value

@@ -5,6 +5,7 @@ from typing import Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
+from jaxtyping import Array, Int
 
 from dpolicy import _checks
 from dpolicy._types import Key
@@ -26,12 +27,15 @@ class Ensemble(eqx.Module, Generic[Module]):
         _checks.integer("index", index, -self.size, self.size - 1)
         return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, self.members)
 
-    def drawn(self, size: int, key: Key) -> "Ensemble[Module]":
-        """The ensemble of `size` of the members, no one twice, drawn at random (REDQ, arXiv 2101.05982)."""
+    def draw(self, size: int, key: Key) -> Int[Array, " size"]:
+        """The numbers of `size` of the members, no one twice, drawn at random (REDQ, arXiv 2101.05982)."""
         _checks.integer("size", size, 1, self.size)
-        chosen = jax.random.permutation(_checks.one_key(key), self.size)[:size]
-        take = lambda leaf: leaf[chosen] if eqx.is_array(leaf) else leaf
-        return Ensemble(jax.tree.map(take, self.members), size)
+        return jax.random.permutation(_checks.one_key(key), self.size)[:size]
+
+    def only(self, members: Int[Array, " size"]) -> "Ensemble[Module]":
+        """The ensemble of the members of these numbers."""
+        take = lambda leaf: leaf[members] if eqx.is_array(leaf) else leaf
+        return Ensemble(jax.tree.map(take, self.members), members.shape[0])
 
 
 def ensemble(make: Callable[[Key], Module], size: int, *, key: Key) -> Ensemble[Module]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dpolicy import _checks
 from dpolicy._types import Key, Metrics, Number, Transition
-from dpolicy.algorithm import Algorithm, Memory, Stored
+from dpolicy.algorithm import Algorithm, Memory, Stored, check_extras
 from dpolicy.data import DataSet, normalised_score
 from dpolicy.data.d4rl import Timeouts
 from dpolicy.data.rewards import RewardTreatment
@@ -68,7 +68,8 @@ def offline(
         data_keys: Of Minari's dictionaries, which entries are put side by side, such as: observation desired_goal.
         data_task: Of OGBench's sets, the task whose rewards they are given; 0 for the default one.
         data_reference: Two returns (R_min, R_max) that scores are normalised by, in the place of the set's own.
-        data_extras: What goes into the extras of the transitions: next_action, mc_return, trajectory.
+        data_extras: What goes into the extras of the transitions: next_action, mc_return, trajectory. What an algorithm
+            needs of these is there without being named, where rows are not given as transitions.
         data_discount: Of the Monte-Carlo returns in them.
         data_sampling: uniform draws rows with replacement; epochs takes each once in an order that is drawn anew.
         batch_size: Transitions per update.
@@ -100,7 +101,9 @@ def offline(
         timeouts=data_timeouts,
         keys=data_keys,
         task=data_task,
+        needed=algorithm.extras,
     )
+    check_extras(algorithm.name, algorithm.extras, given.extras)
     evaluate = evaluation(algorithm, env, evaluation_episodes)
     normaliser = Normaliser.start(env.spec.obs_size)
     if normalise_observations:

@@ -13,6 +13,7 @@ from dpolicy.algorithm import Horizon
 from dpolicy.data import DataSet, check_order, located
 from dpolicy.data.reading import is_made, load_set
 from dpolicy.data.scores import check_reference
+from dpolicy.data.sets import EXTRAS
 from dpolicy.data.sources import checked, columns
 from dpolicy.envs import Environment
 from dpolicy.train.memory import check_room, memory_limit, size_of
@@ -46,6 +47,7 @@ def given_data(
     extras: Sequence[str],
     discount: Any,
     reference: Any,
+    needed: tuple[str, ...] = (),
     **settings: Any,
 ) -> Given:
     """The transitions that `dataset` or `data` and the settings of `dpolicy.train.offline` mean.
@@ -62,6 +64,7 @@ def given_data(
         extras: What goes into the extras.
         discount: Of the Monte-Carlo returns.
         reference: Two returns in the place of those of the set; None for those.
+        needed: Extras that the algorithm needs, which are read with these.
         **settings: Of `dpolicy.data.read`.
 
     Raises:
@@ -97,6 +100,8 @@ def given_data(
         reference = found.reference if reference is None else reference
         found = found.rewarded(rewards) if rewards != "none" else found
         found = found if action_clip is None else found.clipped(action_clip)
+        # What comes along with another one is no name of its own.
+        extras = dict.fromkeys([*extras, *(each for each in needed if each in EXTRAS)])
         rows = found.transitions(tuple(extras), discount=discount)  # pyright: ignore[reportArgumentType]
     else:
         raise ValueError(f"dataset must be a Transition, a DataSet or None, got {type(dataset).__name__}.")
