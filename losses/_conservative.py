@@ -40,7 +40,7 @@ def conservative(
         >>> critic = lambda obs, action: jnp.stack([q(obs, action), q(obs, action)])
         >>> term = conservative(lambda e, key: jnp.zeros((1, 2)), random=0, copies=3)
         >>> print(f"{term(critic, example, key)[0]:.3f}")
-        0.156
+        0.154
     """
     function("actions", actions, "(example, key) -> actions")
     if floor is not None:
