@@ -2,12 +2,12 @@
 
 Points of the plane are actions of one-step episodes, and E(x) is their reward (`dpolicy.data.cep_set`): critics,
 energies and policies are all learned from them. What a method that weighs, guides or resamples should sample is
-p(x) exp(beta E(x)), which is drawn exactly; its distance is given with that of a second exact sample (floor) and of the data themselves. The others, which trade the
-value of an action against the distance from the data in another way, have no such law: their column says how far they
-are from it all the same. A share is that of the samples to which a piece is the nearest, by its points in the data;
-"outside" is the share of samples farther from every point of the data than one in a thousand of its own points is.
-Ways of acting are the methods' own in evaluation. A run that was cut short goes on with what is missing; with --tasks
-or --only the other rows of the table stay.
+p(x) exp(beta E(x)), which is drawn exactly; its distance is given with that of a second exact sample (floor) and of
+the data themselves. The others, which trade the value of an action against the distance from the data in another way,
+have no such law: their column says how far they are from it all the same. A share is that of the samples to which a
+piece is the nearest, by its points in the data; "outside" is the share of samples farther from every point of the
+data than one in a thousand of its own points is. Ways of acting are the methods' own in evaluation. A run that was cut
+short goes on with what is missing; with --tasks or --only the other rows of the table stay.
 
     python benchmarks/cep.py --out benchmarks/results/cep
 """
@@ -24,7 +24,7 @@ from command_line import parser_for
 from kept import kept, merged
 from laws import shares_text, wasserstein
 from matplotlib.figure import Figure
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from dpolicy.algorithms import ALGORITHMS
 from dpolicy.data import CEP_SCALE, CEP_TOYS, cep_samples, cep_set
@@ -90,7 +90,7 @@ class Reference:
         self.data, self.energy = data.x[:SAMPLES], data.energy
         self.target, second = (cep_samples(task, SAMPLES, BETA, seed=seed) for seed in (1, 2))
         self.floor = wasserstein(second.x, self.target.x)
-        self.tree, self.label = cKDTree(data.x), data.label
+        self.tree, self.label = KDTree(data.x), data.label
         self.pieces = int(data.label.max()) + 1
         self.width = np.quantile(self.tree.query(data.x[:5_000], k=2)[0][:, 1], 0.999)
 

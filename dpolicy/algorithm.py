@@ -95,6 +95,8 @@ class Algorithm(NamedTuple):
             that the actor descends.
         extras: Entries that the extras of every transition must hold for it, which somebody else puts there: of a data
             set "next_action" and "mc_return".
+        phases: Updates after which the last of its phases begins, where an offline method fits one network after
+            another: a run must be longer.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Algorithm(NamedTuple):
     horizon: Horizon | None = None
     stages: Mapping[str, Any] | None = None
     extras: tuple[str, ...] = ()
+    phases: int = 0
 
 
 def check_algorithm(algorithm: Any, name: str = "algorithm") -> None:

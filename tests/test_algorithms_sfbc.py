@@ -12,7 +12,7 @@ from dpolicy.envs import make
 from dpolicy.learning import algorithm, trained
 from dpolicy.losses import planned_returns
 from dpolicy.samplers import best_of, select
-from dpolicy.train import offline
+from dpolicy.train import offline, train_loop
 
 LOW = -np.inf
 
@@ -129,3 +129,18 @@ def test_rows_out_of_order_are_refused():
     program = offline(sfbc(**sizes), make("bandit/double_well"), dataset=shuffled, **small)
     with pytest.raises(ValueError, match="data must be in order of time"):
         jax.eval_shape(lambda key: program.step(program.init(key)), jax.random.key(0))
+
+
+def test_a_run_that_ends_before_the_last_phase_is_refused():
+    sizes = {
+        "hidden": (4,),
+        "critic_hidden": (4,),
+        "sampler_steps": 2,
+        "behaviour_updates": 20,
+        "critic_updates": 5,
+    }
+    small = {"batch_size": 2, "updates_per_evaluation": 5, "evaluation_episodes": 1}
+    program = offline(sfbc(**sizes), make("bandit/double_well"), dataset=chain(), **small)
+    sentence = "steps must be more than 25, the updates after which the last phase of sfbc begins"
+    with pytest.raises(ValueError, match=sentence):
+        train_loop(program, steps=25)

@@ -79,7 +79,7 @@ def qgpo(
 
     clone = acts(policy.behaviour.act, actor="behaviour")
     energy = trained(policy.make, contrast, make_optimiser(learning_rate=energy_learning_rate))
-    return algorithm(
+    method = algorithm(
         "qgpo",
         "offline",
         explore=policy.acts(candidates),
@@ -93,3 +93,4 @@ def qgpo(
         target=critics.averaged(),
         energy=every(energy, 1, after=critics.behaviour_updates),
     )
+    return method._replace(phases=critics.behaviour_updates)

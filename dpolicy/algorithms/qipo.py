@@ -88,7 +88,7 @@ def qipo(
 
     one = acts(policy.act)
     best = lambda count: acts(policy.best(count), select="target_min")
-    return algorithm(
+    method = algorithm(
         "qipo",
         "offline",
         explore=best(candidates),
@@ -104,3 +104,4 @@ def qipo(
             improve=every(phase(improve), 1, after=critics.fitted_by),
         ),
     )
+    return method._replace(phases=critics.fitted_by)

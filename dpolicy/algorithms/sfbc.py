@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int
@@ -135,8 +136,8 @@ def sfbc(
     done there, `planning="state"`.
 
     The data must be in order of time. Networks are a plain MLP here, a U-shaped one in the code, whose sampler is
-    of third order; it makes 600,000 and 2 x 24,400 updates of batches of 4,096. A run must be longer
-    than `behaviour_updates` and `fits - 1` times `critic_updates`; the last critic is fitted until its end.
+    of third order; it makes 600,000 and 2 x 24,400 updates of batches of 4,096. The
+    last critic is fitted until the end of the run.
 
     Args:
         behaviour_updates: Updates in which the policy is cloned.
@@ -167,7 +168,7 @@ def sfbc(
     best = lambda count: acts(
         policy.best(count, temperature=selection_temperature, picks=picks), select="online_mean"
     )
-    return algorithm(
+    method = algorithm(
         "sfbc",
         "offline",
         explore=best(candidates),
@@ -176,3 +177,4 @@ def sfbc(
         actor=every(trained(policy.make, lambda s: fit, make_optimiser()), 1, until=behaviour_updates),
         critic=every(regression, 1, after=behaviour_updates),
     )
+    return method._replace(phases=behaviour_updates + (fits - 1) * critic_updates)

@@ -87,6 +87,12 @@ def check_arguments(
     # Steps are counted in 32 bits, to the end of the last chunk.
     _checks.integer("steps", steps, 1, 2**31 - int(program.steps_per_call))
     check_leaves_steps(steps, getattr(program, "steps_at_start", 0))
+    algorithm: Any = getattr(program, "algorithm", None)
+    if steps <= (phases := getattr(algorithm, "phases", 0)):
+        raise ValueError(
+            f"steps must be more than {phases:,}, the updates after which the last phase of {algorithm.name} begins "
+            f"(its settings say how long they are), got {steps:,}."
+        )
 
 
 def check_directory(directory: Any, resume: Any) -> Path | None:
