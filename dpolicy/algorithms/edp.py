@@ -62,7 +62,8 @@ def edp(
     return algorithm(
         "edp",
         "offline",
-        **actor.acting,
+        explore=actor.explore,
+        evaluate=actor.evaluate,
         critic=critics.fitted(actor.backed_up(backup_actions)),
         actor=actor.improved(climb, q_weight),
         average=make_average(),

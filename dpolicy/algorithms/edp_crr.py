@@ -57,7 +57,8 @@ def edp_crr(
     return algorithm(
         "edp_crr",
         "offline",
-        **actor.acting,
+        explore=actor.explore,
+        evaluate=actor.evaluate,
         critic=critics.fitted(actor.backed_up(backup_actions)),
         actor=actor.improved(regress, regression_weight),
         average=make_average(),

@@ -52,7 +52,8 @@ def edp_iql(
     return algorithm(
         "edp_iql",
         "offline",
-        **actor.acting,
+        explore=actor.explore,
+        evaluate=actor.evaluate,
         value=in_sample.valued(),
         actor=in_sample.critics.of_some(actor.improved(regress, regression_weight)),
         critic=in_sample.fitted(),

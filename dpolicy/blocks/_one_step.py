@@ -52,11 +52,14 @@ class OneStepPolicy(NamedTuple):
         return value
 
     @property
-    def acting(self) -> dict[str, Acting]:
-        """One of several samples, drawn with probability softmax of the lower online value."""
-        counts = {"explore": self.candidates, "evaluate": self.evaluation_candidates}
-        choose = lambda count: acts(self.policy.best(count, temperature=self.temperature))
-        return {mode: choose(count) for mode, count in counts.items()}
+    def explore(self) -> Acting:
+        """One of the candidates, drawn with probability softmax of the lower online value."""
+        return acts(self.policy.best(self.candidates, temperature=self.temperature))
+
+    @property
+    def evaluate(self) -> Acting:
+        """The same of the candidates of evaluation."""
+        return acts(self.policy.best(self.evaluation_candidates, temperature=self.temperature))
 
 
 @tunable("candidates", "evaluation_candidates", "selection_temperature")
