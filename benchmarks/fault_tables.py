@@ -150,6 +150,8 @@ TESTS = {
     "dpolicy/train/epochs.py": "train_offline_data",
     "dpolicy/data/cep.py": "data_cep",
     "dpolicy/data/made.py": "cli_data",
+    "dpolicy/data/mixtures.py": "mixtures",
+    "dpolicy/mixtures/*": "mixtures",
     "dpolicy/data/mazes.py": "data_mazes",
     "dpolicy/data/sets.py": "data_sets data_readers",
     "dpolicy/data/rewards.py": "data_sets",

@@ -43,8 +43,10 @@ PACKAGES = {
     "train": ("Training", "loop policy runs evaluate on_policy off_policy offline program"),
     "data": (
         "Data sets",
-        "reading sets sources places rewards scores d4rl ogbench ogbench_tasks minari cep made recording saving",
+        "reading sets sources places rewards scores d4rl ogbench ogbench_tasks minari cep made mixtures recording "
+        "saving",
     ),
+    "mixtures": ("Mixtures of our agents", "making"),
     "audit": ("Audit of losses", "alignment experience"),
 }
 # Files outside docs/ that become pages and pictures under the same path (README.md: the front page).

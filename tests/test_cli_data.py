@@ -6,7 +6,7 @@ import pytest
 from toy_commands import mistake, run
 
 from dpolicy.cli import main
-from dpolicy.data import MADE, DataSet, findings, load_npz, read
+from dpolicy.data import MADE, MIXTURES, DataSet, findings, load_npz, read
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +78,7 @@ def test_sets_are_made_where_their_names_are_looked_for(capsys):
     assert mistake(capsys, "data", "make", "cep/moon").startswith("dpolicy data make: name must be one of ")
     assert mistake(capsys, "data", "make", "a", "b") == "dpolicy data make: unexpected 'b'."
     code, out, _ = run(capsys, "data", "make")
-    assert [line.split()[0] for line in out.splitlines()[2:]] == list(MADE)
+    assert [line.split()[0] for line in out.splitlines()[2:]] == [*MADE, *MIXTURES]
 
 
 def test_the_words_of_data(capsys):

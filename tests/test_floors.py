@@ -24,9 +24,10 @@ MAY = {
     "train": {*BLOCKS, "envs", "data"},
     "plots": {*BLOCKS, "envs", "data", "train"},
     "presets": {*BLOCKS, "envs", "data", "train"},
+    "mixtures": {*BLOCKS, "envs", "data", "train", "presets"},
     "reports": {*BLOCKS, "envs", "data", "train", "plots", "presets"},
     "audit": {*BLOCKS, "envs", "data", "train"},
-    "cli": {*BLOCKS, "envs", "data", "train", "plots", "presets", "reports", "audit"},
+    "cli": {*BLOCKS, "envs", "data", "train", "plots", "presets", "mixtures", "reports", "audit"},
 }
 # What the blocks do not know, of other packages.
 FOREIGN = {

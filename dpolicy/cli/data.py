@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from dpolicy import _checks
 from dpolicy.cli._flags import Flag, parse
 from dpolicy.cli._usage import UsageError, explained
 from dpolicy.cli.catalogue import table, terminal_width
@@ -14,6 +15,8 @@ usage: dpolicy data info PATH|NAME [--timeouts ...] [--keys ...] [--task N]
 
 What a data set holds and what is wrong with it; or one of the sets that this
 project makes itself, as an .npz file, and without a name the list of them.
+Sets of agents ("pendulum/medium", or "pendulum" for all of them) are recorded
+from SAC, which is trained first; cut short, it goes on where it was.
 
 "dpolicy data info --help" and "dpolicy data make --help" explain the flags.
 """
@@ -119,10 +122,11 @@ def _make(args: list[str]) -> int:
             "FILE",
         ),
         Flag("overwrite", bool, False, "Replace the file if there is one."),
+        Flag("progress", bool, True, "Show the training of agents that are recorded."),
     ]
     description = "Make one of the sets of this project; the same name, size and seed give the same file."
     values, _ = parse({"set": flags}, args, prog=prog, description=description)
-    from dpolicy.data import MADE, make_set, save_npz
+    from dpolicy.data import AGENTS, MADE, MIXTURE_KINDS, MIXTURES
     from dpolicy.data.places import folder
     from dpolicy.data.saving import check_target
 
@@ -131,12 +135,34 @@ def _make(args: list[str]) -> int:
         raise UsageError(f"unexpected {names[1]!r}.", prog=prog)
     if not names:
         rows = [(name, f"{made.size:,}", made.about) for name, made in MADE.items()]
+        rows += [(name, f"{made.rows:,}", MIXTURE_KINDS[made.kind]) for name, made in MIXTURES.items()]
         print(table(("name", "rows", "what it is"), rows, width=terminal_width()))
         return 0
     with explained(prog):
-        path = values["out"] or folder("DPOLICY_DATA") / f"{names[0]}.npz"
-        check_target(path, overwrite=values["overwrite"])
-        found = make_set(names[0], values["size"], seed=values["seed"])
-        save_npz(path, found.transitions(), overwrite=values["overwrite"])
-    print(f"{path}: {len(found):,} transitions, {int(found.end.sum()):,} trajectories ({found.name})")
+        whole = names[0] in AGENTS
+        wanted = [name for name, made in MIXTURES.items() if whole and made.agent == names[0]] or names
+        if whole and (given := [name for name in ("size", "out") if values[name] is not None]):
+            raise UsageError(
+                f"{given[0]} is for one set, and {names[0]} is {len(wanted)} of them.", prog=prog
+            )
+        places = {name: values["out"] or folder("DPOLICY_DATA") / f"{name}.npz" for name in wanted}
+        for path in places.values():
+            check_target(path, overwrite=values["overwrite"])
+        for name, path in places.items():
+            _write(name, path, values)
     return 0
+
+
+def _write(name: str, path: Path, values: dict[str, Any]) -> None:
+    from dpolicy.data import MADE, MIXTURES, make_set, save_npz
+
+    if name in MIXTURES:
+        from dpolicy.mixtures import make_mixture
+
+        shown = {"progress": values["progress"], "say": print}
+        found = make_mixture(name, values["size"], seed=values["seed"], **shown)
+    else:
+        _checks.one_of("name", name, [*MADE, *MIXTURES])
+        found = make_set(name, values["size"], seed=values["seed"])
+    save_npz(path, found.transitions(), overwrite=values["overwrite"], reference=found.reference)
+    print(f"{path}: {len(found):,} transitions, {int(found.end.sum()):,} trajectories ({found.name})")

@@ -17,6 +17,11 @@ from dpolicy.data.made import make_set as make_set
 from dpolicy.data.mazes import maze_data as maze_data
 from dpolicy.data.mazes import relabelled as relabelled
 from dpolicy.data.minari import read_minari as read_minari
+from dpolicy.data.mixtures import AGENTS as AGENTS
+from dpolicy.data.mixtures import MIXTURE_KINDS as MIXTURE_KINDS
+from dpolicy.data.mixtures import MIXTURES as MIXTURES
+from dpolicy.data.mixtures import Agent as Agent
+from dpolicy.data.mixtures import AgentSet as AgentSet
 from dpolicy.data.ogbench import compact as compact
 from dpolicy.data.ogbench import read_ogbench as read_ogbench
 from dpolicy.data.ogbench import rewards_of as rewards_of

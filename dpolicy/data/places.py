@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dpolicy._files import as_path
+from dpolicy.data.mixtures import MIXTURES
 
 SUFFIXES = (".npz", ".hdf5", ".h5")
 # The variables that move the folders, and where these are without them. OGBench has none of its own.
@@ -126,6 +127,8 @@ def _how(name: str) -> str:
         ways.append(f'OGBench does: python -c "import ogbench; ogbench.download_datasets([{name!r}])"')
     if "/" in name and re.search(r"-v\d+$", name):
         ways.append(f"Minari does: minari download {name}")
+    if name in MIXTURES or name.startswith("cep/"):
+        ways.append(f"this project makes it: dpolicy data make {name}")
     return "; ".join(ways or ['"dpolicy data make" lists the sets that are made here'])
 
 

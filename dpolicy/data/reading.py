@@ -13,7 +13,7 @@ from dpolicy.data.minari import read_minari
 from dpolicy.data.ogbench import read_ogbench
 from dpolicy.data.places import d4rl_name, located
 from dpolicy.data.sets import DataSet, as_data_set
-from dpolicy.data.sources import exact_samples, load_npz, npz_arrays
+from dpolicy.data.sources import exact_samples, npz_arrays, stored
 from dpolicy.envs import Bandit, Environment, Maze, unwrapped
 
 _MADE = {f"maze/{kind}": kind for kind in KINDS}  # by name, for the maze that they are learned in
@@ -79,7 +79,8 @@ def read(
         from_file = place.name == place.path.stem
         name = None if from_file else place.name
         return read_d4rl(place.path, timeouts=timeouts, time_limit=time_limit, name=name)
-    return as_data_set(load_npz(place.path), place.name, "dpolicy")
+    rows, reference = stored(place.path)
+    return as_data_set(rows, place.name, "dpolicy", reference)
 
 
 def _check_owned(form: str, where: str, **settings: Any) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from dpolicy import _checks
 from dpolicy._files import as_path, check_place, replacing
 from dpolicy._types import Transition
+from dpolicy.data.scores import check_reference
 from dpolicy.data.sources import checked, columns
 
 
@@ -28,7 +29,13 @@ def check_target(path: str | Path, *, overwrite: bool = False) -> Path:
     return path
 
 
-def save_npz(path: str | Path, data: Transition, *, overwrite: bool = False) -> Path:
+def save_npz(
+    path: str | Path,
+    data: Transition,
+    *,
+    overwrite: bool = False,
+    reference: tuple[float, float] | None = None,
+) -> Path:
     """Write a data set as the .npz file that `load_npz` reads; the same data give the same bytes.
 
     It is written beside and renamed, so a kill leaves the old file or the new one.
@@ -37,17 +44,20 @@ def save_npz(path: str | Path, data: Transition, *, overwrite: bool = False) -> 
         path: The file; its directory is made if need be.
         data: Transitions with one leading axis; extras are left out.
         overwrite: Whether a file of that name may be replaced.
+        reference: The returns (R_min, R_max) that scores are normalised by; None for none.
 
     Returns:
         The path written.
 
     Raises:
-        ValueError: As `load_npz` for data that it would not read, such as transitions of several steps, and for a path
-            that may not be written.
+        ValueError: As `load_npz` for data that it would not read, such as transitions of several steps, for references
+            that are none, and for a path that may not be written.
     """
     _checks.instance("data", data, Transition, "a Transition")
     path = check_target(path, overwrite=overwrite)
     arrays = checked(columns(data), "data")
+    if reference is not None:
+        arrays["reference"] = np.asarray(check_reference(reference))
     with replacing(path) as beside, open(beside, "wb") as file:
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
     return path

@@ -233,7 +233,12 @@ class DataSet:
         )
 
 
-def as_data_set(data: Transition, name: str = "data", source: str = "transitions") -> DataSet:
+def as_data_set(
+    data: Transition,
+    name: str = "data",
+    source: str = "transitions",
+    reference: tuple[float, float] | None = None,
+) -> DataSet:
     """Transitions with one leading axis as a `DataSet`; extras are left out.
 
     Raises:
@@ -242,4 +247,4 @@ def as_data_set(data: Transition, name: str = "data", source: str = "transitions
     _checks.instance("data", data, Transition, "a Transition")
     arrays: dict[str, Any] = dict(checked(columns(data), name, bounded=False))
     ends = arrays.pop("truncated") | arrays["terminated"]
-    return DataSet(**arrays, end=ends, name=name, source=source)
+    return DataSet(**arrays, end=ends, name=name, source=source, reference=reference)

@@ -11,6 +11,7 @@ import numpy as np
 from dpolicy import _checks
 from dpolicy._types import Number, Transition
 from dpolicy.data.places import named
+from dpolicy.data.scores import check_reference
 from dpolicy.envs import Bandit
 
 _REQUIRED = ("obs", "action")
@@ -154,19 +155,31 @@ def load_npz(path: str | Path) -> Transition:
     """A data set from an .npz file.
 
     The file holds `obs` [n, o] and `action` [n, a] in [-1, 1]; and, for methods that learn values, `reward` [n],
-    `next_obs` [n, o], `terminated` [n] and `truncated` [n] (booleans). What is missing is filled with zeros, `next_obs`
+    `next_obs` [n, o], `terminated` [n] and `truncated` [n] (booleans). `reference` [2], the returns that scores are
+    normalised by, is not read here. What is missing is filled with zeros, `next_obs`
     with `obs`; beside rewards it must be given, unless every step is terminated.
 
     Raises:
         ValueError: If the file is missing, is no such file, or its arrays are misshapen, not finite, out of range, or
             rewards without `next_obs`.
     """
-    path = existing(path)
+    return stored(existing(path))[0]
+
+
+def stored(path: Path) -> tuple[Transition, tuple[float, float] | None]:
+    """What a file of this project holds: its rows as `load_npz` gives them, and its reference returns, if any.
+
+    Raises:
+        ValueError: As `load_npz`.
+    """
     arrays = npz_arrays(path)
+    reference = arrays.pop("reference", None)
+    if reference is not None:
+        reference = check_reference(reference.tolist(), f"'reference' in {path}")
     arrays = checked(arrays, str(path))
     size = len(arrays["action"])
     zeros, no = np.zeros(size), np.zeros(size, bool)
-    return Transition(
+    rows = Transition(
         jnp.asarray(arrays["obs"], float),
         jnp.asarray(arrays["action"], float),
         jnp.asarray(arrays.get("reward", zeros), float),
@@ -174,3 +187,4 @@ def load_npz(path: str | Path) -> Transition:
         jnp.asarray(arrays.get("terminated", no), bool),
         jnp.asarray(arrays.get("truncated", no), bool),
     )
+    return rows, reference
