@@ -39,10 +39,12 @@ TESTS = {
     "dpolicy/blocks/_surveyed.py": "train_offline_data algorithms_sfbc",
     "losses/extraction.py": "defaults losses_extraction losses_one_step blocks_in_sample algorithms_td3_bc algorithms_dtql",
     "losses/regularised.py": "defaults losses_regularised",
+    "losses/steps.py": "defaults samplers_divergence algorithms_bdpo",
     "losses/*": f"defaults {MATCHING} losses_tilt matching_shares matching_laws matching_recipes {WIRING} "
     "algorithms_protocol",
     "samplers/_coupled.py": "defaults samplers_coupled proximal checks",
     "samplers/mmse.py": "defaults samplers_mmse",
+    "samplers/_divergence.py": "defaults samplers_divergence",
     "samplers/_mean_flow.py": "defaults mean_flow matching_recipes",
     "samplers/likelihood.py": "defaults samplers_likelihood samplers_selection checks",
     "samplers/_consistency.py": "defaults consistency",
@@ -96,7 +98,9 @@ TESTS = {
     "dpolicy/blocks/_slow_actor.py": f"defaults {OFF_POLICY}",
     "dpolicy/blocks/_support.py": "defaults blocks_support algorithms_qgpo",
     "dpolicy/blocks/_in_turn.py": "blocks_support algorithms_qgpo",
+    "dpolicy/blocks/_copied.py": "algorithms_bdpo",
     "dpolicy/blocks/_several.py": "defaults blocks_in_sample",
+    "dpolicy/blocks/_step_critics.py": f"defaults algorithms_bdpo {WIRING}",
     "dpolicy/blocks/_consistency.py": "defaults consistency algorithms_cpql algorithms_consistency_ac "
     "algorithms_protocol",
     "dpolicy/fields/_consistency.py": "defaults consistency algorithms_cpql algorithms_dtql",

@@ -44,6 +44,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         **{"energy_hidden": (64, 64), "energy_learning_rate": 1e-3},
     },
     "qipo": {"behaviour_updates": 3_000, "critic_updates": 4_000, "renewal_updates": 1_000},
+    "bdpo": {
+        **{"critics": 5, "behaviour_updates": 3_000, "critic_updates": 1_000},
+        "behaviour_learning_rate": 1e-3,
+    },
     "fql": {"normalise_q": True, "distillation_weight": 0.1},
     "rebrac": {"actor_penalty": 0.1, "critic_penalty": 0.1},
 }

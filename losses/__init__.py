@@ -130,6 +130,10 @@ from dpolicy.losses.regularised import regularised_value as regularised_value
 from dpolicy.losses.regularised import regularised_weight as regularised_weight
 from dpolicy.losses.regularised import sparse_conjugate as sparse_conjugate
 from dpolicy.losses.regularised import sparse_weight as sparse_weight
+from dpolicy.losses.steps import StepValue as StepValue
+from dpolicy.losses.steps import step_ascent as step_ascent
+from dpolicy.losses.steps import step_regression as step_regression
+from dpolicy.losses.steps import step_value as step_value
 from dpolicy.losses.surrogates import adaptive_rate as adaptive_rate
 from dpolicy.losses.surrogates import aspo as aspo
 from dpolicy.losses.surrogates import bounded_advantage as bounded_advantage

@@ -25,6 +25,8 @@ from dpolicy.samplers._coupled import action_of as action_of
 from dpolicy.samplers._coupled import coupled as coupled
 from dpolicy.samplers._coupled import tied_mixing as tied_mixing
 from dpolicy.samplers._differentiated import differentiated as differentiated
+from dpolicy.samplers._divergence import path_divergence as path_divergence
+from dpolicy.samplers._divergence import step_divergence as step_divergence
 from dpolicy.samplers._grid import Grid as Grid
 from dpolicy.samplers._grid import Prior as Prior
 from dpolicy.samplers._langevin import PredictorCorrector as PredictorCorrector

@@ -60,6 +60,13 @@ TINY = {
         "candidates": 2,
         "evaluation_candidates": 2,
     },
+    # The last phase alone, in which everything moves.
+    "bdpo": {
+        **_DIFFUSION,
+        **{"critics": 3, "backup_actions": 2, "step_draws": 2, "candidates": 2, "evaluation_candidates": 2},
+        **{"behaviour_updates": 0, "critic_updates": 0, "actor_interval": 1, "average_interval": 1},
+        **{"embedding": "raw", "value_embedding": "raw"},
+    },
     "fql": {**_DIFFUSION},
     # From a network that has learned nothing a diffusion ends far beyond the box, where all actions are one.
     "qgpo": {

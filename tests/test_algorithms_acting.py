@@ -29,6 +29,7 @@ ACTS = {
     "edp_crr": ("actor critic key selection_temperature", "actor critic key selection_temperature"),
     "edp_iql": ("actor critic key selection_temperature", "actor critic key selection_temperature"),
     "dac": ("actor target key", "actor target key"),
+    "bdpo": ("average target key", "average target key"),
     "fql": ("actor key", "actor key"),
     "qgpo": ("behaviour energy key guidance_scale", "behaviour energy key guidance_scale"),
     "qipo": ("actor key", "actor key"),

@@ -290,6 +290,14 @@ TABLE = {
         of(samplers.controlled_path, lambda x, t, obs: x, ONES, KEY, step_sizes=jnp.ones((2, 1))),
         {"step_sizes": (0.5, "x", [[0.5], [0.0]], [[NAN], [1.0]]), "prior_std": POSITIVE},
     ),
+    "step_value": (
+        of(losses.step_value, samplers.ddpm(steps=3), FIELD, linear, lambda x, t, obs: ONES, eta=1.0),
+        {"eta": NON_NEGATIVE, "draws": COUNT, "pessimism": NO_NUMBER},
+    ),
+    "step_divergence": (
+        of(samplers.step_divergence, samplers.ddpm(steps=3), FIELD, FIELD, jnp.ones(2), ONES),
+        {"step": (-1, 3, 0.5, 1.0, *NO_NUMBER)},
+    ),
     "cosine_step_shape": (
         of(samplers.cosine_step_shape, steps=3),
         {"steps": COUNT, "floor": FRACTION, "offset": POSITIVE},

@@ -29,6 +29,9 @@ def test_the_largest_of_several_is_taken_within_each_critic():
     values = np.array([2 * share, -share])
     np.testing.assert_allclose(asked(how="lcb", pessimism=1.0), values.min(), rtol=1e-5)
     np.testing.assert_allclose(asked(how="lcb", pessimism=0.0), values.mean(), rtol=1e-5)
+    dear = lambda actor, q, obs, key: (drawn(key), 3 + drawn(key)[0])
+    less = value_of_several(dear, None, q, critic, actions=16, over="max", temperature=0.5)(example, KEY)
+    np.testing.assert_allclose(less, 1 - 0.5 * (3 + share), rtol=1e-5)
     with pytest.raises(ValueError, match="actions must be"):
         value_of_several(policy, None, q, critic, actions=0)
 

@@ -30,6 +30,7 @@ from dpolicy.blocks import (
     noisy_best,
     optimised_actions,
     pathwise,
+    step_critics,
     twin_delayed,
 )
 from dpolicy.envs.protocol import Spec
@@ -69,6 +70,7 @@ BLOCKS = {
         twin_delayed,
         mode_discovery,
         novelty_reward,
+        step_critics,
     )
 } | PROGRAMS
 

@@ -227,6 +227,7 @@ def test_other_functions_are_called_as_their_source_says():
         "one_step_policy",
         "pathwise",
         "embedded_critics",
+        "step_critics",
         "in_support_critics",
         "twin_delayed",
         "weighed_gaussian",

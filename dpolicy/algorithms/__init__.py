@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from dpolicy.algorithm import Algorithm, Family
 from dpolicy.algorithms.bc import bc as bc
+from dpolicy.algorithms.bdpo import bdpo as bdpo
 from dpolicy.algorithms.bro import bro as bro
 from dpolicy.algorithms.consistency_ac import consistency_ac as consistency_ac
 from dpolicy.algorithms.cpql import cpql as cpql
@@ -97,6 +98,7 @@ ALGORITHMS: dict[str, Entry] = {
     "dac": Entry(      dac,     "offline",    "Q-value guidance",   "data",     "perturb; noisy_q",                                         "DDPM",  "10 Q, lower bound", "best of 10",             "arXiv 2405.20555"),
     "qgpo": Entry(     qgpo,    "offline",    "Q-value guidance",   "data",     "perturb; energy_matching",                                 "Heun, guided", "twin Q, in support", "one sample",       "arXiv 2304.12824"),
     "qipo": Entry(     qipo,    "offline",    "weighted matching",  "data, then the policy", "stored_actions, boltzmann, perturb",          "Heun",  "twin Q, in support",  "one sample",              "arXiv 2503.04975"),
+    "bdpo": Entry(     bdpo,    "offline",    "reparameterisation", "data",     "perturb; one reverse step, divergence of paths",           "DDPM",  "10 Q and step values, lower bound", "best of 10", "arXiv 2502.04778"),
     "fql": Entry(      fql,     "offline",    "reparameterisation", "data",     "perturb; distil",                                          "one step", "twin Q",        "one sample",              "arXiv 2502.02538"),
     "dtql": Entry(     dtql,    "offline",    "reparameterisation", "data",     "none (squashed Gaussian); perturb at its actions: trust_region", "exact", "twin Q, expectile V", "one sample / softmax of 1024", "arXiv 2405.19690"),
     "pa_rl": Entry(    pa_rl,   "offline",    "action gradient",    "data",     "perturb, of the best candidates moved up Q",               "DDPM",  "10 HL-Gauss Q, Cal-QL", "best of 32, 10 of them moved up Q", "arXiv 2412.06685"),

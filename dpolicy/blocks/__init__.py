@@ -17,6 +17,7 @@ from dpolicy.blocks._checkpoints import policy_checkpoints as policy_checkpoints
 from dpolicy.blocks._consistency import consistency_policy as consistency_policy
 from dpolicy.blocks._consistency import grid_levels as grid_levels
 from dpolicy.blocks._consistency import linear_levels as linear_levels
+from dpolicy.blocks._copied import copied_until as copied_until
 from dpolicy.blocks._coupled import CoupledFlow as CoupledFlow
 from dpolicy.blocks._coupled import coupled_flow as coupled_flow
 from dpolicy.blocks._critic_function import critic_function as critic_function
@@ -110,6 +111,8 @@ from dpolicy.blocks._sale import embedded_critics as embedded_critics
 from dpolicy.blocks._sale import sale as sale
 from dpolicy.blocks._several import value_of_several as value_of_several
 from dpolicy.blocks._slow_actor import slow_actor as slow_actor
+from dpolicy.blocks._step_critics import StepCritics as StepCritics
+from dpolicy.blocks._step_critics import step_critics as step_critics
 from dpolicy.blocks._support import InSupport as InSupport
 from dpolicy.blocks._support import in_support_critics as in_support_critics
 from dpolicy.blocks._support import in_support_value as in_support_value

@@ -44,6 +44,7 @@ from dpolicy.samplers import (
     mmse_log_likelihood,
     noise_free,
     ode,
+    path_divergence,
     sde,
 )
 
@@ -93,6 +94,13 @@ class FieldPolicy(NamedTuple):
     ) -> tuple[Action, Float[Array, ""]]:
         """One sample, with a log-density of zero (it has no cheap one): a `Policy` of `dpolicy.blocks`."""
         return self.sample(field, obs, key), jnp.zeros(())
+
+    def against(self, other: AbstractField) -> Callable[..., tuple[Action, Float[Array, ""]]]:
+        """One sample, and the divergence of its path from that of `other` in the place of its log-density.
+
+        So what asks for an entropy penalises the distance: see `path_divergence` for the samplers that it takes.
+        """
+        return lambda field, q, obs, key: path_divergence(self.sample, field, other, obs, key)
 
     @property
     def quiet(self) -> Callable[..., tuple[Action, Float[Array, ""]]]:

@@ -19,7 +19,9 @@ def in_turn(**stages: Stage) -> Stage:
     Raises:
         ValueError: For none, and for a stage of parts with names of their own.
     """
-    check_stages("in_turn", stages)
+    # Whether there is what an average follows the algorithm knows.
+    alone = lambda stage: stage._replace(of=None) if isinstance(stage, Stage) else stage
+    check_stages("in_turn", {name: alone(stage) for name, stage in stages.items()})
     for name, stage in stages.items():
         if stage.owns is not None:
             raise ValueError(f"{name} of in_turn must move one part, without a name, got {stage.owns!r}.")
