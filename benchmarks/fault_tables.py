@@ -37,7 +37,9 @@ TESTS = {
     "losses/planning.py": "algorithms_sfbc",
     "dpolicy/blocks/_restarted.py": "algorithms_sfbc",
     "dpolicy/blocks/_surveyed.py": "train_offline_data algorithms_sfbc",
-    "losses/extraction.py": "defaults losses_extraction losses_one_step blocks_in_sample algorithms_td3_bc algorithms_dtql",
+    "losses/extraction.py": "defaults losses_extraction losses_one_step blocks_in_sample "
+    "algorithms_td3_bc algorithms_dtql",
+    "losses/guidance.py": "defaults losses_guidance",
     "losses/regularised.py": "defaults losses_regularised",
     "losses/steps.py": "defaults samplers_divergence algorithms_bdpo",
     "losses/*": f"defaults {MATCHING} losses_tilt matching_shares matching_laws matching_recipes {WIRING} "
@@ -90,6 +92,7 @@ TESTS = {
     "dpolicy/blocks/_pathwise.py": "defaults algorithms_dacer algorithms_acting algorithms_protocol",
     "dpolicy/algorithms/cpql.py": f"defaults algorithms_cpql {OFF_POLICY}",
     "dpolicy/algorithms/consistency_ac.py": f"defaults algorithms_consistency_ac {OFF_POLICY}",
+    "dpolicy/blocks/_guided_policy.py": f"defaults blocks_guided {OFF_POLICY}",
     "dpolicy/blocks/_in_sample.py": f"defaults blocks_in_sample {OFF_POLICY}",
     "dpolicy/blocks/_weighed_gaussian.py": f"defaults blocks_in_sample losses_regularised {OFF_POLICY}",
     "dpolicy/blocks/_one_step.py": f"defaults losses_one_step {OFF_POLICY}",
@@ -104,6 +107,8 @@ TESTS = {
     "dpolicy/blocks/_consistency.py": "defaults consistency algorithms_cpql algorithms_consistency_ac "
     "algorithms_protocol",
     "dpolicy/fields/_consistency.py": "defaults consistency algorithms_cpql algorithms_dtql",
+    "dpolicy/algorithms/diffusion_dice.py": f"defaults algorithms_diffusion_dice {OFF_POLICY}",
+    "dpolicy/fields/_energy.py": "defaults blocks_guided bad_numbers bad_shapes",
     "dpolicy/algorithms/dipo.py": f"defaults algorithms_dipo {OFF_POLICY} audit",
     "dpolicy/algorithms/ddiffpg.py": "defaults algorithms_acting algorithms_keys algorithms_ddiffpg modes_discovery "
     "algorithms_protocol",

@@ -48,6 +48,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         **{"critics": 5, "behaviour_updates": 3_000, "critic_updates": 1_000},
         "behaviour_learning_rate": 1e-3,
     },
+    "diffusion_dice": {
+        **{"behaviour_updates": 3_000, "temperature": 0.1},
+        **{"energy_hidden": (64, 64), "energy_learning_rate": 1e-3},
+    },
     "fql": {"normalise_q": True, "distillation_weight": 0.1},
     "rebrac": {"actor_penalty": 0.1, "critic_penalty": 0.1},
 }

@@ -86,6 +86,7 @@ from dpolicy.losses.extraction import trust_region as trust_region
 from dpolicy.losses.gaussian_value import GAUSSIAN_FORMS as GAUSSIAN_FORMS
 from dpolicy.losses.gaussian_value import gaussian_error as gaussian_error
 from dpolicy.losses.gaussian_value import gaussian_value_loss as gaussian_value_loss
+from dpolicy.losses.guidance import in_sample_guidance as in_sample_guidance
 from dpolicy.losses.invertible import compression as compression
 from dpolicy.losses.invertible import exact_log_likelihood as exact_log_likelihood
 from dpolicy.losses.match import Chain as Chain

@@ -67,6 +67,12 @@ TINY = {
         **{"behaviour_updates": 0, "critic_updates": 0, "actor_interval": 1, "average_interval": 1},
         **{"embedding": "raw", "value_embedding": "raw"},
     },
+    # From a network that has learned nothing a diffusion ends far beyond the box, where all actions are one.
+    "diffusion_dice": {
+        **{"schedule": "variance_exploding", "prediction": "data", "sampler": "ddim"},
+        **{**_DIFFUSION, "energy_hidden": (8,), "draws": 2, "behaviour_updates": 1},
+        **{"candidates": 2, "evaluation_candidates": 2},
+    },
     "fql": {**_DIFFUSION},
     # From a network that has learned nothing a diffusion ends far beyond the box, where all actions are one.
     "qgpo": {

@@ -30,6 +30,10 @@ ACTS = {
     "edp_iql": ("actor critic key selection_temperature", "actor critic key selection_temperature"),
     "dac": ("actor target key", "actor target key"),
     "bdpo": ("average target key", "average target key"),
+    "diffusion_dice": (
+        "behaviour energy target key guidance_scale",
+        "behaviour energy target key guidance_scale",
+    ),
     "fql": ("actor key", "actor key"),
     "qgpo": ("behaviour energy key guidance_scale", "behaviour energy key guidance_scale"),
     "qipo": ("actor key", "actor key"),

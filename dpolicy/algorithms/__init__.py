@@ -18,6 +18,7 @@ from dpolicy.algorithms.dacer import dacer as dacer
 from dpolicy.algorithms.dacerv2 import dacerv2 as dacerv2
 from dpolicy.algorithms.ddiffpg import ddiffpg as ddiffpg
 from dpolicy.algorithms.ddpg import ddpg as ddpg
+from dpolicy.algorithms.diffusion_dice import diffusion_dice as diffusion_dice
 from dpolicy.algorithms.diffusion_ql import diffusion_ql as diffusion_ql
 from dpolicy.algorithms.dime import dime as dime
 from dpolicy.algorithms.dipo import dipo as dipo
@@ -99,6 +100,7 @@ ALGORITHMS: dict[str, Entry] = {
     "qgpo": Entry(     qgpo,    "offline",    "Q-value guidance",   "data",     "perturb; energy_matching",                                 "Heun, guided", "twin Q, in support", "one sample",       "arXiv 2304.12824"),
     "qipo": Entry(     qipo,    "offline",    "weighted matching",  "data, then the policy", "stored_actions, boltzmann, perturb",          "Heun",  "twin Q, in support",  "one sample",              "arXiv 2503.04975"),
     "bdpo": Entry(     bdpo,    "offline",    "reparameterisation", "data",     "perturb; one reverse step, divergence of paths",           "DDPM",  "10 Q and step values, lower bound", "best of 10", "arXiv 2502.04778"),
+    "diffusion_dice": Entry(diffusion_dice, "offline", "Q-value guidance", "data", "perturb; then weigh, perturb, in_sample_guidance",       "SDE",   "twin Q, f-divergence V", "best of 10, guided", "arXiv 2407.20109"),
     "fql": Entry(      fql,     "offline",    "reparameterisation", "data",     "perturb; distil",                                          "one step", "twin Q",        "one sample",              "arXiv 2502.02538"),
     "dtql": Entry(     dtql,    "offline",    "reparameterisation", "data",     "none (squashed Gaussian); perturb at its actions: trust_region", "exact", "twin Q, expectile V", "one sample / softmax of 1024", "arXiv 2405.19690"),
     "pa_rl": Entry(    pa_rl,   "offline",    "action gradient",    "data",     "perturb, of the best candidates moved up Q",               "DDPM",  "10 HL-Gauss Q, Cal-QL", "best of 32, 10 of them moved up Q", "arXiv 2412.06685"),
