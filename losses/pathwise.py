@@ -140,6 +140,8 @@ def denoised(
         match = noise(example, start(example), key)
         x, t = jax.lax.stop_gradient((match.x[0], match.t[0]))
         value = evaluate(field, x, t, example.obs)
+        # At an end where nothing converts to an action, as it would just before.
+        t = jnp.clip(t, *schedule.span(field.prediction))
         action = convert(value, x, t, schedule=schedule, source=field.prediction, target="data")
         return action if clip is None else jnp.clip(action, -clip, clip)
 

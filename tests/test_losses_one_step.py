@@ -74,6 +74,9 @@ def test_of_gaussian_data_one_step_is_the_posterior_mean(x64):
         np.testing.assert_allclose(step(field, example, KEY), expected, rtol=1e-5)
     almost = denoised(SCHEDULE, times=at(1e-5))(field, example, KEY)
     np.testing.assert_allclose(almost, action, atol=1e-3)
+    pure = dp.RectifiedFlow()
+    end = jax.grad(lambda by: denoised(pure, times=at(1.0))(Constant(by, pure), example, KEY).sum())
+    assert np.all(np.isfinite(end(jnp.zeros(2))))
 
 
 def test_of_linear_q_the_optimum_is_a_shifted_noise(x64):
