@@ -95,6 +95,7 @@ def test_the_critics_wait_for_the_clone_and_the_clone_turns_to_improved_actions(
     """In one program: update 1 is cloning alone, the critics step from 2 on, and improved actions are cloned from 3."""
     numbers = {"cloning_updates": 1, "distillation_after": 2, "learning_rate": 1e-2}
     made = pa_rl(**{**TINY["pa_rl"], **numbers})
+    assert made.stages is not None
     state = made.init(KEY, SPEC)
     batch, update = experience(made, state, KEY), jax.jit(made.update)
     first, _ = update(state, batch, KEY)
@@ -119,6 +120,7 @@ def test_targets_value_the_improved_action_of_the_next_state():
     one = dp.Transition(
         OBS, jnp.ones(2), jnp.asarray(0.7), OBS, jnp.asarray(False), jnp.asarray(False), extras
     )
+    assert made.stages is not None
     parts = Parts(critic=q, target=q, actor=None)
     loss = made.stages["critic"].loss(Seen(parts, parts, one, jnp.asarray(1), {}, "critic"))
     value, metrics = loss(q, one, KEY)
@@ -126,3 +128,9 @@ def test_targets_value_the_improved_action_of_the_next_state():
     np.testing.assert_allclose(metrics["target"], goal, rtol=1e-6)
     fit = jnp.mean((q(OBS, jnp.ones(2)) - goal) ** 2)
     np.testing.assert_allclose(value, fit + 0.3 * metrics["beside/loss"], rtol=1e-5)
+
+
+def test_nothing_is_improved_by_critics_that_have_not_learned():
+    with pytest.raises(ValueError, match="distillation_after must be at least cloning_updates, 20, got 10"):
+        pa_rl(cloning_updates=20, distillation_after=10)
+    assert pa_rl(cloning_updates=20, distillation_after=None).phases == 20

@@ -67,6 +67,7 @@ def test_a_target_is_charged_for_the_distance_from_the_action_that_followed(char
     extras = {"next_action": following, "next_action_known": known}
     batch = dataclasses.replace(DATA, extras=extras, terminated=ends)
     made = rebrac(critic_penalty=charge, target_noise=0.0, discount=0.9, **TINY)
+    assert made.stages is not None
     act = lambda obs: jnp.tanh(obs[0]) * jnp.ones(3)
     loss = made.stages["critic"].loss(seen(batch, critic=linear, target=linear, target_actor=act))
     zero = lambda obs, action: jnp.zeros(2)

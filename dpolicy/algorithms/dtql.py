@@ -77,12 +77,12 @@ def dtql(
     $$ L_\pi = \alpha\, E\, w(\sigma) |D_\nu(a_\pi + \sigma \epsilon, \sigma, s) - a_\pi|^2 - \min_k Q_k(s, a_\pi)
        - \gamma_c \log \pi(a | s), \qquad w = 1 / \sigma^2 + 1 / s_{data}^2, $$
 
-    a_pi = tanh(mu + std z) of the policy, D_nu EDM's denoiser of the data's actions, by the same loss at these, its
-    noise log-logistic around the deviation of the data. The gradient passes the noised action, not the denoiser's
-    parameters, and leads to the data's modes (`trust_region`); nothing is ever sampled by a chain. Critics are those of
-    implicit Q-learning, with the lower ONLINE critic in the expectile; V and Q step on what the update found, the
-    policy on critics and denoiser after their steps, once `pretraining_updates` are over. Its action is one of 1,024
-    samples, drawn with probability softmax of the lower target value.
+    a_pi = tanh(mu + std z) of the policy, D_nu EDM's denoiser of the data's actions, clipped to the box and fitted by
+    the same loss at these; its noise is log-logistic around the deviation of the data. The gradient passes the noised
+    action, not the denoiser's parameters, and leads to the data's modes (`trust_region`); nothing is ever sampled by a
+    chain. Critics are those of implicit Q-learning, with the lower ONLINE critic in the expectile; V and Q step on what
+    the update found, the policy on critics and denoiser after their steps, once `pretraining_updates` are over. Its
+    action is one of 1,024 samples, drawn with probability softmax of the lower target value.
 
     The authors have, by data set, `trust_weight` 1 to 50 in locomotion, .5 to 1 in antmaze (with `cloning_weight=1,
     expectile=0.9` and batches of 2,048), 100 to 200 in kitchen, 1,500 in pen; rates of 1e-5 to 3e-4, in half of the
@@ -121,7 +121,7 @@ def dtql(
         ranked = Optimised(count, count, steps=0, rate=1.0)
         return acts(ranked.policy(_drawn, temperature=selection_temperature), select="target_min")
 
-    return algorithm(
+    method = algorithm(
         "dtql",
         "offline",
         explore=select(candidates),
@@ -132,3 +132,4 @@ def dtql(
         behaviour=trained(behaviour.make, lambda s: fit(True), make_optimiser()),
         actor=every(trained(make, improve, make_optimiser()), 1, after=pretraining_updates),
     )
+    return method._replace(phases=pretraining_updates)

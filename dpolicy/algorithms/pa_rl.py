@@ -52,7 +52,7 @@ def pa_rl(
     make_critics: Callable[..., Critics],
     *,
     cloning_updates: Annotated[int, at_least(0)] = 100_000,
-    distillation_after: Annotated[int, at_least(0)] = 200_000,
+    distillation_after: Annotated[int, at_least(0)] | None = 200_000,
     distillation_temperature: Positive = 1.0,
     conservatism: NonNegative = 0.005,
     random_actions: Annotated[int, at_least(0)] = 10,
@@ -81,12 +81,18 @@ def pa_rl(
 
     Args:
         cloning_updates: Updates through which the policy learns alone.
-        distillation_after: Updates after which it clones improved actions, and no longer the data's.
+        distillation_after: Updates after which it clones improved actions, and no longer the data's, at least
+            `cloning_updates`; None for never: only its best samples are moved, when it acts.
         distillation_temperature: Of the softmax among the improved actions, in units of Q.
         conservatism: c.
         random_actions: Random actions in the conservative term.
         action_copies: As how many actions each a* counts there.
     """
+    never = distillation_after is None
+    if not never and distillation_after < cloning_updates:
+        raise ValueError(
+            f"distillation_after must be at least cloning_updates, {cloning_updates:,}, got {distillation_after:,}."
+        )
     policy, optimised, critics = make_field(), make_optimised(), make_critics()
     best = optimised.policy(policy.sample)
     fit = matching(perturb(policy.schedule, times=policy.times))
@@ -114,7 +120,7 @@ def pa_rl(
 
     def clone(s: Seen) -> Loss:
         def view(e: Transition) -> Transition:
-            late = s.updates > distillation_after
+            late = False if distillation_after is None else s.updates > distillation_after
             return dataclasses.replace(e, action=jnp.where(late, e.extras["improved"], e.action))
 
         return given(view, fit)
@@ -129,4 +135,4 @@ def pa_rl(
         target=critics.averaged(),
         actor=trained(policy.make, clone, make_optimiser()),
     )
-    return needing(made, "mc_return")
+    return needing(made, "mc_return")._replace(phases=cloning_updates if never else distillation_after)
