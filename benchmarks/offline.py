@@ -40,10 +40,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dac": {"critics": 5},
     "sfbc": {"behaviour_updates": 5_000, "critic_updates": 2_500},
     "qgpo": {
-        **{"behaviour_updates": 4_000, "critic_updates": 6_000},
-        **{"energy_hidden": (64, 64), "energy_learning_rate": 1e-3},
+        **{"behaviour_updates": 2_000, "critic_updates": 8_000, "temperature": 0.1, "support_temperature": 0.1},
+        **{"energy_hidden": (64, 64), "energy_learning_rate": 1e-3, "sampler_steps": 8},
+        **{"embedding": "fourier_mlp", "energy_embedding": "fourier_mlp"},
     },
-    "qipo": {"behaviour_updates": 3_000, "critic_updates": 4_000, "renewal_updates": 1_000},
+    "qipo": {
+        **{"behaviour_updates": 2_000, "critic_updates": 5_000, "renewal_updates": 1_000},
+        **{"temperature": 0.1, "support_temperature": 0.1, "sampler_steps": 8, "embedding": "fourier_mlp"},
+    },
     "bdpo": {
         **{"critics": 5, "behaviour_updates": 3_000, "critic_updates": 1_000},
         "behaviour_learning_rate": 1e-3,
