@@ -40,7 +40,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dac": {"critics": 5},
     "sfbc": {"behaviour_updates": 5_000, "critic_updates": 2_500},
     "qgpo": {
-        **{"behaviour_updates": 2_000, "critic_updates": 8_000, "temperature": 0.1, "support_temperature": 0.1},
+        **{"behaviour_updates": 2_000, "critic_updates": 8_000},
+        **{"temperature": 0.1, "support_temperature": 0.1},
         **{"energy_hidden": (64, 64), "energy_learning_rate": 1e-3, "sampler_steps": 8},
         **{"embedding": "fourier_mlp", "energy_embedding": "fourier_mlp"},
     },
