@@ -59,6 +59,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "fql": {"normalise_q": True, "distillation_weight": 0.1},
     "rebrac": {"actor_penalty": 0.1, "critic_penalty": 0.1},
+    "dtql": {
+        "trust_weight": 0.3,
+        "pretraining_updates": 1_000,
+        "behaviour_hidden": (64, 64),
+        "evaluation_candidates": 64,
+    },
+    "pa_rl": {
+        **{"critic": "scalar", "critic_low": None, "critic_high": None, "critic_atoms": None},
+        **{"critics": 2, "critic_subset": None, "candidates": 8, "kept_candidates": 2, "ascent_steps": 2},
+        **{"ascent_rate": 0.01, "cloning_updates": 1_000, "distillation_after": 5_000},
+    },
 }
 METHODS = tuple(name for name, entry in ALGORITHMS.items() if entry.family == "offline")
 

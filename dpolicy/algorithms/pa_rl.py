@@ -20,11 +20,12 @@ from dpolicy.blocks import (
     acts,
     field_policy,
     guide,
+    labelled_after,
     next_value,
     optimised_actions,
     q_critics,
 )
-from dpolicy.learning import Seen, algorithm, every, labelled, trained
+from dpolicy.learning import Seen, algorithm, every, trained
 from dpolicy.losses import conservative, given, matching, perturb
 from dpolicy.recipe import composed
 
@@ -130,7 +131,7 @@ def pa_rl(
         "offline",
         explore=acts(best, select="online_mean"),
         evaluate=acts(best, select="online_mean"),
-        candidates=labelled(improve),
+        candidates=labelled_after(improve, cloning_updates),
         critic=every(critics.fitted(value, beside=hold), 1, after=cloning_updates),
         target=critics.averaged(),
         actor=trained(policy.make, clone, make_optimiser()),

@@ -79,6 +79,7 @@ from dpolicy.blocks._noisy_best import tuned_noise as tuned_noise
 from dpolicy.blocks._one_step import OneStepPolicy as OneStepPolicy
 from dpolicy.blocks._one_step import one_step_policy as one_step_policy
 from dpolicy.blocks._optimised import Optimised as Optimised
+from dpolicy.blocks._optimised import labelled_after as labelled_after
 from dpolicy.blocks._optimised import optimised_actions as optimised_actions
 from dpolicy.blocks._optimism import Explorer as Explorer
 from dpolicy.blocks._optimism import Multiplier as Multiplier

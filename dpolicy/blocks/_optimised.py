@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dpolicy._rarely import rarely
 from dpolicy._settings import Count, Positive, at_least
-from dpolicy._types import Action, Critic, Key, Model, Number, Observation, Scalar
+from dpolicy._types import Action, Critic, Key, Model, Number, Observation, Scalar, Transition
 from dpolicy.blocks._bootstrap import Policy
+from dpolicy.learning import Seen, Stage, labelled
 from dpolicy.losses import gradient_ascent
 from dpolicy.recipe import tunable
 from dpolicy.samplers import select
@@ -60,6 +62,27 @@ class Optimised(NamedTuple):
             return select(found, values, select_key, temperature=temperature), jnp.zeros(())
 
         return act
+
+
+def labelled_after(label: Callable[[Seen, Transition, Key], dict[str, Any]], updates: int) -> Stage:
+    """`labelled` once so many updates are over; before, its entries are 0 and cost nothing.
+
+    Args:
+        label: As of `labelled`.
+        updates: Through which nothing is found.
+    """
+    stage = labelled(label)
+    if updates == 0:
+        return stage
+
+    def step(part: Any, seen: Seen, key: Key) -> Any:
+        def run(batch: Transition) -> dict[str, Any]:
+            return stage.step(part, seen._replace(batch=batch), key)[1]
+
+        zeros = lambda batch, shapes: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return {}, rarely(seen.updates > updates, run, zeros, seen.batch), {}
+
+    return stage._replace(step=step)
 
 
 @tunable("candidates", "kept_candidates", "ascent_steps", "ascent_rate")
