@@ -109,3 +109,5 @@ def test_what_has_no_effect_is_refused():
         name = next(iter(setting))
         with pytest.raises(ValueError, match=f"{name} must be None for one candidate"):
             diffusion_dice(candidates=1, evaluation_candidates=1, **setting)
+    with pytest.raises(ValueError, match="selection_critics must be None for gaussian critics"):
+        diffusion_dice(selection_critics=2, critic="gaussian")

@@ -119,7 +119,12 @@ def diffusion_dice(
 
     further: dict[str, Any] = {}
     if selection_critics is not None:
-        chosen_by = make_critics(fit=value_of, critics=selection_critics)
+        if critics.critics.deviations is not None:
+            raise ValueError(
+                "selection_critics must be None for gaussian critics, which share one measure of their deviations, "
+                f"got {selection_critics}."
+            )
+        chosen_by = make_critics(fit=value_of, critics=selection_critics, critic_subset=None)
         further = {"selection": later(chosen_by.fitted())}
     return algorithm(
         "diffusion_dice",
