@@ -105,6 +105,7 @@ def test_phases_of_no_length_and_mistakes():
     copied = copied_until(stage, "of", 0)
     assert copied.start(KEY, None, Parts(of=jnp.asarray(3.0))) == 3
     assert copied.step(jnp.zeros(()), at(1), KEY)[0] == 0.5
+    assert bdpo(behaviour_updates=20, critic_updates=5).phases == 25  # what a run must be longer than
     with pytest.raises(ValueError, match="updates must be"):
         copied_until(stage, "of", -1)
     with pytest.raises(ValueError, match="behaviour_updates must be"):

@@ -67,6 +67,7 @@ def test_the_behaviour_is_fitted_first_and_then_frozen(steps):
     assert each(first, second) == [False, True, True, True, True]
     assert [early[f"{name}/due"] for name in names] == [1, 0, 0, 0, 0]
     assert [late[f"{name}/due"] for name in names] == [0, 1, 1, 1, 1]
+    assert diffusion_dice(behaviour_updates=20).phases == 20  # what a run must be longer than
 
 
 def test_each_network_sees_what_those_before_it_have_left(steps):

@@ -63,7 +63,7 @@ def bdpo(
     targets as they are then. It acts by the best of ten samples of its slow copy under the mean of the target critics,
     in the first phase of nu's.
 
-    A run needs more updates than the first two phases have. The authors choose, by data set, `eta` and `pessimism`: .05
+    The authors choose, by data set, `eta` and `pessimism`: .05
     and .5 (halfcheetah), .2 and 2 (hopper), .15 and 1 (walker2d), .5, .2 or 1 and .8 (antmaze, with `backup="max"`,
     `critic_network="layer_norm"`, `discount=0.995`, widths of 512 and a `behaviour_learning_rate` of 1e-4), and rates
     of actor and critics that fall by a cosine over two million steps of each. At five steps the levels weigh very
@@ -100,7 +100,7 @@ def bdpo(
     nu = trained(policy.make, lambda s: fit, make_optimiser(learning_rate=behaviour_learning_rate, **kept))
     actor = trained(policy.make, critics.climbed(policy), make_optimiser())
     best = lambda count: acts(policy.best(count), actor="average", select="target_mean")
-    return algorithm(
+    method = algorithm(
         "bdpo",
         "offline",
         explore=best(candidates),
@@ -115,3 +115,4 @@ def bdpo(
         actor=improved(every(actor, actor_interval, after=begin)),
         average=improved(make_average(average_after=begin)),
     )
+    return method._replace(phases=begin)

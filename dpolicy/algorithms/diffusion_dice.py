@@ -126,7 +126,7 @@ def diffusion_dice(
             )
         chosen_by = make_critics(fit=value_of, critics=selection_critics, critic_subset=None)
         further = {"selection": later(chosen_by.fitted())}
-    return algorithm(
+    method = algorithm(
         "diffusion_dice",
         "offline",
         explore=acting(candidates),
@@ -140,3 +140,4 @@ def diffusion_dice(
         target=later(critics.critics.averaged()),
         energy=later(trained(policy.make, guidance, make_optimiser(learning_rate=energy_learning_rate))),
     )
+    return method._replace(phases=behaviour_updates)
