@@ -152,6 +152,8 @@ def test_actions_are_drawn_once_or_renewed(which, drawn, request):
 
 
 def test_phases_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="got 'n_step'"):  # a window's end has no actions beside it
+        qgpo(n_step=3)
     with pytest.raises(ValueError, match="behaviour_updates must be an integer of at least 1"):
         qgpo(behaviour_updates=0)
     with pytest.raises(ValueError, match="labels must be one of normalised, exponential"):

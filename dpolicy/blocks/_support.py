@@ -129,7 +129,7 @@ class InSupport(NamedTuple):
 
 
 @tunable("behaviour_updates", "critic_updates", "support", "support_temperature")
-@composed(q_critics)
+@composed(q_critics, without=("n_step",))
 def in_support_critics(
     make_critics: Callable[..., Critics],
     *,
@@ -143,7 +143,8 @@ def in_support_critics(
     $$ y = r + \gamma (1 - \mathrm{terminated}) \sum_j p_j \bar Q(s', a_j), \qquad
        p = \mathrm{softmax}_j(\bar Q(s', a_j) / T), \quad a_j \sim \nu_\theta(. | s'). $$
 
-    The actions are drawn once, for every row of the data.
+    The actions are drawn once, for every row of the data. Targets are of single steps: a row brings actions at its own
+    next observation, not at that of a window.
 
     Args:
         behaviour_updates: Updates at the start in which the behaviour policy is cloned, and nothing else is done.
