@@ -69,6 +69,7 @@ TESTS = {
     "dpolicy/algorithms/dime.py": f"defaults algorithms_dime {OFF_POLICY}",
     "dpolicy/blocks/_path_policy.py": "defaults algorithms_dime samplers_path",
     "dpolicy/fields/_control.py": "defaults algorithms_dime fields_embeddings bad_numbers",
+    "dpolicy/networks/_dropout.py": "networks_dropout",
     "dpolicy/networks/_batch_renorm.py": "defaults networks_batch_renorm algorithms_crossq",
     "dpolicy/algorithms/bro.py": f"defaults algorithms_bro {OFF_POLICY}",
     "dpolicy/algorithms/fast_sac.py": f"defaults algorithms_fast_sac {OFF_POLICY}",

@@ -53,6 +53,7 @@ from dpolicy.losses.change import prediction_change as prediction_change
 from dpolicy.losses.compose import add as add
 from dpolicy.losses.compose import averaged as averaged
 from dpolicy.losses.compose import batched as batched
+from dpolicy.losses.compose import dropping as dropping
 from dpolicy.losses.compose import given as given
 from dpolicy.losses.compose import on as on
 from dpolicy.losses.compose import sharing as sharing

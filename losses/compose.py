@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ from dpolicy._checks import function, in_range, integer, loss_value, one_key, re
 from dpolicy._metrics import reduce_metrics
 from dpolicy._select import heeded, sound, weighed
 from dpolicy._types import Key, Loss, Metrics, Number, Scalar
+from dpolicy.networks import Dropped
 
 
 def add(**terms: tuple[Number, Loss]) -> Loss:
@@ -39,6 +41,33 @@ def sharing(**terms: tuple[Number, Loss]) -> Loss:
         ['fit/loss', 'fit/target', 'loss', 'q/loss', 'q/slope']
     """
     return _summed("sharing", terms, lambda key, index: key)
+
+
+def dropping(loss: Loss, rate: Number) -> Loss:
+    """The loss of a model of which hidden units are left out at random, each example others: dropout.
+
+    Only here: the model that acts is whole. The model must have one network `mlp`, which `Dropped` takes.
+
+    Args:
+        loss: Of the model.
+        rate: The probability of a unit to be left out, below 1.
+
+    Examples:
+        >>> policy = dp.Gaussian(1, 2, hidden=(4,), key=key)
+        >>> fit = cloning(gaussian_log_likelihood)
+        >>> print(bool(dropping(fit, 0.0)(policy, example, key)[0] == fit(policy, example, key)[0]))
+        True
+        >>> print(bool(dropping(fit, 0.5)(policy, example, key)[0] == fit(policy, example, key)[0]))
+        False
+    """
+    function("loss", loss, "(model, example, key) -> (scalar, metrics)")
+    in_range("rate", rate, 0.0, 1.0, open_high=True)
+
+    def dropped(model: Any, example: Any, key: Key) -> tuple[Scalar, Metrics]:
+        drop_key, key = jax.random.split(one_key(key))
+        return loss(eqx.tree_at(lambda m: m.mlp, model, Dropped(model.mlp, rate, key=drop_key)), example, key)
+
+    return dropped
 
 
 def _summed(what: str, terms: dict[str, tuple[Number, Loss]], key_of: Callable[[Key, int], Key]) -> Loss:

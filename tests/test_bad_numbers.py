@@ -251,6 +251,10 @@ TABLE = {
     "logit_normal_times": (of(losses.logit_normal_times), {"mean": NUMBER, "std": POSITIVE}),
     "td_target": (of(losses.td_target, ONES, MASK, ONES), {"discount": FRACTION}),
     "reduce_ensemble": (of(losses.reduce_ensemble, jnp.eye(3), "lcb"), {"pessimism": NO_NUMBER}),
+    "dropping": (
+        of(losses.dropping, lambda model, example, key: (0, {})),
+        {"rate": (1, 1.0, *FRACTION)},
+    ),
     "expectile": (of(losses.expectile, DRAWS), {"tau": INSIDE}),
     "expectile_weight": (of(losses.expectile_weight, DRAWS), {"tau": INSIDE}),
     "conservative": (

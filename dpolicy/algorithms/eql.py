@@ -31,8 +31,8 @@ def eql(
     there, so that the best actions pull V down instead of up; it divides the loss by the batch's largest exponential,
     which does not move the optimum of a batch and is not here; and its actor's temperature is a tenth of alpha,
     `weight_temperature=0.1 * temperature`. It has alpha 2 for locomotion (with `--data-rewards iql_locomotion`) and
-    kitchen, .5 for antmaze, 5 for its umaze-diverse; dropout in antmaze's V and in kitchen's actor, which is not here;
-    and a rate of the actor that falls to 0 over a run: `decay_updates=1e6, decay_shape="cosine"`.
+    kitchen, .5 for antmaze, 5 for its umaze-diverse; `dropout` in kitchen's actor, and in antmaze's V, which is not
+    here; and a rate of the actor that falls to 0 over a run: `decay_updates=1e6, decay_shape="cosine"`.
 
     Args:
         temperature: alpha, in units of Q: towards 0 V is the largest Q of the data, towards infinity their mean.

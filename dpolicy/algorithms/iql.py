@@ -27,8 +27,8 @@ def iql(
     sample clipped to the box.
 
     The paper's settings are `temperature` 1/3 and `expectile` .7 for locomotion, 1/10 and .9 for antmaze, 2 and .7 for
-    kitchen and adroit (there with dropout in the actor, which is not here), and a rate of the actor that falls to 0
-    over the million updates of a run: `decay_updates=1e6, decay_shape="cosine"`. FlowRL's code also standardises
+    kitchen and adroit (there with `dropout=0.1`), and a rate of the actor that falls to 0 over the million updates of a
+    run: `decay_updates=1e6, decay_shape="cosine"`. FlowRL's code also standardises
     observations (`normalise_observations` of the program).
 
     Args:

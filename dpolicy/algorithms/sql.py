@@ -35,8 +35,8 @@ def sql(
 
     The equations are the paper's, as the authors' code has them, but for the actor: that code's weights are max(Q - V,
     0), `weights="advantage"`. It has alpha 1 for locomotion (with `--data-rewards iql_locomotion`), .1 for antmaze, 3
-    for its umaze-diverse, .5 for kitchen; dropout in antmaze's V and in kitchen's actor, which is not here; and a rate
-    of the actor that falls to 0 over the million updates of a run: `decay_updates=1e6, decay_shape="cosine"`.
+    for its umaze-diverse, .5 for kitchen; `dropout` in kitchen's actor, and in antmaze's V, which is not here; and a
+    rate of the actor that falls to 0 over the million updates of a run: `decay_updates=1e6, decay_shape="cosine"`.
 
     Args:
         temperature: alpha, in units of Q: towards 0 V is the largest Q of the data.

@@ -23,6 +23,7 @@ from dpolicy.networks._critics import GaussianQ as GaussianQ
 from dpolicy.networks._critics import QNetwork as QNetwork
 from dpolicy.networks._critics import QuantileQ as QuantileQ
 from dpolicy.networks._critics import ValueNetwork as ValueNetwork
+from dpolicy.networks._dropout import Dropped as Dropped
 from dpolicy.networks._embedded import EmbeddedDeterministic as EmbeddedDeterministic
 from dpolicy.networks._embedded import EmbeddedQ as EmbeddedQ
 from dpolicy.networks._embedded import Seeing as Seeing

@@ -94,14 +94,20 @@ class MLP(eqx.Module):
         """The size of each part."""
         return tuple(weight.shape[-1] for weight in self.layers[0].weights)
 
-    def __call__(self, *parts: Float[Array, " _"]) -> Float[Array, " out"]:
+    def __call__(
+        self, *parts: Float[Array, " _"], after: Callable[[int, Array], Array] | None = None
+    ) -> Float[Array, " out"]:
+        """The output; `after(i, x)`, of a network without shortcuts, is what becomes of hidden layer i, activated."""
         check_parts(self, **{f"parts[{i}]": part for i, part in enumerate(parts)})
         activate = ACTIVATIONS[self.activation]
         if self.residual:
+            if after is not None:
+                raise ValueError("after must be None for a network with shortcuts.")
             return self._with_shortcuts(activate, *parts)
         for i, layer in enumerate(self.layers[:-1]):
             x = layer(*parts)
-            parts = (activate(self.norms[i](x) if self.norms else x),)
+            x = activate(self.norms[i](x) if self.norms else x)
+            parts = (x if after is None else after(i, x),)
         out = self.layers[-1](*parts)
         return activate(out) if self.final_activation else out
 
