@@ -31,6 +31,19 @@ ON_POLICY = {
     "genpo": ("genpo", "GenPOAgent", "genpo"),
     "fpopp": ("fpopp", "FPOPPAgent", "fpopp"),
 }
+OFFLINE = {
+    "iql": ("iql", "IQLAgent", "iql"),
+    "dql": ("dql", "DQLAgent", "dql"),
+    "dac": ("dac", "DACAgent", "dac"),
+    "fql": ("fql.fql", "FQLAgent", "fql"),
+    "bdpo": ("bdpo.bdpo", "BDPOAgent", "bdpo"),
+    "dtql": ("dtql", "DTQLAgent", "dtql"),
+}
+# What its scripts set by data set; phases before the one that is timed are left out on both sides.
+CHOSEN = {
+    "dtql": {"gamma": 0.0, "expectile": 0.7, "alpha": 1.0, "lr": 3e-4, "lr_decay": False},
+    "bdpo": {"warmup_steps": 0},
+}
 # The same numbers of transitions, passes and units as dpolicy's side.
 LIKE_OURS = {
     "num_envs": ENVS,
@@ -42,6 +55,11 @@ LIKE_OURS = {
 }
 
 
+def moved(agent: object) -> object:
+    """The parameters that its update moves last."""
+    return getattr(agent, "actor", None) or getattr(agent, "one_step_actor", None)
+
+
 def main(checkout: str, name: str, seconds: float, obs_size: int, action_size: int) -> None:
     sys.path.insert(0, checkout)
     import jax
@@ -49,16 +67,19 @@ def main(checkout: str, name: str, seconds: float, obs_size: int, action_size: i
     import numpy as np
     from omegaconf import OmegaConf  # pyright: ignore[reportMissingImports]
 
-    on_policy = name in ON_POLICY
-    module, agent_class, settings = {**OFF_POLICY, **ON_POLICY}[name]
-    folder = "isaaclab_onpolicy" if on_policy else "mujoco"
-    path = Path(checkout) / "examples" / "online" / "config" / folder / "algo" / f"{settings}.yaml"
-    config = OmegaConf.merge({"task": "HalfCheetah-v5"}, OmegaConf.load(path))
+    on_policy, kind = name in ON_POLICY, "offline" if name in OFFLINE else "online"
+    module, agent_class, settings = {**OFF_POLICY, **ON_POLICY, **OFFLINE}[name]
+    folder = "isaaclab_onpolicy" if on_policy else "mujoco" if kind == "online" else "d4rl"
+    path = Path(checkout) / "examples" / kind / "config" / folder / "algo" / f"{settings}.yaml"
+    given = {"task": "HalfCheetah-v5", "train_steps": 1_000_000}
+    config = OmegaConf.merge(given, OmegaConf.load(path), {"algo": CHOSEN.get(name, {})})
+    if kind == "offline":
+        del config["data"]
     if on_policy:
         config.algo.update({k: v for k, v in LIKE_OURS.items() if k in config.algo})
     OmegaConf.resolve(config)
     types = importlib.import_module("flowrl.types")
-    agent = getattr(importlib.import_module(f"flowrl.agent.online.{module}"), agent_class)(
+    agent = getattr(importlib.import_module(f"flowrl.agent.{kind}.{module}"), agent_class)(
         obs_size, action_size, config.algo, 0
     )
     rng = np.random.default_rng(0)
@@ -87,11 +108,13 @@ def main(checkout: str, name: str, seconds: float, obs_size: int, action_size: i
             next_obs=normal(BATCH, obs_size),
             next_action=action,
         )
+    if hasattr(agent, "prepare_training"):
+        agent.prepare_training()
     starting = time.perf_counter()
     jax.block_until_ready(agent.train_step(batch, step=0))
     first = time.perf_counter() - starting
     starting = time.perf_counter()
-    jax.block_until_ready((agent.train_step(batch, step=1), agent.actor))
+    jax.block_until_ready((agent.train_step(batch, step=1), moved(agent)))
     second = time.perf_counter() - starting
     # Many to a measurement, so that its dispatch overlaps, unless one takes long; one that takes a minute is enough.
     repeat = max(1, min(10, int(0.5 / second)))
@@ -101,7 +124,7 @@ def main(checkout: str, name: str, seconds: float, obs_size: int, action_size: i
         for _ in range(repeat):
             metrics = agent.train_step(batch, step=step)
             step += 1
-        jax.block_until_ready((metrics, agent.actor))
+        jax.block_until_ready((metrics, moved(agent)))
         times.append((time.perf_counter() - starting) / repeat)
     update = statistics.median(times)
     print(json.dumps({"compile": first - update, "update": update, "jax": jax.__version__}))

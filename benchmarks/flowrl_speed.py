@@ -2,8 +2,9 @@
 
 flow-rl runs unchanged from a checkout (its release on the package index lacks modules that it imports), in a virtual
 environment that is made here with the versions it asks for, and is called as its own trainer calls it, with data that
-lie on the device already. dpolicy runs the preset `flowrl` of the same method in a `lax.scan`, as in training. Random
-transitions: batches of 256 with 17 observations and 6 actions off policy; 6,144 steps with 60 observations and 8
+lie on the device already. dpolicy runs the preset `flowrl` of the same method, its defaults where there is none, in a
+`lax.scan`, as in training. Random transitions: batches of 256 with 17 observations and 6 actions off policy and
+offline, there past the phases in which one network alone is fitted; 6,144 steps with 60 observations and 8
 actions (Isaac Lab's Ant) in 4 passes over 4 minibatches on policy. The two alternate, each in a new process; the ratio
 is of medians over rounds.
 
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from command_line import parser_for
-from flowrl_peer import OFF_POLICY, ON_POLICY, SIZES
+from flowrl_peer import OFF_POLICY, OFFLINE, ON_POLICY, SIZES
 from throughput import Size, measure_algorithm
 
 HERE = Path(__file__).resolve().parent
@@ -48,6 +49,12 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "qvpo": ("qvpo", {}),
     "gempo": ("gempo", {}),
     "dpmd": ("gempo", {"weight": "exponential"}),
+    "iql": ("iql", {}),
+    "dql": ("diffusion_ql", {}),
+    "dac": ("dac", {}),
+    "fql": ("fql", {}),
+    "bdpo": ("bdpo", {"behaviour_updates": 1, "critic_updates": 1}),
+    "dtql": ("dtql", {"pretraining_updates": 0}),
     "ppo": ("ppo", {}),
     "dppo": ("dppo", {}),
     "genpo": ("genpo", {}),
@@ -137,7 +144,7 @@ def main() -> None:
             "|---|---|---|---|---|---|---|---|",
         ]
         print("\n".join(lines), flush=True)
-        for name in arguments.only or [*OFF_POLICY, *ON_POLICY]:
+        for name in arguments.only or [*OFF_POLICY, *OFFLINE, *ON_POLICY]:
             theirs, mine = [], []
             sizes = [str(size) for size in arguments.sizes or SIZES[name in ON_POLICY]]
             for _ in range(arguments.rounds):
