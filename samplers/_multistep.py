@@ -3,12 +3,13 @@
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dpolicy import _checks
 from dpolicy._types import Action, Key, Observation
-from dpolicy.fields import AbstractField
+from dpolicy.fields import AbstractField, DiscreteVP
 from dpolicy.samplers._chain import AbstractChain, Control, check_truncate, run, trace
 from dpolicy.samplers._grid import Grid, Number, Numbers, Prior, bounded, check_bound
 from dpolicy.samplers._predict import predict_pair
@@ -20,6 +21,27 @@ class Recurrence(NamedTuple):
     t: Float[Array, "..."]
     keep: Float[Array, "..."]
     data: Float[Array, "... 3"]
+
+
+def even_in_log_snr(field: AbstractField, steps: int) -> Float[Array, " {steps}+1"]:
+    """Times from noise to action between which log(alpha / sigma) grows by the same amount; the ends are the field's.
+
+    Where sigma = 0 at the action, or alpha = 0 at the noise, the even steps are those between the times next to it at
+    which a field converts (`AbstractSchedule.span`).
+    """
+    schedule = field.schedule
+    low, high = schedule.span("data")[0], schedule.span("noise")[1]
+    # Of the schedule alone, once: not in every step of a program.
+    with jax.ensure_compile_time_eval():
+        ends = jnp.asarray([high, low], float)
+        wanted = jnp.linspace(*schedule.log_snr(ends), steps + 1)
+        below, above = jnp.full_like(wanted, low), jnp.full_like(wanted, high)
+        for _ in range(40):
+            middle = (below + above) / 2
+            noisier = schedule.log_snr(middle) < wanted
+            below, above = jnp.where(noisier, below, middle), jnp.where(noisier, middle, above)
+        times = (below + above) / 2
+        return times.at[0].set(min(field.span[1], high)).at[-1].set(schedule.t_min)
 
 
 class Multistep(AbstractChain):
@@ -44,7 +66,11 @@ class Multistep(AbstractChain):
 
     def rows(self, field: AbstractField, key: Key) -> Recurrence:
         """The steps to take, stacked."""
-        times, schedule = self.grid(field), field.schedule
+        schedule, given = (
+            field.schedule,
+            self.grid.times is not None or isinstance(field.schedule, DiscreteVP),
+        )
+        times = self.grid(field) if given else even_in_log_snr(field, self.steps)
         alpha, sigma = schedule.alpha(times), schedule.sigma(times)
         half = schedule.log_snr(times) / 2
         h, count = half[1:] - half[:-1], jnp.arange(self.steps)
@@ -110,8 +136,9 @@ def dpm_solver(
 
     D continued from its values at this step and the ones before. Of order 1 it is DDIM, of order 2 the method
     "2M", D_0 + (D_0 - D_1) h / 2 h_before; of order 3 with a second difference. A step is one evaluation. The first
-    steps are of as many predictions as there are, and the last ones of lower order, as in the authors' code: a grid
-    that is even in t has long steps in lambda there, and an infinite one to sigma = 0.
+    steps are of as many predictions as there are, and the last ones of lower order, as in the authors' code, for h is
+    infinite where sigma = 0. With even steps in lambda 15 of them make a deviation of .049 of .05, and .304 of .3; with
+    even ones in t, long in lambda at the end, .021 and .24 (exact field, vp with beta from .1 to 20).
 
     Source: Lu et al. 2022 (arXiv 2211.01095, section 4; order 1 and the exponential form 2206.00927).
 
@@ -121,7 +148,7 @@ def dpm_solver(
         clip: Clip the predicted clean action to [-clip, clip] at every step, and the action; None for none.
         initial: As for `ode`.
         initial_scale: As for `ode`.
-        times: As for `ode`.
+        times: The `steps + 1` times, decreasing; by default even in lambda (a `DiscreteVP` has a grid of its own).
         truncate: As for `ode`.
 
     Returns:
