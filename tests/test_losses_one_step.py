@@ -27,7 +27,7 @@ from dpolicy.losses import (
     start,
     weighted,
 )
-from dpolicy.samplers import ddim
+from dpolicy.samplers import dpm_solver
 
 KEY, OBS, NO = jax.random.key(0), jnp.zeros(1), jnp.asarray(False)
 SCHEDULE = dp.LinearVP()
@@ -187,7 +187,7 @@ def test_an_update_by_hand(name):
         if name == "edp_iql":
             goal = lambda e, key: after.value(e.next_obs)
         else:
-            act = lambda field, q, obs, key: (ddim(steps=2)(field, obs, key), jnp.zeros(()))
+            act = lambda field, q, obs, key: (dpm_solver(steps=2, clip=1.0)(field, obs, key), jnp.zeros(()))
             q = critic_function(state.critic)
             goal = value_of_several(act, state.average, q, state.target, actions=1, over="max")
         error = batched(temporal_difference(goal, 0.99, reduction="sum"))

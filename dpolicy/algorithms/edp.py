@@ -43,10 +43,9 @@ def edp(
     the lower value. `edp_crr` and `edp_iql` improve the same diffusion by weighed likelihoods.
 
     The paper has a thousand levels of noise, sampled by 15 steps of DPM-Solver of order two; here the levels are those
-    in the limit of many, and the steps DDIM's, which are DPM-Solver's of order one (`sampler="heun"` for two). The
-    authors' code has 100 levels, each a step (`sampler="ddpm_posterior", sampler_steps=100`), chooses among 50 samples,
-    and bounds gradients by data set as Diffusion-QL does. Rewards of antmaze are 4 (r - .5). The paper reports the best
-    evaluation of a run.
+    in the limit of many. The authors' code has 100 levels, each a step (`sampler="ddpm_posterior", sampler_steps=100`),
+    chooses among 50 samples, and bounds gradients by data set as Diffusion-QL does. Rewards of antmaze are 4 (r - .5).
+    The paper reports the best evaluation of a run.
 
     Args:
         q_weight: c_Q.

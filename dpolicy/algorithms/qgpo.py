@@ -27,7 +27,6 @@ from dpolicy.recipe import composed
     guided_policy,
     actor_optimiser,
     in_support_critics,
-    sampler="heun",
     learning_rate=1e-4,
     critic_hidden=(256, 256, 256),
 )
@@ -58,7 +57,7 @@ def qgpo(
     in value. `guidance_scale` c is chosen by data set by the return, of 0 to 10 in locomotion and 1 to 4 in antmaze: it
     is no temperature. There are 32 actions in antmaze, and `support_temperature=1` in the command that the authors
     give. Theirs are batches of 4,096 for the diffusion and of 256 after it, a residual network of it, a million updates
-    of f, and DPM-Solver++ of the second order in 15 steps; ours are Heun's, of that order with two evaluations each.
+    of f.
 
     Args:
         temperature: lambda, 1 / beta of the paper, in units of Q.

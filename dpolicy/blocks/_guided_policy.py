@@ -62,7 +62,7 @@ class GuidedPolicy(NamedTuple):
 @composed(
     field_policy,
     schedule="linear",
-    sampler="sde",
+    sampler="dpm_solver",
     sampler_steps=15,
     hidden=(256, 256, 256),
     activation="silu",
@@ -83,8 +83,6 @@ def guided_policy(
 
     With c = 1 and f = log E[exp(Q / lambda) | x_t = x] this is the field of nu exp(Q / lambda). Another c is no other
     temperature, but for a Gaussian nu and linear Q. Samples are clipped to the box where they end, not on the way.
-    The published sampler is DPM-Solver++ of the second order. Ours in as many steps is a stochastic one: of a Gaussian
-    of deviation .2 sde makes .198, ddim, which is the first order of that solver, .13.
 
     Args:
         guidance_scale: c.

@@ -67,7 +67,7 @@ class OneStepPolicy(NamedTuple):
     field_policy,
     actor_optimiser,
     schedule="linear",
-    sampler="ddim",
+    sampler="dpm_solver",
     sampler_steps=15,
     embedding="sinusoidal_mlp",
 )
