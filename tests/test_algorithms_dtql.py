@@ -123,3 +123,9 @@ def test_critics_see_the_value_that_was_found_and_the_policy_waits():
     np.testing.assert_allclose(metrics["critic/loss"], error.mean(), rtol=1e-4)
     assert eqx.tree_equal(after.actor, state.actor) and not eqx.tree_equal(later.actor, after.actor)
     assert not eqx.tree_equal(after.behaviour, state.behaviour)
+
+
+def test_a_subset_of_the_targets_is_not_offered():
+    """V is fitted to the online critics, and these to V: it would change nothing."""
+    with pytest.raises(ValueError, match="hyperparameter of dtql must be one of"):
+        dtql(critic_subset=1)

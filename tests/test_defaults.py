@@ -48,7 +48,7 @@ from dpolicy.fields import (
 from dpolicy.modes import mode_discovery, novelty_reward
 from dpolicy.networks import gaussian_policy
 from dpolicy.optimisers import adam
-from dpolicy.samplers import ddim, ddpm, ode, sde
+from dpolicy.samplers import ddim, ddpm, dpm_solver, ode, sde
 from dpolicy.train import PROGRAMS
 
 BLOCKS = {
@@ -251,6 +251,7 @@ def test_schedules_and_samplers_by_name():
         "ddpm": ddpm(steps=7, clip=0.5),
         "ddpm_posterior": ddpm(steps=7, variance="posterior", clip=0.5),
         "ddim": ddim(steps=7, clip=0.5),
+        "dpm_solver": dpm_solver(steps=7, clip=0.5),
     }
     assert set(samplers) == set(SAMPLERS)
     assert all(same(SAMPLERS[name](7, 0.5), sampler) for name, sampler in samplers.items())

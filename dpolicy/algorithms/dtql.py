@@ -51,6 +51,7 @@ def _drawn(actor: TanhGaussian, obs: Any, key: Any) -> Array:
     prefixed("behaviour_", consistency_policy, *NETWORK, shared=NOISE),
     actor_optimiser,
     in_sample_critics,
+    without=("critic_subset",),  # no target critic enters a loss
     behaviour_hidden=(256, 256, 256, 256),
     critic_hidden=(256, 256, 256),
     critic_activation="mish",
