@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int
 
+from dpolicy._order import check_order
 from dpolicy._settings import Count, Fraction, Positive, one_of
 from dpolicy._types import Key, Transition
 from dpolicy.algorithm import Algorithm
@@ -25,7 +26,6 @@ from dpolicy.blocks import (
     restarted,
     surveyed,
 )
-from dpolicy.data import check_order
 from dpolicy.learning import Seen, Stage, algorithm, every, trained
 from dpolicy.losses import matching, perturb, planned_returns
 from dpolicy.losses.planning import Planning

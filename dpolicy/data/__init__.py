@@ -1,5 +1,6 @@
 """Data sets for offline learning, as `Transition`s with one leading axis."""
 
+from dpolicy._order import check_order as check_order
 from dpolicy.data.cep import CEP_SCALE as CEP_SCALE
 from dpolicy.data.cep import CEP_TOYS as CEP_TOYS
 from dpolicy.data.cep import CepSamples as CepSamples
@@ -27,7 +28,6 @@ from dpolicy.data.ogbench import read_ogbench as read_ogbench
 from dpolicy.data.ogbench import rewards_of as rewards_of
 from dpolicy.data.ogbench_tasks import Goals as Goals
 from dpolicy.data.ogbench_tasks import task_goals as task_goals
-from dpolicy.data.order import check_order as check_order
 from dpolicy.data.places import FOLDERS as FOLDERS
 from dpolicy.data.places import located as located
 from dpolicy.data.reading import load as load
