@@ -54,22 +54,23 @@ def test_candidates_are_guided_and_chosen_by_the_critic():
 def test_samples_end_in_the_box_and_are_not_clipped_on_the_way():
     far = acting(40.0)
     assert np.abs(far).max() == 1.0 and (far[:, 0] == 1.0).mean() > 0.9
-    policy = guided_policy(sampler_steps=2)
+    policy = guided_policy(sampler_steps=2, hidden=(4,), energy_hidden=(4,))
     made = policy.behaviour.make(KEY, SPEC), policy.make(jax.random.key(1), SPEC)
     field = policy.field(*made)
     assert isinstance(field, Guided) and isinstance(field.energy, EnergyNetwork)
-    assert policy.behaviour.sample(field, OBS, KEY).shape == (SPEC.action_size,)
+    sampled = jax.eval_shape(lambda field: policy.behaviour.sample(field, OBS, KEY), field)
+    assert sampled.shape == (SPEC.action_size,)
 
 
 def test_an_energy_network_sees_everything_it_is_given(getkey):
     network = EnergyNetwork(3, 2, hidden=(16, 8), key=getkey())
     x, t, obs = jnp.array([0.3, -0.2]), jnp.array(0.4), jnp.array([1.0, 0.5, -0.3])
-    slopes = jax.grad(network, argnums=(0, 1, 2))(x, t, obs)
+    slopes = jax.jit(jax.grad(lambda *given: network(*given), argnums=(0, 1, 2)))(x, t, obs)
     assert all(np.all(np.asarray(slope) != 0) for slope in slopes)
     # Frequencies are no parameters.
-    moved = jax.grad(lambda net: net(x, t, obs))(network).embedding
+    moved = jax.jit(jax.grad(lambda net: net(x, t, obs)))(network).embedding
     assert not np.any(moved.inner.frequencies) and np.any(moved.mlp.layers[0].bias)
-    assert EnergyNetwork(3, 2, hidden=(4,), final_scale=0.0, key=getkey())(x, t, obs) == 0.0
+    assert EnergyNetwork(3, 2, hidden=(16, 8), final_scale=0.0, key=getkey())(x, t, obs) == 0.0
 
 
 def test_bad_arguments(getkey):
