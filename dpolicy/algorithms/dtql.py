@@ -51,7 +51,6 @@ def _drawn(actor: TanhGaussian, obs: Any, key: Any) -> Array:
     prefixed("behaviour_", consistency_policy, *NETWORK, shared=NOISE),
     actor_optimiser,
     in_sample_critics,
-    without=("critic_subset",),  # no target critic enters a loss
     behaviour_hidden=(256, 256, 256, 256),
     critic_hidden=(256, 256, 256),
     critic_activation="mish",
@@ -109,6 +108,10 @@ def dtql(
     """
     behaviour = make_behaviour(data_std=data_std, denoiser=True, later=lambda schedule, steps: ())
     critics = make_critics()
+    if expectile_values == "online_min" and (subset := critics.critics.subset) is not None:
+        raise ValueError(
+            f"critic_subset must be None where expectile_values is online_min, which sees no target, got {subset}."
+        )
     noise = perturb(behaviour.schedule, times=log_logistic_times(data_std))
     fit = lambda held: matching(noise, time_weight=denoiser_weight(data_std), held=held)
 
