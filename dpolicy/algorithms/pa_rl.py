@@ -35,7 +35,6 @@ from dpolicy.recipe import composed
     optimised_actions,
     actor_optimiser,
     q_critics,
-    without=("n_step",),  # what the data earned is known from every row, what they did next of one step
     schedule="discrete_cosine",
     sampler_steps=5,
     critics=10,
