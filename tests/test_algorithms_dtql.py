@@ -125,6 +125,38 @@ def test_critics_see_the_value_that_was_found_and_the_policy_waits():
     assert not eqx.tree_equal(after.behaviour, state.behaviour)
 
 
+class Still(eqx.Module):
+    """A policy of one action, whose density falls with the square of the distance before the tanh."""
+
+    action: jax.Array
+
+    def sample(self, obs, key):
+        return self.action, jnp.zeros(())
+
+    def log_prob_from_unsquashed(self, obs, value):
+        return -jnp.sum((value - jnp.arctanh(self.action)) ** 2)
+
+
+def test_each_term_of_the_policys_loss_by_its_weight_and_sign(unchecked_types):
+    """alpha w |D - a|^2 - min Q - gamma log pi: of the critics and the denoiser that this update has left."""
+    made = dtql(**{**TINY["dtql"], "trust_weight": 3.0, "cloning_weight": 0.2})
+    guess = lambda x, t, obs: jnp.array([0.6, -0.5])
+    field = dp.FunctionField(guess, schedule=dp.Karras(), prediction="data", action_size=2)
+    critic = lambda obs, action: jnp.stack([7 * action[0], 5 + action[1]])
+    now, at = Parts(behaviour=field, critic=critic), jnp.array([0.2, -0.1])
+    example = dp.Transition(
+        OBS, jnp.array([0.3, -1.0]), jnp.zeros(()), OBS, EXAMPLE.terminated, EXAMPLE.truncated
+    )
+    loss = made.stages["actor"].loss(Seen(Parts(), now, example, jnp.asarray(9), {}, "actor"))
+    (value, metrics), slope = jax.value_and_grad(lambda a: loss(Still(a), example, KEY), has_aux=True)(at)
+    away = jnp.arctanh(example.action / 1.001) - jnp.arctanh(at)
+    weight = metrics["trust/loss"] / jnp.mean((guess(0, 0, 0) - at) ** 2)
+    assert weight > 4  # 1 / sigma^2 + 1 / .5^2
+    np.testing.assert_allclose(value, 3 * metrics["trust/loss"] - 7 * 0.2 + 0.2 * jnp.sum(away**2), rtol=1e-5)
+    pulled = 3 * weight * (at - guess(0, 0, 0)) - jnp.array([7.0, 0.0]) - 0.4 * away / (1 - at**2)
+    np.testing.assert_allclose(slope, pulled, rtol=1e-4)
+
+
 def test_a_subset_of_the_targets_is_of_no_use_to_the_online_critics():
     dtql(**TINY["dtql"], critic_subset=1)
     with pytest.raises(ValueError, match="critic_subset must be None where expectile_values is online_min"):

@@ -26,13 +26,13 @@ def linear(obs, action):
     return jnp.stack([value + 2.0, value - 3.0 + 0.1 * obs[0]])
 
 
-def seen(batch=DATA, **parts):
-    return Seen(Parts(parts), Parts(parts), batch, jnp.asarray(2), {}, "actor")
+def seen(batch=DATA, *, before=None, now=None):
+    return Seen(Parts(before or {}), Parts(now or {}), batch, jnp.asarray(2), {}, "actor")
 
 
 def slope_of_actor(algorithm, action):
-    """The gradient of the actor's loss for a policy that gives this action everywhere."""
-    loss = algorithm.stages["actor"].loss(seen(critic=linear))
+    """The gradient of the actor's loss for a policy of one action: it sees the critics' step."""
+    loss = algorithm.stages["actor"].loss(seen(now={"critic": linear}))
     acting = lambda action: jax.vmap(lambda e: loss(lambda obs: action, e, KEY)[0], axis_name="batch")(DATA)
     return jax.grad(lambda action: jnp.mean(acting(action)))(action)
 
@@ -69,7 +69,8 @@ def test_a_target_is_charged_for_the_distance_from_the_action_that_followed(char
     made = rebrac(critic_penalty=charge, target_noise=0.0, discount=0.9, **TINY)
     assert made.stages is not None
     act = lambda obs: jnp.tanh(obs[0]) * jnp.ones(3)
-    loss = made.stages["critic"].loss(seen(batch, critic=linear, target=linear, target_actor=act))
+    found = {"critic": linear, "target": linear, "target_actor": act}  # by the update, before its steps
+    loss = made.stages["critic"].loss(seen(batch, before=found))
     zero = lambda obs, action: jnp.zeros(2)
     found = jax.vmap(lambda e: loss(zero, e, KEY)[1]["target"])(batch)
     actions = jax.vmap(act)(batch.next_obs)
