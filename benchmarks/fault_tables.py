@@ -162,6 +162,7 @@ TESTS = {
     "dpolicy/data/made.py": "cli_data",
     "dpolicy/data/mixtures.py": "mixtures",
     "dpolicy/mixtures/*": "mixtures",
+    "dpolicy/train/streaming.py": "train_streaming",
     "dpolicy/data/mazes.py": "data_mazes",
     "dpolicy/data/sets.py": "data_sets data_readers",
     "dpolicy/data/rewards.py": "data_sets",

@@ -35,6 +35,7 @@ def accumulated(
     *,
     length: int | None = None,
     sums: Collection[str] = (),
+    ahead: tuple[int, Callable[[Any, PyTree], PyTree]] | None = None,
 ) -> tuple[Any, Metrics]:
     """`lax.scan` of `body(carry, x) -> (carry, metrics)`, with one number for each metric of all its calls.
 
@@ -48,16 +49,22 @@ def accumulated(
         xs: As for `lax.scan`.
         length: As for `lax.scan`; at least 1.
         sums: Names of metrics that are added up.
+        ahead: How many calls are prepared at once, a divisor of their number, and `(carry, xs of these) -> xs`, what
+            the body is given in their place.
 
     Returns:
         The last carry, and the metrics.
     """
     count = jax.tree.leaves(xs)[0].shape[0] if length is None else length
+    at_once, prepare = (count, lambda carry, xs: xs) if ahead is None else ahead
+    blocks = jax.tree.map(lambda leaf: leaf.reshape(count // at_once, at_once, *leaf.shape[1:]), xs)
     if count == 1:
+        xs = prepare(carry, jax.tree.map(lambda leaf: leaf[0], blocks))
         carry, metrics = body(carry, jax.tree.map(lambda leaf: leaf[0], xs))
         return carry, {name: _number(name, value, sums) for name, value in metrics.items()}
     # The names are needed before the loop is: its body is traced here, and the trace is what is scanned.
-    example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), xs)
+    inside = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
+    example = inside(xs if ahead is None else jax.eval_shape(prepare, carry, inside(blocks)))
     run, shapes = traced(body, carry, example)
     names = _Names(shapes[1], sums)
 
@@ -66,7 +73,14 @@ def accumulated(
         carry, metrics = run(carry, x)
         return (carry, names.added(tally, metrics)), None
 
-    (carry, tally), _ = jax.lax.scan(one, (carry, names.start()), xs, length=count)
+    def block(state: tuple[Any, Any], xs: Any) -> tuple[Any, None]:
+        return jax.lax.scan(one, state, prepare(state[0], xs), length=at_once)
+
+    begun = (carry, names.start())
+    if ahead is None:
+        (carry, tally), _ = jax.lax.scan(one, begun, xs, length=count)
+    else:
+        (carry, tally), _ = jax.lax.scan(block, begun, blocks, length=count // at_once)
     return carry, names.finished(tally, count)
 
 

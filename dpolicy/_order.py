@@ -4,6 +4,7 @@ import numpy as np
 
 from dpolicy import _checks
 from dpolicy._types import Transition
+from dpolicy.data.sources import in_parts
 
 _ROUNDING = 1e-3  # what storing observations in half precision may change, relatively and absolutely
 
@@ -24,9 +25,19 @@ def check_order(data: Transition, name: str = "data") -> None:
         ValueError: With the first row that is not followed by what it led to.
     """
     _checks.instance(name, data, Transition, "a Transition")
-    led_to, begins = np.asarray(data.next_obs)[:-1], np.asarray(data.obs)[1:]
     done = np.asarray(data.terminated) | np.asarray(data.truncated)
-    follows = np.isclose(led_to, begins, _ROUNDING, _ROUNDING).all(axis=1) | done[:-1]
+    check_follow(np.asarray(data.obs), np.asarray(data.next_obs), done, name)
+
+
+def check_follow(obs: np.ndarray, next_obs: np.ndarray, done: np.ndarray, name: str) -> None:
+    """As `check_order`, of arrays, which may be mapped from a file.
+
+    Raises:
+        ValueError: As `check_order`.
+    """
+    pairs = zip(in_parts(next_obs[:-1]), in_parts(obs[1:]), strict=True)
+    near = [np.isclose(led_to, begins, _ROUNDING, _ROUNDING).all(axis=1) for led_to, begins in pairs]
+    follows = np.concatenate([*near, np.zeros(0, bool)]) | done[:-1]
     if not follows.all():
         row = int(np.argmin(follows))
         raise ValueError(

@@ -146,7 +146,7 @@ def test_settings_are_refused_by_their_own_names(hopper, monkeypatch, settings, 
 def test_a_set_larger_than_memory_is_refused(hopper, monkeypatch):
     monkeypatch.setattr("dpolicy.train.offline_data.memory_limit", lambda: 100)
     with pytest.raises(
-        ValueError, match=r"data must fit into the 100 B of memory .* by dpolicy.data.save_npz"
+        ValueError, match=r"data must fit into the 100 B of memory .* What dpolicy.data.save_npz has written"
     ):
         given("hopper-medium-v2")
 

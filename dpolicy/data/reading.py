@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dpolicy import _checks
 from dpolicy._files import as_path
 from dpolicy._types import Number, Transition
@@ -54,6 +56,7 @@ def read(
     keys: tuple[str, ...] = (),
     task: int | None = None,
     time_limit: int | None = None,
+    mapped: bool = False,
 ) -> DataSet:
     """The set that a path or a name means, in whatever form it is stored.
 
@@ -63,6 +66,7 @@ def read(
         keys: Of Minari's dictionaries, see `read_minari`.
         task: Of OGBench's files, see `read_ogbench`; a name with "-singletask" says it, too.
         time_limit: Of D4RL's files without time-outs, where the name does not tell or is wrong.
+        mapped: Whether the arrays of a file of this project stay in it, mapped into memory; those of others are read.
 
     Raises:
         ImportError: Where what reads it is not installed.
@@ -79,8 +83,12 @@ def read(
         from_file = place.name == place.path.stem
         name = None if from_file else place.name
         return read_d4rl(place.path, timeouts=timeouts, time_limit=time_limit, name=name)
-    rows, reference = stored(place.path)
-    return as_data_set(rows, place.name, "dpolicy", reference)
+    arrays, reference = stored(place.path, mapped=mapped)
+    size = len(arrays["action"])
+    no = np.zeros(size, bool)
+    ends = arrays.pop("truncated", no) | arrays.get("terminated", no)
+    parts: dict[str, Any] = arrays
+    return DataSet(**parts, end=ends, name=place.name, source="dpolicy", reference=reference)
 
 
 def _check_owned(form: str, where: str, **settings: Any) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from dpolicy import _checks
 from dpolicy._types import Transition
 from dpolicy.data.rewards import RewardTreatment, treated
-from dpolicy.data.sources import check_actions, checked, columns, flags
+from dpolicy.data.sources import check_actions, checked, columns, flags, in_parts
 
 Extra: TypeAlias = Literal["next_action", "mc_return", "trajectory"]
 EXTRAS: tuple[Extra, ...] = ("next_action", "mc_return", "trajectory")
@@ -38,10 +38,30 @@ class DataStatistics(NamedTuple):
     action_high: np.ndarray
 
 
+def is_mapped(array: Any) -> bool:
+    """Whether an array is a file's that may not be written, mapped into memory."""
+    while isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
+        array = array.base
+    return isinstance(array, np.memmap) and array.mode == "r"
+
+
 def _frozen(array: Any, kind: Any = None) -> np.ndarray:
+    if kind is None and is_mapped(array):
+        return array
     copy = np.array(array, kind)
     copy.flags.writeable = False
     return copy
+
+
+def _moments(obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the columns, in double precision."""
+    total = np.zeros(obs.shape[1])
+    for part in in_parts(obs):
+        total += part.sum(axis=0, dtype=np.float64)
+    mean, squares = total / len(obs), np.zeros(obs.shape[1])
+    for part in in_parts(obs):
+        squares += ((part.astype(np.float64) - mean) ** 2).sum(axis=0)
+    return mean, np.sqrt(squares / len(obs))
 
 
 class DataSet:
@@ -117,10 +137,9 @@ class DataSet:
         super().__setattr__(name, value)
 
     def _measured(self, scale: float, shift: float, returns: np.ndarray) -> DataStatistics:
-        wide = self.obs.astype(np.float64)
-        std = wide.std(axis=0)
+        mean, std = _moments(self.obs)
         return DataStatistics(
-            _frozen(wide.mean(axis=0), np.float32),
+            _frozen(mean, np.float32),
             _frozen(np.where(std > 0, std, 1.0), np.float32),
             scale,
             shift,

@@ -1,6 +1,7 @@
 """Where data sets come from: a file of arrays, or the exact distribution of a bandit."""
 
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from dpolicy.data.places import named
 from dpolicy.data.scores import check_reference
 from dpolicy.envs import Bandit
 
+_NAME_AT = 26  # where the header of a member of a zip file says how long its name is
 _REQUIRED = ("obs", "action")
+PART = 2**20  # rows
 _OPTIONAL = ("reward", "next_obs", "terminated", "truncated")
 
 
@@ -65,10 +68,16 @@ def _numbers(name: str, values: Any, where: str) -> np.ndarray:
     if name in ("terminated", "truncated"):
         return flags(name, array, where)
     with np.errstate(over="ignore"):
-        array = array.astype(np.float32)
-    if not np.isfinite(array).all():
+        # What is mapped from a file in single precision stays there.
+        array = array.astype(np.float32, copy=False)
+    if not all(np.isfinite(part).all() for part in in_parts(array)):
         raise ValueError(f"{name!r} in {where} must be finite in single precision.")
     return array
+
+
+def in_parts(array: Any) -> Iterator[Any]:
+    """Its rows, so many at once that what is computed of them is small beside a set that does not fit into memory."""
+    return (array[i : i + PART] for i in range(0, len(array), PART))
 
 
 def check_actions(action: np.ndarray, where: str) -> None:
@@ -136,6 +145,39 @@ def columns(data: Transition) -> dict[str, Any]:
     return {name: value for name, value in vars(data).items() if name not in left_out}
 
 
+def mapped_arrays(path: Path) -> dict[str, np.ndarray]:
+    """As `npz_arrays`, without reading them: those that are stored as they are stay in the file.
+
+    Raises:
+        ValueError: As `npz_arrays`.
+    """
+    found = {}
+    try:
+        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+            stored = [info for info in archive.infolist() if info.compress_type == zipfile.ZIP_STORED]
+            for info in stored:
+                # Behind its own header, whose extra field may be longer than that of the list.
+                file.seek(info.header_offset + _NAME_AT)
+                name_size, extra_size = np.frombuffer(file.read(4), "<u2").tolist()
+                file.seek(name_size + extra_size, 1)
+                shape, fortran, kind = _header(file)
+                if kind.hasobject or fortran or not all(shape):
+                    continue
+                found[info.filename.removesuffix(".npy")] = np.memmap(
+                    path, kind, "r", offset=file.tell(), shape=shape
+                )
+        with np.load(path, allow_pickle=False) as rest:
+            return {name: found[name] if name in found else rest[name] for name in rest.files}
+    except Exception:
+        raise ValueError(f"data must be an .npz file of numeric arrays, got {str(path)!r}.") from None
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
+
+
 def npz_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file; what would have to be unpickled is refused.
 
@@ -163,23 +205,10 @@ def load_npz(path: str | Path) -> Transition:
         ValueError: If the file is missing, is no such file, or its arrays are misshapen, not finite, out of range, or
             rewards without `next_obs`.
     """
-    return stored(existing(path))[0]
-
-
-def stored(path: Path) -> tuple[Transition, tuple[float, float] | None]:
-    """What a file of this project holds: its rows as `load_npz` gives them, and its reference returns, if any.
-
-    Raises:
-        ValueError: As `load_npz`.
-    """
-    arrays = npz_arrays(path)
-    reference = arrays.pop("reference", None)
-    if reference is not None:
-        reference = check_reference(reference.tolist(), f"'reference' in {path}")
-    arrays = checked(arrays, str(path))
+    arrays, _ = stored(existing(path))
     size = len(arrays["action"])
     zeros, no = np.zeros(size), np.zeros(size, bool)
-    rows = Transition(
+    return Transition(
         jnp.asarray(arrays["obs"], float),
         jnp.asarray(arrays["action"], float),
         jnp.asarray(arrays.get("reward", zeros), float),
@@ -187,4 +216,20 @@ def stored(path: Path) -> tuple[Transition, tuple[float, float] | None]:
         jnp.asarray(arrays.get("terminated", no), bool),
         jnp.asarray(arrays.get("truncated", no), bool),
     )
-    return rows, reference
+
+
+def stored(path: Path, *, mapped: bool = False) -> tuple[dict[str, np.ndarray], tuple[float, float] | None]:
+    """What a file of this project holds: its arrays, as `checked` gives them, and its reference returns, if any.
+
+    Args:
+        path: The file.
+        mapped: Whether they stay in it, but for those that are compressed.
+
+    Raises:
+        ValueError: As `load_npz`.
+    """
+    arrays = npz_arrays(path) if not mapped else mapped_arrays(path)
+    reference = arrays.pop("reference", None)
+    if reference is not None:
+        reference = check_reference(reference.tolist(), f"'reference' in {path}")
+    return checked(arrays, str(path)), reference

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -13,6 +12,7 @@ from dpolicy.data import DataSet, normalised_score
 from dpolicy.data.d4rl import Timeouts
 from dpolicy.data.rewards import RewardTreatment
 from dpolicy.data.sets import Extra
+from dpolicy.data.sources import in_parts
 from dpolicy.envs import Environment, Spec
 from dpolicy.learning._stages import with_entries
 from dpolicy.train.epochs import Sampling, batch_of, epoch_orders
@@ -20,6 +20,7 @@ from dpolicy.train.evaluate import evaluation, summarised
 from dpolicy.train.normalise import Normaliser
 from dpolicy.train.offline_data import SIZE, TEMPERATURE, given_data
 from dpolicy.train.program import Program, TrainState, checked_parts, guard, settled, spec_of
+from dpolicy.train.streaming import Held, Streamed, Streaming, keys_ahead
 from dpolicy.train.windows import data_steps
 
 
@@ -40,6 +41,7 @@ def offline(
     data_extras: tuple[Extra, ...] = (),
     data_discount: float = 0.99,
     data_sampling: Sampling = "uniform",
+    data_streaming: Streaming = "auto",
     batch_size: int = 256,
     updates_per_evaluation: int = 1_000,
     evaluation_episodes: int = 10,
@@ -72,6 +74,9 @@ def offline(
             needs of these is there without being named, where rows are not given as transitions.
         data_discount: Of the Monte-Carlo returns in them.
         data_sampling: uniform draws rows with replacement; epochs takes each once in an order that is drawn anew.
+        data_streaming: on leaves the set on the host, in its file where that is one of this project, and reads batches
+            as they are needed; off holds it in the device's memory; auto streams what takes more than a quarter of
+            that. The numbers are the same, on a CPU to the last bit.
         batch_size: Transitions per update.
         updates_per_evaluation: Updates between two evaluations.
         evaluation_episodes: Episodes per evaluation.
@@ -86,7 +91,8 @@ def offline(
     spec = spec_of(env, normalise_observations)
     _checks.integer("batch_size", batch_size)
     _checks.integer("updates_per_evaluation", updates_per_evaluation)
-    given, reference = given_data(
+    memory = _survey_of(algorithm)
+    given, reference, remarks = given_data(
         env,
         dataset,
         data,
@@ -98,23 +104,26 @@ def offline(
         extras=data_extras,
         discount=data_discount,
         reference=data_reference,
+        streaming=data_streaming,
+        whole="" if memory is None else algorithm.name,
         timeouts=data_timeouts,
         keys=data_keys,
         task=data_task,
         needed=algorithm.extras,
     )
-    check_extras(algorithm.name, algorithm.extras, given.extras)
+    source = given if isinstance(given, Streamed) else Held(given)
+    check_extras(algorithm.name, algorithm.extras, source.extras)
     evaluate = evaluation(algorithm, env, evaluation_episodes)
     normaliser = Normaliser.start(env.spec.obs_size)
     if normalise_observations:
-        normaliser = normaliser.update(given.obs)
-        see = (normaliser(given.obs), normaliser(given.next_obs))
-        given = eqx.tree_at(lambda d: (d.obs, d.next_obs), given, see)
+        for part in in_parts(source.obs):
+            normaliser = normaliser.update(jnp.asarray(part, float))
+        source = source.seen_by(normaliser)
 
-    return _program(
+    program = _program(
         algorithm,
         spec,
-        given,
+        source,
         batch_size,
         updates_per_evaluation,
         evaluate,
@@ -122,6 +131,7 @@ def offline(
         reference,
         data_sampling,
     )
+    return program._replace(remarks=remarks)
 
 
 class Beside(NamedTuple):
@@ -152,7 +162,7 @@ def _survey_of(algorithm: Algorithm) -> Memory | None:
 def _program(
     algorithm: Algorithm,
     spec: Spec,
-    given: Transition,
+    source: Held | Streamed,
     batch_size: int,
     updates: int,
     evaluate: Any,
@@ -163,8 +173,11 @@ def _program(
     """The program of rows that are as the policy sees them."""
     _checks.one_of("data_sampling", sampling, ("uniform", "epochs"))
     memory = _survey_of(algorithm)
-    if sampling == "epochs" and batch_size > (rows := given.reward.shape[0]):
-        raise ValueError(f"batch_size must be at most the {rows:,} rows of an epoch, got {batch_size}.")
+    count = len(source)
+    held: Any = source.held if isinstance(source, Held) else None
+    if sampling == "epochs" and batch_size > count:
+        raise ValueError(f"batch_size must be at most the {count:,} rows of an epoch, got {batch_size}.")
+    drawn = lambda key: jax.random.randint(key, (batch_size,), 0, count)
 
     def init(key: Key) -> TrainState:
         algorithm_key, key = jax.random.split(_checks.one_key(key))
@@ -174,38 +187,47 @@ def _program(
             algorithm=algorithm.init(algorithm_key, spec),
             normaliser=normaliser,
             # The data set is a constant of the program, not a part of every checkpoint.
-            experience=order_key if memory is None else Beside(order_key, jax.vmap(memory.start)(given)),
+            experience=order_key if memory is None else Beside(order_key, jax.vmap(memory.start)(held)),
             key=key,
             steps=jnp.zeros((), jnp.int32),
             alive=jnp.asarray(True),
             failed_at=jnp.asarray(-1, jnp.int32),
         )
 
-    def iteration(state: TrainState, shuffled: Any) -> tuple[TrainState, Metrics]:
+    def iteration(state: TrainState, read: Any) -> tuple[TrainState, Metrics]:
         key, sample_key, update_key = jax.random.split(state.key, 3)
-        rows, experience = given, state.experience
-        if memory is not None and memory.organise is not None:
-            rows = with_entries(given, experience.entries)
-            stored = Stored(rows, jnp.zeros((), jnp.int32), jnp.asarray(given.reward.shape[0]), 1)
+        experience = state.experience
+        if memory is None or memory.organise is None:
+            batch = source.batch(read, algorithm.horizon)
+        else:
+            rows = with_entries(held, experience.entries)
+            stored = Stored(rows, jnp.zeros((), jnp.int32), jnp.asarray(count), 1)
             key, survey_key = jax.random.split(key)
             experience = Beside(experience.order, memory.organise(state.algorithm, stored, survey_key)[1])
-            rows = with_entries(given, experience.entries)
-        if shuffled is None:
-            shuffled = jax.random.randint(sample_key, (batch_size,), 0, given.reward.shape[0])
-        batch = data_steps(rows, shuffled, algorithm.horizon)
+            rows = with_entries(held, experience.entries)
+            batch = data_steps(rows, drawn(sample_key) if read is None else read, algorithm.horizon)
         updated, metrics = algorithm.update(state.algorithm, batch, update_key)
         kept, alive, failed_at = guard(state.algorithm, updated, metrics, state, state.steps + 1)
         state = TrainState(kept, state.normaliser, experience, key, state.steps + 1, alive, failed_at)
         return state, metrics
 
+    at_once = source.at_once(updates, batch_size, algorithm.horizon)
+
+    def read(state: TrainState, rows: Any) -> Any:
+        rows = jax.vmap(drawn)(keys_ahead(state.key, at_once)) if rows is None else rows
+        return source.read(rows, algorithm.horizon)
+
+    # What looks at the whole set may change its entries before any update.
+    ahead = (at_once, read) if memory is None else None
+
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
         rows = None
         if sampling == "epochs":
             order = state.experience if memory is None else state.experience.order
-            orders = epoch_orders(order, state.steps, updates, given.reward.shape[0], batch_size)
+            orders = epoch_orders(order, state.steps, updates, count, batch_size)
             numbers = state.steps + jnp.arange(updates)
             rows = jax.vmap(lambda update: batch_of(orders, state.steps, update))(numbers)
-        ended, metrics = summarised(iteration, state, rows, length=updates)
+        ended, metrics = summarised(iteration, state, rows, length=updates, ahead=ahead)
         ended, metrics = evaluate(settled(state, ended), metrics)
         if reference is not None:
             # Of the mean return: it is affine.

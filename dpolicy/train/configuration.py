@@ -126,12 +126,13 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the numbers of a run, by dotted names.
 
-    Not where it ends, how often it writes a checkpoint, nor the place of what is known by its digest (that of one's own
-    files is looked at by `changed_files`).
+    Not where it ends, how often it writes a checkpoint, whether its data are streamed, nor the place of what is known
+    by its digest (that of one's own files is looked at by `changed_files`).
     """
     found = _flat({**config, "steps": None, "checkpoint_every": None, "files_sha256": None})
     for name in ("algorithm", "env") if config.get("files_sha256") else ():
         found[name] = _places.title(found.get(name, ""))
+    found.pop("program.data_streaming", None)
     for path, digest in (
         ("program.data", "data_sha256"),
         ("hyperparameters.pretrained.run", "hyperparameters.pretrained.sha256"),

@@ -63,10 +63,15 @@ def of_data(action: Array, *shown: Array) -> Metrics:
 
 
 def summarised(
-    body: Callable[[Any, Any], tuple[Any, Metrics]], state: Any, xs: Any = None, *, length: int | None = None
+    body: Callable[[Any, Any], tuple[Any, Metrics]],
+    state: Any,
+    xs: Any = None,
+    *,
+    length: int | None = None,
+    ahead: tuple[int, Callable[[Any, Any], Any]] | None = None,
 ) -> tuple[Any, Metrics]:
     """`lax.scan` of a body that measures: one number per metric, `_SUMS` added up (see `dpolicy._metrics`)."""
-    return accumulated(body, state, xs, length=length, sums=_SUMS)
+    return accumulated(body, state, xs, length=length, sums=_SUMS, ahead=ahead)
 
 
 def of_stages(metrics: Metrics) -> Metrics:

@@ -21,6 +21,11 @@ def memory_limit() -> int | None:
     device = jax.devices()[0]
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("bytes_limit")
+    return machine_memory()
+
+
+def machine_memory() -> int | None:
+    """Bytes of the machine's own memory, as far as it may be used; None where unknown."""
     return min(_of_the_machine(), default=None)
 
 

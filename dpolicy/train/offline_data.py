@@ -11,14 +11,17 @@ from dpolicy import _checks
 from dpolicy._types import Transition
 from dpolicy.algorithm import Horizon
 from dpolicy.data import DataSet, check_order, located
-from dpolicy.data.reading import is_made, load_set
+from dpolicy.data.order import check_follow
+from dpolicy.data.reading import is_made, load_set, stored_form
 from dpolicy.data.scores import check_reference
-from dpolicy.data.sets import EXTRAS
+from dpolicy.data.sets import EXTRAS, is_mapped
 from dpolicy.data.sources import checked, columns
 from dpolicy.envs import Environment
-from dpolicy.train.memory import check_room, memory_limit, size_of
+from dpolicy.train.memory import check_room, machine_memory, memory_limit, size_of
 from dpolicy.train.progress import byte_text
+from dpolicy.train.streaming import Streamed, Streaming, bytes_of
 
+_SHARE = 4  # of the memory that a set may take before it is streamed, one of so many
 SIZE, TEMPERATURE = 20_000, 0.25  # by default, of exact samples; and rows of a maze
 
 
@@ -26,12 +29,14 @@ class Given(NamedTuple):
     """What an offline run learns from.
 
     Attributes:
-        rows: Transitions with one leading axis.
+        rows: Transitions with one leading axis, or what reads them.
         reference: Returns (R_min, R_max) that its scores are normalised by; None for no scores.
+        remarks: Sentences to be said of it.
     """
 
-    rows: Transition
+    rows: Transition | Streamed
     reference: tuple[float, float] | None
+    remarks: tuple[str, ...] = ()
 
 
 def given_data(
@@ -48,6 +53,8 @@ def given_data(
     discount: Any,
     reference: Any,
     needed: tuple[str, ...] = (),
+    streaming: Streaming = "off",
+    whole: str = "",
     **settings: Any,
 ) -> Given:
     """The transitions that `dataset` or `data` and the settings of `dpolicy.train.offline` mean.
@@ -65,6 +72,8 @@ def given_data(
         discount: Of the Monte-Carlo returns.
         reference: Two returns in the place of those of the set; None for those.
         needed: Extras that the algorithm needs, which are read with these.
+        streaming: Whether the set stays on the host; "auto" where it takes more than a quarter of the memory.
+        whole: What looks at the whole set, which must then be in memory; nothing by default.
         **settings: Of `dpolicy.data.read`.
 
     Raises:
@@ -83,11 +92,18 @@ def given_data(
             tuple(reference) if isinstance(reference, list) else reference, "data_reference"
         )
     _check_made(None if dataset is not None else data, size, temperature)
+    _checks.one_of("data_streaming", streaming, ("auto", "on", "off"))
+    if streaming == "on" and whole:
+        raise ValueError(
+            f"data_streaming must be auto or off for {whole}, which looks at the whole data set."
+        )
+    remarks: tuple[str, ...] = ()
     if isinstance(dataset, Transition):
         untouched = {
             "data_rewards": rewards == "none",
             "data_action_clip": action_clip is None,
             "data_extras": not extras,
+            "data_streaming": streaming != "on",
         }
         for setting, unset in untouched.items():
             if not unset:
@@ -96,17 +112,22 @@ def given_data(
                 )
         rows = dataset
     elif dataset is None or isinstance(dataset, DataSet):
-        found = _read(env, data, size, temperature, settings) if dataset is None else dataset
+        mapped = streaming != "off" and not whole
+        found = _read(env, data, size, temperature, settings, mapped=mapped) if dataset is None else dataset
         reference = found.reference if reference is None else reference
         found = found.rewarded(rewards) if rewards != "none" else found
         found = found if action_clip is None else found.clipped(action_clip)
         # What comes along with another one is no name of its own.
-        extras = dict.fromkeys([*extras, *(each for each in needed if each in EXTRAS)])
-        rows = found.transitions(tuple(extras), discount=discount)  # pyright: ignore[reportArgumentType]
+        extras = tuple(dict.fromkeys([*extras, *(each for each in needed if each in EXTRAS)]))
+        if streaming == "on" or (mapped and not _easily(bytes_of(found, extras))):
+            rows = Streamed(found, extras, discount)
+            remarks = (f"data: {byte_text(bytes_of(found, extras))}, streamed from {_where(found)}",)
+        else:
+            rows = found.transitions(extras, discount=discount)  # pyright: ignore[reportArgumentType]
     else:
         raise ValueError(f"dataset must be a Transition, a DataSet or None, got {type(dataset).__name__}.")
     _check_rows(rows, env, name, horizon, given=dataset is not None)
-    return Given(rows, reference)
+    return Given(rows, reference, remarks)
 
 
 def _check_made(data: Any, size: int, temperature: Any) -> None:
@@ -120,33 +141,57 @@ def _check_made(data: Any, size: int, temperature: Any) -> None:
             raise ValueError(f"{name} is for {whose}, got {value!r} for {source}.")
 
 
-def _read(env: Environment, data: str, size: int, temperature: Any, settings: dict[str, Any]) -> DataSet:
+def _read(
+    env: Environment, data: str, size: int, temperature: Any, settings: dict[str, Any], *, mapped: bool
+) -> DataSet:
     if isinstance(data, str) and is_made(data):
         check_room("data_size", size, 8 * (env.spec.obs_size + env.spec.action_size + 1))
     elif isinstance(data, str):
-        _check_fits(located(data).path.stat().st_size, f"the file of {data}")
+        path = located(data).path
+        stored = path.stat().st_size
+        # One of our own stays in its file where it is large; others are read, into the memory of the machine.
+        if mapped and not _easily(stored) and stored_form(path) == "dpolicy":
+            settings = {**settings, "mapped": True}
+        elif mapped:
+            _check_fits(stored, f"the file of {data}", machine_memory())
+        else:
+            _check_fits(stored, f"the file of {data}", memory_limit())
     return load_set(data, env, size=size, temperature=temperature, **settings)
 
 
-def _check_fits(size: int, what: str) -> None:
+def _easily(size: int) -> bool:
+    """Whether so many bytes are small beside the memory there is: a constant of a program is held more than once."""
     limit = memory_limit()
+    return limit is None or _SHARE * size <= limit
+
+
+def _where(data: DataSet) -> str:
+    return "its file" if is_mapped(data.obs) else "the machine's memory"
+
+
+def _check_fits(size: int, what: str, limit: int | None) -> None:
     if limit is not None and size > limit:
         raise ValueError(
-            f"data must fit into the {byte_text(limit)} of memory there is: {what} takes {byte_text(size)}. Sets are "
-            "held in memory as a whole; a part of this one, saved by dpolicy.data.save_npz, would do."
+            f"data must fit into the {byte_text(limit)} of memory there is: {what} takes {byte_text(size)}. What "
+            "dpolicy.data.save_npz has written need not, unless data_streaming is off; a part of this set would do."
         )
 
 
 def _check_rows(
-    rows: Transition, env: Environment, name: str, horizon: Horizon | None, *, given: bool
+    rows: Transition | Streamed, env: Environment, name: str, horizon: Horizon | None, *, given: bool
 ) -> None:
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(rows)):
+    held = rows.data if isinstance(rows, Streamed) else rows
+    if isinstance(rows, Streamed):
+        if horizon is not None and horizon.steps > 1:
+            data = rows.data
+            check_follow(data.obs, data.next_obs, data.end | data.terminated, name)
+    elif not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(rows)):
         if given:
             checked(columns(rows), name)
         if horizon is not None and horizon.steps > 1:
             check_order(rows, name)
-        _check_fits(size_of(rows), "it")
-    sizes = rows.obs.shape[-1], rows.action.shape[-1]
+        _check_fits(size_of(rows), "it", memory_limit())
+    sizes = held.obs.shape[-1], held.action.shape[-1]
     if sizes != (env.spec.obs_size, env.spec.action_size):
         raise ValueError(
             f"dataset must have observations and actions of sizes {env.spec.obs_size, env.spec.action_size} "

@@ -29,6 +29,7 @@ class Program(NamedTuple):
         steps_per_call: Environment steps (offline: gradient steps) in one `step`.
         algorithm: What is being trained.
         steps_at_start: Environment steps that `init` takes.
+        remarks: Sentences to be said when a run starts.
     """
 
     init: Callable[[Key], Any]
@@ -36,6 +37,7 @@ class Program(NamedTuple):
     steps_per_call: int
     algorithm: Algorithm
     steps_at_start: int = 0
+    remarks: tuple[str, ...] = ()
 
 
 class TrainState(eqx.Module):

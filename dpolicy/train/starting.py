@@ -87,6 +87,8 @@ def start(job: Job) -> Start:
         check_memory(shapes)
     if (size := size_of(shapes)) > _WORTH_SAYING:
         job.display.say(f"state: {byte_text(size)} ({seeds} x {byte_text(size // seeds)}, one per seed)")
+    for sentence in getattr(job.program, "remarks", ()):
+        job.display.say(sentence)
     seconds = watch.lap()
     checkpoints = _old_checkpoints(job)
     state: Any = None

@@ -64,12 +64,23 @@ def data_windows(
     Raises:
         ValueError: For fewer steps than one.
     """
+    index, there = window_rows(rows, steps, data.reward.shape[0])
+    windows = jax.tree.map(lambda leaf: leaf[index], data)
+    return windows, _until_done(windows.done, there)
+
+
+def window_rows(
+    rows: Int[Array, "*batch"], steps: int, count: int
+) -> tuple[Int[Array, "*batch {steps}"], Bool[Array, "*batch {steps}"]]:
+    """The rows of a data set of `count` that make windows, and which of them there are.
+
+    Raises:
+        ValueError: For fewer steps than one.
+    """
     _checks.integer("steps", steps)
-    count = data.reward.shape[0]
-    index = rows[:, None] + jnp.arange(steps)[None]
+    index = rows[..., None] + jnp.arange(steps).reshape((1,) * rows.ndim + (steps,))
     # Rows past the end read the last one, and do not count.
-    windows = jax.tree.map(lambda leaf: leaf[jnp.minimum(index, count - 1)], data)
-    return windows, _until_done(windows.done, index < count)
+    return jnp.minimum(index, count - 1), index < count
 
 
 def _until_done(done: Bool[Array, "b h"], there: Bool[Array, "b h"]) -> Bool[Array, "b h"]:
@@ -145,4 +156,10 @@ def data_steps(data: Transition, rows: Int[Array, " batch"], horizon: Horizon | 
     if horizon is None:
         return jax.tree.map(lambda leaf: leaf[rows], data)
     windows, valid = data_windows(data, rows, horizon.steps)
+    return n_step(windows, valid, horizon.discount, chunk=horizon.chunk)
+
+
+def read_steps(windows: Transition, there: Bool[Array, "b h"], horizon: Horizon) -> Transition:
+    """As `data_steps`, of windows that have been read: those of `window_rows`."""
+    valid = _until_done(windows.done, there)
     return n_step(windows, valid, horizon.discount, chunk=horizon.chunk)
