@@ -114,24 +114,19 @@ def offline(
     source = given if isinstance(given, Streamed) else Held(given)
     check_extras(algorithm.name, algorithm.extras, source.extras)
     evaluate = evaluation(algorithm, env, evaluation_episodes)
-    normaliser = Normaliser.start(env.spec.obs_size)
-    if normalise_observations:
-        for part in in_parts(source.obs):
-            normaliser = normaliser.update(jnp.asarray(part, float))
-        source = source.seen_by(normaliser)
-
-    program = _program(
-        algorithm,
-        spec,
-        source,
-        batch_size,
-        updates_per_evaluation,
-        evaluate,
-        normaliser if normalise_observations else None,
-        reference,
-        data_sampling,
-    )
+    normaliser = _statistics(source) if normalise_observations else None
+    source = source if normaliser is None else source.seen_by(normaliser)
+    sizes = batch_size, updates_per_evaluation
+    program = _program(algorithm, spec, source, sizes, evaluate, normaliser, reference, data_sampling)
     return program._replace(remarks=remarks)
+
+
+def _statistics(source: Held | Streamed) -> Normaliser:
+    """Of all observations of the data, in parts that are small beside a set that is streamed."""
+    normaliser = Normaliser.start(source.obs.shape[1])
+    for part in in_parts(source.obs):
+        normaliser = normaliser.update(jnp.asarray(part, float))
+    return normaliser
 
 
 class Beside(NamedTuple):
@@ -163,8 +158,7 @@ def _program(
     algorithm: Algorithm,
     spec: Spec,
     source: Held | Streamed,
-    batch_size: int,
-    updates: int,
+    sizes: tuple[int, int],
     evaluate: Any,
     normaliser: Normaliser | None,
     reference: tuple[float, float] | None,
@@ -173,6 +167,7 @@ def _program(
     """The program of rows that are as the policy sees them."""
     _checks.one_of("data_sampling", sampling, ("uniform", "epochs"))
     memory = _survey_of(algorithm)
+    batch_size, updates = sizes
     count = len(source)
     held: Any = source.held if isinstance(source, Held) else None
     if sampling == "epochs" and batch_size > count:
