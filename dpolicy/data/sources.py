@@ -70,7 +70,7 @@ def _numbers(name: str, values: Any, where: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         # What is mapped from a file in single precision stays there.
         array = array.astype(np.float32, copy=False)
-    if not all(np.isfinite(part).all() for part in in_parts(array)):
+    if not all(np.isfinite(part).all() for part in in_parts(np.atleast_1d(array))):
         raise ValueError(f"{name!r} in {where} must be finite in single precision.")
     return array
 
