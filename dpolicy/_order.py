@@ -3,8 +3,8 @@
 import numpy as np
 
 from dpolicy import _checks
+from dpolicy._parts import in_parts
 from dpolicy._types import Transition
-from dpolicy.data.sources import in_parts
 
 _ROUNDING = 1e-3  # what storing observations in half precision may change, relatively and absolutely
 

@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LINKED = ("losses", "samplers", "envs")
 # Beneath everything: files at the root that know the vocabulary and each other.
 HELPERS = {
-    *("_batch", "_blocks", "_checks", "_files", "_metrics", "_order", "_places", "_rarely", "_select"),
-    *("_settings", "_spread", "_types", "algorithm", "recipe"),
+    *("_batch", "_blocks", "_checks", "_files", "_metrics", "_order", "_parts", "_places", "_rarely"),
+    *("_select", "_settings", "_spread", "_types", "algorithm", "recipe"),
 }
 # What each floor may import, beside itself and the helpers; from the ground up.
 BLOCKS = (

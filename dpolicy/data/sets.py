@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpolicy import _checks
+from dpolicy._parts import in_parts
 from dpolicy._types import Transition
 from dpolicy.data.rewards import RewardTreatment, treated
-from dpolicy.data.sources import check_actions, checked, columns, flags, in_parts
+from dpolicy.data.sources import check_actions, checked, columns, flags
 
 Extra: TypeAlias = Literal["next_action", "mc_return", "trajectory"]
 EXTRAS: tuple[Extra, ...] = ("next_action", "mc_return", "trajectory")

@@ -1,7 +1,7 @@
 """Where data sets come from: a file of arrays, or the exact distribution of a bandit."""
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpolicy import _checks
+from dpolicy._parts import in_parts
 from dpolicy._types import Number, Transition
 from dpolicy.data.places import named
 from dpolicy.data.scores import check_reference
@@ -17,7 +18,6 @@ from dpolicy.envs import Bandit
 
 _NAME_AT = 26  # where the header of a member of a zip file says how long its name is
 _REQUIRED = ("obs", "action")
-PART = 2**20  # rows
 _OPTIONAL = ("reward", "next_obs", "terminated", "truncated")
 
 
@@ -73,11 +73,6 @@ def _numbers(name: str, values: Any, where: str) -> np.ndarray:
     if not all(np.isfinite(part).all() for part in in_parts(np.atleast_1d(array))):
         raise ValueError(f"{name!r} in {where} must be finite in single precision.")
     return array
-
-
-def in_parts(array: Any) -> Iterator[Any]:
-    """Its rows, so many at once that what is computed of them is small beside a set that does not fit into memory."""
-    return (array[i : i + PART] for i in range(0, len(array), PART))
 
 
 def check_actions(action: np.ndarray, where: str) -> None:

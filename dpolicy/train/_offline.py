@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from dpolicy import _checks
+from dpolicy._parts import in_parts
 from dpolicy._types import Key, Metrics, Number, Transition
 from dpolicy.algorithm import Algorithm, Memory, Stored, check_extras
 from dpolicy.data import DataSet, normalised_score
 from dpolicy.data.d4rl import Timeouts
 from dpolicy.data.rewards import RewardTreatment
 from dpolicy.data.sets import Extra
-from dpolicy.data.sources import in_parts
 from dpolicy.envs import Environment, Spec
 from dpolicy.learning._stages import with_entries
 from dpolicy.train.epochs import Sampling, batch_of, epoch_orders

@@ -8,10 +8,10 @@ import jax
 import jax.core
 
 from dpolicy import _checks
+from dpolicy._order import check_follow
 from dpolicy._types import Transition
 from dpolicy.algorithm import Horizon
 from dpolicy.data import DataSet, check_order, located
-from dpolicy.data.order import check_follow
 from dpolicy.data.reading import is_made, load_set, stored_form
 from dpolicy.data.scores import check_reference
 from dpolicy.data.sets import EXTRAS, is_mapped
