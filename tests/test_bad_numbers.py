@@ -249,6 +249,7 @@ TABLE = {
     "power_times": (of(losses.power_times), {"exponent": POSITIVE, "low": FRACTION, "high": FRACTION}),
     "log_logistic_times": (of(losses.log_logistic_times), {"median": POSITIVE, "scale": POSITIVE}),
     "logit_normal_times": (of(losses.logit_normal_times), {"mean": NUMBER, "std": POSITIVE}),
+    "planned_returns": (of(losses.planned_returns, ONES, MASK, ONES), {"discount": FRACTION}),
     "td_target": (of(losses.td_target, ONES, MASK, ONES), {"discount": FRACTION}),
     "reduce_ensemble": (of(losses.reduce_ensemble, jnp.eye(3), "lcb"), {"pessimism": NO_NUMBER}),
     "dropping": (
@@ -287,7 +288,7 @@ TABLE = {
     "tsit5": (of(samplers.ode, solver="tsit5"), {"rtol": POSITIVE, "atol": POSITIVE, "max_steps": COUNT}),
     "sde": (of(samplers.sde, steps=3), {**ODE, "eta": NON_NEGATIVE}),
     "ddpm": (of(samplers.ddpm, steps=3), ANCESTRAL),
-    "dpm_solver": (of(samplers.dpm_solver, steps=3), {"clip": POSITIVE, "initial_scale": POSITIVE}),
+    "dpm_solver": (of(samplers.dpm_solver, steps=3), {**ODE, "order": COUNT}),
     "ddim": (of(samplers.ddim, steps=3), {**ANCESTRAL, "eta": FRACTION}),
     "coupled": (of(samplers.coupled), {"steps": COUNT, "mixing": optional((0, *FRACTION))}),
     "controlled_path": (
@@ -330,9 +331,12 @@ TABLE = {
     "mean_flow": (of(samplers.mean_flow), {name: ODE[name] for name in ("steps", "initial_scale", "clip")}),
     "best_of": (
         of(samplers.best_of, sampler=named, q=linear, n=2),
-        {"n": COUNT, "temperature": optional(POSITIVE)},
+        {"n": COUNT, "temperature": optional(POSITIVE), "picks": COUNT},
     ),
-    "select": (of(samplers.select, jnp.eye(3), DRAWS, KEY), {"temperature": optional(POSITIVE)}),
+    "select": (
+        of(samplers.select, jnp.eye(3), DRAWS, KEY),
+        {"temperature": optional(POSITIVE), "picks": COUNT},
+    ),
     "log_likelihood": (
         of(samplers.log_likelihood, FIELD, ONES[:2], ONES, KEY, method="hutchinson", solver="euler"),
         {"steps": COUNT, "probes": COUNT, "rtol": POSITIVE, "atol": POSITIVE, "max_steps": COUNT},
