@@ -111,6 +111,28 @@ def test_the_critics_wait_for_the_clone_and_the_clone_turns_to_improved_actions(
     assert abs(float(loss(3, one) - loss(2, one))) > 1e-3
 
 
+def test_actions_are_improved_by_the_mean_of_the_critics_that_the_update_finds():
+    """Members of 10 and -8 times a_0: their mean climbs to a_0 = 1, their minimum to 0; no target is read."""
+    sizes = {
+        **TINY["pa_rl"],
+        "cloning_updates": 0,
+        "distillation_after": 0,
+        "ascent_steps": 3,
+        "ascent_rate": 2.0,
+    }
+    made = pa_rl(**sizes)
+    assert made.stages is not None
+    field = dp.FunctionField(lambda x, t, obs: x, schedule=dp.LinearVP(), prediction="noise", action_size=2)
+    critic = lambda obs, action: jnp.array([10.0, -8.0]) * action[0]
+    rows = jax.tree.map(lambda x: jnp.stack([x, x]), dataclasses.replace(EXAMPLE, action=jnp.zeros(2)))
+    before, step = Parts(critic=critic, actor=field), made.stages["candidates"].step
+    one = lambda key: step({}, Seen(before, Parts(), rows, jnp.asarray(1), {}, "candidates"), key)[1]
+    found = jax.jit(one)(KEY)
+    assert set(found) == {"improved", "best", "next_best"}
+    for action in found.values():
+        np.testing.assert_array_equal(action[:, 0], 1.0)
+
+
 def test_targets_value_the_improved_action_of_the_next_state():
     """r + gamma min Qbar(s', a*'), where a*' is what the update has put beside the transition."""
     scalar = {"critic": "scalar", "critic_low": None, "critic_high": None, "critic_atoms": None}
@@ -122,7 +144,7 @@ def test_targets_value_the_improved_action_of_the_next_state():
     )
     assert made.stages is not None
     parts = Parts(critic=q, target=q, actor=None)
-    loss = made.stages["critic"].loss(Seen(parts, parts, one, jnp.asarray(1), {}, "critic"))
+    loss = made.stages["critic"].loss(Seen(parts, Parts(), one, jnp.asarray(1), {}, "critic"))
     value, metrics = loss(q, one, KEY)
     goal = 0.7 + 0.9 * 0.7
     np.testing.assert_allclose(metrics["target"], goal, rtol=1e-6)

@@ -63,13 +63,14 @@ def bdpo(
     targets as they are then. It acts by the best of ten samples of its slow copy under the mean of the target critics,
     in the first phase of nu's.
 
-    The authors choose, by data set, `eta` and `pessimism`: .05
-    and .5 (halfcheetah), .2 and 2 (hopper), .15 and 1 (walker2d), .5, .2 or 1 and .8 (antmaze, with `backup="max"`,
-    `critic_network="layer_norm"`, `discount=0.995`, widths of 512 and a `behaviour_learning_rate` of 1e-4), and rates
-    of actor and critics that fall by a cosine over two million steps of each. At five steps the levels weigh very
-    differently: the factors of |.|^2 / 2 are 1.24, 1.50, 2.07, 3.20, 5.09. As in the code l_n leaves the clip of the
-    predicted action out, and counts the last step, which draws no noise. Samplers without a width at the last step have
-    no such divergence, so the sampler is ddpm.
+    The authors choose, by data set, `eta` and `pessimism`: .05 and .5 (halfcheetah), .2 and 2 (hopper), .15 and 1
+    (walker2d), .5, .2 or 1 and .8 (antmaze, with `backup="max"`, `critic_network="layer_norm"`, `discount=0.995`,
+    widths of 512 and a `behaviour_learning_rate` of 1e-4), and rates of actor and critics that fall by a cosine over
+    two million steps of each. At five steps the levels weigh very differently: the factors of |.|^2 / 2 are 1.24, 1.50,
+    2.07, 3.20, 5.09. As in the code l_n leaves the clip of the predicted action out, and counts the last step, which
+    draws no noise. Its sum is discounted with the value that it is taken off, and cut off with it where the task ends,
+    as the paper has it; the code does neither. Samplers without a width at the last step have no such divergence, so
+    the sampler is ddpm.
 
     Args:
         behaviour_updates: Updates of the behaviour policy alone, at the start.
