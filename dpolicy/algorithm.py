@@ -124,7 +124,8 @@ def check_extras(name: str, needed: tuple[str, ...], extras: Mapping[str, Any]) 
         if entry not in extras:
             raise ValueError(
                 f"{name} learns from extras[{entry!r}] of the transitions, which have "
-                f"{', '.join(extras) or 'none'}: data_extras={entry!r} puts it there where a data set is read."
+                f"{', '.join(extras) or 'none'}: data_extras={entry.removesuffix('_known')!r} puts it there where a "
+                "data set is read."
             )
 
 

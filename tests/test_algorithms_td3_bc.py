@@ -98,3 +98,30 @@ def test_what_a_method_needs_of_a_data_set_is_read_or_named():
 def test_the_reduction_of_a_distance_is_checked():
     with pytest.raises(ValueError, match="reduction must be"):
         imitating(lambda model, obs, key: model, reduction="sqrt")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"next_action": jnp.zeros((8, 2))},
+            r"extras\['next_action'\] .* of shape \(8, 1\), got shape \(8, 2\)",
+        ),
+        ({"next_action": jnp.full((8, 1), jnp.nan)}, r"extras\['next_action'\] in dataset must be finite"),
+        ({"next_action_known": jnp.full(8, 0.5)}, "'next_action_known' in dataset must hold booleans"),
+        ({"mine": {"deep": jnp.zeros(3)}}, r"\['deep'\] .* of 8 rows, as 'action', got shape \(3,\)"),
+        (
+            {"mine": "text"},
+            r"extras\['mine'\] .* must be an array with a row for each transition, got 'text'",
+        ),
+    ],
+)
+def test_extras_that_are_not_of_the_rows_are_refused(change, said):
+    """They would be broadcast against the policy's action, or read in the last row that there is."""
+    env = make("bandit/double_well")
+    rows = experience(KEY, 8, env.spec.obs_size, env.spec.action_size)
+    right = {"next_action": jnp.zeros((8, 1)), "next_action_known": jnp.ones(8, bool)}
+    given = lambda extras: offline(rebrac(**TINY), env, dataset=dataclasses.replace(rows, extras=extras))
+    given(right)
+    with pytest.raises(ValueError, match=said):
+        given({**right, **change})

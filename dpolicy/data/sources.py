@@ -173,6 +173,36 @@ def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     return read(file)
 
 
+def check_extras(extras: Any, action: Any, where: str) -> None:
+    """Refuse extras that are not of these rows: of another length, not finite, or a known one of another shape.
+
+    Args:
+        extras: Arrays by name, of which any may be a tree.
+        action: Of the rows, [n, a].
+        where: What they are in, for messages.
+
+    Raises:
+        ValueError: With the first that is not as it must be.
+    """
+    row = np.shape(action)[:1]
+    shapes = {
+        "next_action": np.shape(action),
+        **dict.fromkeys(("next_action_known", "mc_return", "trajectory"), row),
+    }
+    for path, leaf in jax.tree_util.tree_flatten_with_path(extras)[0]:
+        name = f"extras{jax.tree_util.keystr(path)} in {where}"
+        if not isinstance(leaf, (jax.Array, np.ndarray)):
+            raise ValueError(f"{name} must be an array with a row for each transition, got {leaf!r}.")
+        shape = shapes.get(getattr(path[0], "key", None)) if len(path) == 1 else None
+        if (leaf.shape if shape else leaf.shape[:1]) != (shape or row):
+            wanted = f"of shape {shape}" if shape else f"of {row[0]:,} rows, as 'action'"
+            raise ValueError(f"{name} must be an array {wanted}, got shape {leaf.shape}.")
+        if jax.dtypes.issubdtype(leaf.dtype, np.floating) and not np.isfinite(np.asarray(leaf)).all():
+            raise ValueError(f"{name} must be finite.")
+    if "next_action_known" in extras:
+        flags("next_action_known", extras["next_action_known"], where)
+
+
 def npz_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file; what would have to be unpickled is refused.
 

@@ -15,7 +15,7 @@ from dpolicy.data import DataSet, check_order, located
 from dpolicy.data.reading import is_made, load_set, stored_form
 from dpolicy.data.scores import check_reference
 from dpolicy.data.sets import EXTRAS, is_mapped
-from dpolicy.data.sources import checked, columns
+from dpolicy.data.sources import check_extras, checked, columns
 from dpolicy.envs import Environment
 from dpolicy.train.memory import check_room, machine_memory, memory_limit, size_of
 from dpolicy.train.progress import byte_text
@@ -188,6 +188,7 @@ def _check_rows(
     elif not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(rows)):
         if given:
             checked(columns(rows), name)
+            check_extras(rows.extras, rows.action, name)
         if horizon is not None and horizon.steps > 1:
             check_order(rows, name)
         _check_fits(size_of(rows), "it", memory_limit())
