@@ -97,6 +97,8 @@ class Algorithm(NamedTuple):
             set "next_action" and "mc_return".
         phases: Updates after which the last of its phases begins, where an offline method fits one network after
             another: a run must be longer.
+        discount: gamma, where it is also that of the returns that the `extras` must hold; None where none are held
+            to it.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Algorithm(NamedTuple):
     stages: Mapping[str, Any] | None = None
     extras: tuple[str, ...] = ()
     phases: int = 0
+    discount: Number | None = None
 
 
 def check_algorithm(algorithm: Any, name: str = "algorithm") -> None:

@@ -10,10 +10,13 @@ import pytest
 from smallest import SPEC, TINY, experience
 
 import dpolicy as dp
-from dpolicy.algorithms import pa_rl
+from dpolicy.algorithms import pa_rl, td3_bc
 from dpolicy.blocks import optimised_actions
+from dpolicy.data import DataSet
+from dpolicy.envs import make
 from dpolicy.learning import Parts, Seen
 from dpolicy.losses import conservative, gradient_ascent
+from dpolicy.train import offline
 
 KEY, OBS, SLOPE = jax.random.key(0), jnp.zeros(1), jnp.array([2.0, -1.0])
 EXAMPLE = dp.Transition(OBS, jnp.array([-5.0]), jnp.zeros(()), OBS, jnp.asarray(False), jnp.asarray(False))
@@ -156,3 +159,19 @@ def test_nothing_is_improved_by_critics_that_have_not_learned():
     with pytest.raises(ValueError, match="distillation_after must be at least cloning_updates, 20, got 10"):
         pa_rl(cloning_updates=20, distillation_after=10)
     assert pa_rl(cloning_updates=20, distillation_after=None).phases == 20
+
+
+def test_returns_of_another_discount_are_refused():
+    """They would be a floor under values that are discounted otherwise."""
+    data, env = (
+        DataSet(np.zeros((8, 1)), np.zeros((8, 1)), terminated=np.ones(8, bool)),
+        make("bandit/double_well"),
+    )
+    program = lambda method, **data_options: offline(method, env, dataset=data, batch_size=4, **data_options)
+    assert program(pa_rl(**TINY["pa_rl"], discount=0.9), data_discount=0.9).algorithm.discount == 0.9
+    with pytest.raises(ValueError, match=r"data_discount must be the discount of pa_rl, 0\.9, got 0\.99"):
+        program(pa_rl(**TINY["pa_rl"], discount=0.9))
+    with pytest.raises(
+        ValueError, match="data_discount is of the extra mc_return, which is not asked for, got 0.5"
+    ):
+        program(td3_bc(**TINY["td3_bc"]), data_discount=0.5)

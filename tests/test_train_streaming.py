@@ -141,7 +141,7 @@ def test_files_are_mapped(tmp_path):
 def test_what_streams(file, monkeypatch):
     settings = {"size": 20_000, "temperature": 0.25, "rewards": "none", "action_clip": None, "extras": ()}
     given = lambda how, **more: given_data(
-        ENV, None, str(file), None, streaming=how, discount=0.9, reference=None, **settings | more
+        ENV, None, str(file), None, streaming=how, discount=0.99, reference=None, **settings | more
     )
     found = given("auto")
     assert isinstance(found.rows, Streamed) and is_mapped(found.rows.obs)

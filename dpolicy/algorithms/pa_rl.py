@@ -135,4 +135,5 @@ def pa_rl(
         target=critics.averaged(),
         actor=trained(policy.make, clone, make_optimiser()),
     )
-    return needing(made, "mc_return")._replace(phases=cloning_updates if never else distillation_after)
+    made = needing(made, "mc_return")._replace(discount=critics.discount)
+    return made._replace(phases=cloning_updates if never else distillation_after)

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dpolicy import _checks
 from dpolicy._parts import in_parts
@@ -18,7 +19,7 @@ from dpolicy.learning._stages import with_entries
 from dpolicy.train.epochs import Sampling, batch_of, epoch_orders
 from dpolicy.train.evaluate import evaluation, summarised
 from dpolicy.train.normalise import Normaliser
-from dpolicy.train.offline_data import SIZE, TEMPERATURE, given_data
+from dpolicy.train.offline_data import DISCOUNT, SIZE, TEMPERATURE, given_data
 from dpolicy.train.program import Program, TrainState, checked_parts, guard, settled, spec_of
 from dpolicy.train.streaming import Held, Streamed, Streaming, keys_ahead
 from dpolicy.train.windows import data_steps
@@ -39,7 +40,7 @@ def offline(
     data_task: int | None = None,
     data_reference: tuple[float, float] | None = None,
     data_extras: tuple[Extra, ...] = (),
-    data_discount: float = 0.99,
+    data_discount: float = DISCOUNT,
     data_sampling: Sampling = "uniform",
     data_streaming: Streaming = "auto",
     batch_size: int = 256,
@@ -72,7 +73,7 @@ def offline(
         data_reference: Two returns (R_min, R_max) that scores are normalised by, in the place of the set's own.
         data_extras: What goes into the extras of the transitions: next_action, mc_return, trajectory. What an algorithm
             needs of these is there without being named, where rows are not given as transitions.
-        data_discount: Of the Monte-Carlo returns in them.
+        data_discount: Of the Monte-Carlo returns in them; of a method that needs these its own discount.
         data_sampling: uniform draws rows with replacement; epochs takes each once in an order that is drawn anew.
         data_streaming: on leaves the set on the host, in its file where that is one of this project, and reads batches
             as they are needed; off holds it in the device's memory; auto streams what takes more than a quarter of
@@ -111,6 +112,8 @@ def offline(
         task=data_task,
         needed=algorithm.extras,
     )
+    if not isinstance(dataset, Transition):
+        _check_discount(algorithm, data_discount)
     source = given if isinstance(given, Streamed) else Held(given)
     check_extras(algorithm.name, algorithm.extras, source.extras)
     evaluate = evaluation(algorithm, env, evaluation_episodes)
@@ -119,6 +122,15 @@ def offline(
     sizes = batch_size, updates_per_evaluation
     program = _program(algorithm, spec, source, sizes, evaluate, normaliser, reference, data_sampling)
     return program._replace(remarks=remarks)
+
+
+def _check_discount(algorithm: Algorithm, discount: Any) -> None:
+    """Refuse Monte-Carlo returns of another discount than that of the method which compares values with them."""
+    wanted = algorithm.discount
+    if wanted is None or isinstance(wanted, jax.core.Tracer):
+        return
+    if not np.isclose(discount, wanted, rtol=1e-6, atol=0):
+        raise ValueError(f"data_discount must be the discount of {algorithm.name}, {wanted}, got {discount}.")
 
 
 def _statistics(source: Held | Streamed) -> Normaliser:

@@ -22,6 +22,7 @@ from dpolicy.train.progress import byte_text
 from dpolicy.train.streaming import Streamed, Streaming, bytes_of
 
 _SHARE = 4  # of the memory that a set may take before it is streamed, one of so many
+DISCOUNT = 0.99  # of Monte-Carlo returns, by default
 SIZE, TEMPERATURE = 20_000, 0.25  # by default, of exact samples; and rows of a maze
 
 
@@ -103,6 +104,7 @@ def given_data(
             "data_rewards": rewards == "none",
             "data_action_clip": action_clip is None,
             "data_extras": not extras,
+            "data_discount": discount == DISCOUNT,
             "data_streaming": streaming != "on",
         }
         for setting, unset in untouched.items():
@@ -119,6 +121,10 @@ def given_data(
         found = found if action_clip is None else found.clipped(action_clip)
         # What comes along with another one is no name of its own.
         extras = tuple(dict.fromkeys([*extras, *(each for each in needed if each in EXTRAS)]))
+        if discount != DISCOUNT and "mc_return" not in extras:
+            raise ValueError(
+                f"data_discount is of the extra mc_return, which is not asked for, got {discount!r}."
+            )
         if streaming == "on" or (mapped and not _easily(bytes_of(found, extras))):
             rows = Streamed(found, extras, discount)
             remarks = (f"data: {byte_text(bytes_of(found, extras))}, streamed from {_where(found)}",)
