@@ -41,15 +41,27 @@ PHASES: dict[str, Any] = {"behaviour_updates": 5_000}
 
 def settings(deviation: float) -> dict[str, dict[str, Any]]:
     """What is not a default, by method, for the inverse temperature `BETA`; `deviation` is that of the energies."""
+    tilt: dict[str, Any] = {"temperature": 1 / BETA}
     return {
-        "iql": {"temperature": 1 / BETA},
+        **dict.fromkeys(("iql", "sql", "eql", "edp_crr", "edp_iql"), tilt),
         "sfbc": {**PHASES, "critic_updates": 2_500, "selection_temperature": 1 / (BETA * deviation)},
+        "qgpo": {**PHASES, **tilt, "critic_updates": 5_000},
+        # One draw of candidates, so that it is tilted once.
+        "qipo": {**tilt, "behaviour_updates": 3_000, "critic_updates": 2_000, "renewal_updates": UPDATES},
+        "bdpo": {**PHASES, "critic_updates": 1_000, "eta": 1 / BETA, "behaviour_learning_rate": 1e-3},
+        "diffusion_dice": {**PHASES, **tilt},
+        "dtql": {"pretraining_updates": 5_000},
+        # Its atoms are those of rewards from 0 to 1.
+        "pa_rl": {
+            **{"cloning_updates": 3_000, "distillation_after": 6_000},
+            **{"critic_low": 0.0, "critic_high": 1.0},
+        },
         "fql": {"normalise_q": True, "distillation_weight": 0.1},
     }
 
 
 # The methods that have p exp(beta E) for their law, with these settings.
-AIMED = {"sfbc"}
+AIMED = {"sfbc", "qgpo", "qipo"}
 METHODS = tuple(name for name, entry in ALGORITHMS.items() if entry.family == "offline")
 
 
@@ -60,9 +72,11 @@ def plane() -> Bandit:
 
 def measured(name: str, task: str, given: dict[str, Any], seeds: int) -> dict[str, np.ndarray]:
     """`samples` `[seeds, n, 2]` in units of the paper, and the `seconds` of training."""
-    env = plane()
+    env, method = plane(), ALGORITHMS[name].recipe(**given)
+    if method.phases >= UPDATES:
+        raise ValueError(f"the last phase of {name} begins after {method.phases:,} updates, of {UPDATES:,}.")
     program = offline(
-        ALGORITHMS[name].recipe(**given),
+        method,
         env,
         dataset=cep_set(task, POINTS),
         updates_per_evaluation=UPDATES,
