@@ -193,7 +193,7 @@ def check_extras(extras: Any, action: Any, where: str) -> None:
         name = f"extras{jax.tree_util.keystr(path)} in {where}"
         if not isinstance(leaf, (jax.Array, np.ndarray)):
             raise ValueError(f"{name} must be an array with a row for each transition, got {leaf!r}.")
-        shape = shapes.get(getattr(path[0], "key", None)) if len(path) == 1 else None
+        shape = shapes.get(getattr(path[0], "key", "")) if len(path) == 1 else None
         if (leaf.shape if shape else leaf.shape[:1]) != (shape or row):
             wanted = f"of shape {shape}" if shape else f"of {row[0]:,} rows, as 'action'"
             raise ValueError(f"{name} must be an array {wanted}, got shape {leaf.shape}.")
