@@ -41,27 +41,50 @@ PHASES: dict[str, Any] = {"behaviour_updates": 5_000}
 
 def settings(deviation: float) -> dict[str, dict[str, Any]]:
     """What is not a default, by method, for the inverse temperature `BETA`; `deviation` is that of the energies."""
-    tilt: dict[str, Any] = {"temperature": 1 / BETA}
+    energy: dict[str, Any] = {"energy_hidden": (128, 128, 128), "energy_learning_rate": 1e-3}
+    support: dict[str, Any] = {**PHASES, "critic_updates": 2_500, "temperature": 1 / BETA}
     return {
-        **dict.fromkeys(("iql", "sql", "eql", "edp_crr", "edp_iql"), tilt),
+        "iql": {"temperature": 1 / BETA},
+        "sql": {"temperature": 1 / BETA},
+        "eql": {"temperature": 1 / BETA},
+        "edp_crr": {"temperature": 1 / BETA},
+        "edp_iql": {"temperature": 1 / BETA},
         "sfbc": {**PHASES, "critic_updates": 2_500, "selection_temperature": 1 / (BETA * deviation)},
-        "qgpo": {**PHASES, **tilt, "critic_updates": 5_000},
-        # One draw of candidates, so that it is tilted once.
-        "qipo": {**tilt, "behaviour_updates": 3_000, "critic_updates": 2_000, "renewal_updates": UPDATES},
-        "bdpo": {**PHASES, "critic_updates": 1_000, "eta": 1 / BETA, "behaviour_learning_rate": 1e-3},
-        "diffusion_dice": {**PHASES, **tilt},
-        "dtql": {"pretraining_updates": 5_000},
-        # Its atoms are those of rewards from 0 to 1.
-        "pa_rl": {
-            **{"cloning_updates": 3_000, "distillation_after": 6_000},
-            **{"critic_low": 0.0, "critic_high": 1.0},
+        "qgpo": {**support, **energy},
+        "qipo": {**support, "renewal_updates": 10_000},
+        "diffusion_dice": {**PHASES, **energy, "temperature": 1 / BETA, "evaluation_candidates": 1},
+        "dac": {"critics": 5},
+        "bdpo": {
+            **PHASES,
+            "critics": 3,
+            "critic_updates": 500,
+            "eta": 1 / BETA,
+            "pessimism": 0.0,
+            "behaviour_learning_rate": 1e-3,
+            "evaluation_candidates": 1,
         },
         "fql": {"normalise_q": True, "distillation_weight": 0.1},
+        "dtql": {
+            "pretraining_updates": 5_000,
+            "behaviour_hidden": (128, 128, 128),
+            "evaluation_candidates": 1,
+        },
+        "pa_rl": {
+            **{
+                "critic": "scalar",
+                "critic_low": None,
+                "critic_high": None,
+                "critic_atoms": None,
+                "critics": 2,
+            },
+            **{"critic_subset": None, "cloning_updates": 5_000, "distillation_after": 6_000},
+            **{"candidates": 8, "kept_candidates": 2, "ascent_steps": 2},
+        },
     }
 
 
-# The methods that have p exp(beta E) for their law, with these settings.
-AIMED = {"sfbc", "qgpo", "qipo"}
+# The methods that have p exp(beta E) for their law, with these settings: QIPO with its candidates drawn once.
+AIMED = {"sfbc", "qgpo", "qipo", "bdpo"}
 METHODS = tuple(name for name, entry in ALGORITHMS.items() if entry.family == "offline")
 
 

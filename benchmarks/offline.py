@@ -7,6 +7,7 @@ seeds of the learner. Networks, batches and updates are the same for all, the re
     python benchmarks/offline.py --out benchmarks/results/offline
 """
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
         **{"ascent_rate": 0.01, "cloning_updates": 1_000, "distillation_after": 5_000},
     },
 }
+# A picture of the methods that have these ways of guidance in the table of all methods.
+PICTURES = {
+    "weighed": ("none", "weighted matching", "best of N"),
+    "climbing": ("reparameterisation", "action gradient"),
+    "guided": ("Q-value guidance",),
+}
 METHODS = tuple(name for name, entry in ALGORITHMS.items() if entry.family == "offline")
 
 
@@ -111,31 +118,35 @@ def main() -> None:
         f"Command: `python benchmarks/offline.py`, {ENV}, {arguments.seeds} seeds of the learner on one data set, "
         f"{COMMON['steps']:,} updates of 256; return of {COMMON['evaluation_episodes']} episodes at the last "
         "evaluation, mean and 95 % bootstrap interval over seeds. An optimal policy makes about "
-        "-150, random actions -1224. The weight of FQL was chosen among three; the others have their "
-        "defaults, DAC five critics.",
+        "-150, random actions -1224. What is not a method's default stands in `SETTINGS` of the script.",
         "",
         "| policy | best of | last | best evaluation | compile + train, s |",
         "|---|---|---|---|---|",
         f"| the data: SAC after {EXPERT['steps']:,} steps, noise {NOISE} | - | {returns.mean():.4g} | - | - |",
     ]
-    directories = []
+    directories: dict[str, list[Path]] = defaultdict(list)
     for name in METHODS:
         if arguments.only and name not in arguments.only:
             continue
         history, directory = trained(name, file, arguments.seeds, arguments.runs)
         found = history.metrics["evaluate/return"]
         compile, training = seconds_of(directory)
-        tried = resolve(name, ENV, {"data": str(file)})["hyperparameters"].get("evaluation_candidates", 1)
+        given = resolve(name, ENV, {**SETTINGS.get(name, {}), "data": str(file)})["hyperparameters"]
+        tried = given.get("evaluation_candidates", given.get("candidates", 1))
         lines.append(
             f"| {name} | {tried} | {interval_text(found[-1])} | {found.mean(axis=1).max():.4g} | "
             f"{compile:.0f} + {training:.0f} |"
         )
-        directories.append(directory)
+        directories[ALGORITHMS[name].guidance].append(directory)
         print(lines[-1], flush=True)
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
-        learning_curve(directories, arguments.out / "offline.png")
-        text = "\n".join([*lines, "", "![Returns while learning from data](offline.png)"]) + "\n"
+        lines.append("")
+        for picture, guidances in PICTURES.items():
+            if shown := [each for guidance in guidances for each in directories[guidance]]:
+                learning_curve(shown, arguments.out / f"{picture}.png")
+                lines.append(f"![Returns while learning from data: {', '.join(guidances)}]({picture}.png)")
+        text = "\n".join(lines) + "\n"
         (arguments.out / "offline.md").write_text(text, encoding="utf-8")
 
 
