@@ -35,6 +35,7 @@ TINY = {
     "idql": {**_DIFFUSION, "candidates": 2, "evaluation_candidates": 2},
     "sfbc": {
         **_DIFFUSION,
+        "sampler": "heun",
         "behaviour_updates": 1,
         "critic_updates": 1,
         "support": 2,

@@ -254,11 +254,11 @@ def test_every_chain_keeps_its_actions_under_control(name):
 @pytest.mark.parametrize(
     ("sampler", "settings", "message"),
     [
-        (ode(solver="tsit5"), {}, "must be made of ode of fixed steps, sde"),
+        (ode(solver="tsit5"), {}, "must be made of ode of fixed steps, dpm_solver, sde"),
         (
             best_of(2, ddpm(), lambda obs, action: jnp.sum(action)),
             {},
-            "must be made of ode of fixed steps, sde",
+            "must be made of ode of fixed steps, dpm_solver, sde",
         ),
         (ddpm(steps=3), {"finite": 1}, "finite must be"),
     ],

@@ -203,11 +203,12 @@ def _program(
         )
 
     def iteration(state: TrainState, read: Any) -> tuple[TrainState, Metrics]:
-        key, sample_key, update_key = jax.random.split(state.key, 3)
         experience = state.experience
         if memory is None or memory.organise is None:
+            read, key, update_key = read
             batch = source.batch(read, algorithm.horizon)
         else:
+            key, sample_key, update_key = jax.random.split(state.key, 3)
             rows = with_entries(held, experience.entries)
             stored = Stored(rows, jnp.zeros((), jnp.int32), jnp.asarray(count), 1)
             key, survey_key = jax.random.split(key)
@@ -222,8 +223,9 @@ def _program(
     at_once = source.at_once(updates, batch_size, algorithm.horizon)
 
     def read(state: TrainState, rows: Any) -> Any:
-        rows = jax.vmap(drawn)(keys_ahead(state.key, at_once)) if rows is None else rows
-        return source.read(rows, algorithm.horizon)
+        after, sample_keys, update_keys = keys_ahead(state.key, at_once)
+        rows = jax.vmap(drawn)(sample_keys) if rows is None else rows
+        return source.read(rows, algorithm.horizon), after, update_keys
 
     # What looks at the whole set may change its entries before any update.
     ahead = (at_once, read) if memory is None else None

@@ -156,12 +156,12 @@ class Streamed(Rows):
         return Transition(**own, extras=named)
 
 
-def keys_ahead(key: Key, count: int) -> Keys:
-    """What the next updates draw their rows with: each splits the key in three, and goes on with the first."""
+def keys_ahead(key: Key, count: int) -> tuple[Keys, Keys, Keys]:
+    """Of each of the next updates the key it leaves, that of its rows and its own: it splits one in three."""
 
-    def one(key: Key, _: None) -> tuple[Key, Key]:
-        key, sample_key, _ = jax.random.split(key, 3)
-        return key, sample_key
+    def one(key: Key, _: None) -> tuple[Key, tuple[Key, Key, Key]]:
+        after, sample_key, update_key = jax.random.split(key, 3)
+        return after, (after, sample_key, update_key)
 
     return jax.lax.scan(one, key, None, length=count)[1]
 
