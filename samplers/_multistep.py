@@ -66,10 +66,8 @@ class Multistep(AbstractChain):
 
     def rows(self, field: AbstractField, key: Key) -> Recurrence:
         """The steps to take, stacked."""
-        schedule, given = (
-            field.schedule,
-            self.grid.times is not None or isinstance(field.schedule, DiscreteVP),
-        )
+        schedule = field.schedule
+        given = self.grid.times is not None or isinstance(schedule, DiscreteVP)
         times = self.grid(field) if given else even_in_log_snr(field, self.steps)
         alpha, sigma = schedule.alpha(times), schedule.sigma(times)
         half = schedule.log_snr(times) / 2
