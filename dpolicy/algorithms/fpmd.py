@@ -44,7 +44,7 @@ def fpmd(
     Args:
         variant: rectified_flow or mean_flow.
         sampler_steps: Sampler steps while it learns; 20 for rectified_flow and 1 for mean_flow unless given.
-        sampler: euler, heun, sde, ddpm, ddpm_posterior or ddim; a mean_flow has steps of its own, euler alone.
+        sampler: euler, heun, sde, ddpm, ddpm_posterior, ddim or dpm_solver; a mean_flow has its own steps: euler alone.
         equal_share: Probability of r = t in the MeanFlow loss; 0.1 unless given, for mean_flow only.
         evaluation_candidates: Evaluation acts by the best of this many samples; 1 for the single step from zero.
     """

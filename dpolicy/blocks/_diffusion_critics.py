@@ -218,7 +218,7 @@ def diffusion_critics(
         critics: Critics in the ensemble.
         value_schedule: Noise schedule of returns; see `field_policy`.
         value_sampler: Sampler of returns: ddpm (with the posterior's variance they would be too narrow),
-            ddpm_posterior, ddim, sde, euler or heun.
+            ddpm_posterior, ddim, dpm_solver, sde, euler or heun.
         value_steps: Its steps.
         value_samples: Returns drawn of each critic wherever a mean is taken.
         critic_hidden: Widths of each critic's network.
